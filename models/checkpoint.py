@@ -1,0 +1,239 @@
+"""Weights in and out of files: released and own checkpoints (.pth), .safetensors, MXNet's .params.
+
+A checkpoint is a plain state dict with the released names. Nothing is unpickled unchecked, nothing is loaded by
+halves: every entry is checked before the first one is written into the network.
+"""
+
+import contextlib
+import re
+import warnings
+from pathlib import Path
+
+import safetensors.torch
+import torch
+
+from tool.files import UserError, atomic, write_bytes
+from tool.mxnet_params import FILE_MAGIC, check_weight_file, quoted, read_params, shape_text, to_state_dict
+
+FLOATS = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
+COUNTER = "num_batches_tracked"  # absent in files from before torch 0.4.1 and in MXNet's; no result depends on it
+DATA_PARALLEL = "module."
+TORCH_SUFFIXES = (".pth", ".pt")
+
+
+# ---------------------------------------------------------------- torch files
+
+
+class _KeepFirstError:
+    """A file that accepts everything after its first failed write and keeps that error.
+
+    torch's writer turns a failed write (full disk) into a RuntimeError about positions; this keeps the real one.
+    """
+
+    def __init__(self, file):
+        self.file = file
+        self.error = None
+
+    def write(self, data):
+        if self.error is None:
+            try:
+                self.file.write(data)
+            except OSError as error:
+                self.error = error
+        return len(data)
+
+    def flush(self):
+        pass
+
+
+def save_torch(value, path):
+    """`torch.save` that leaves either the whole file or the one that was there; OSError (path, errno) on failure."""
+    with atomic(path) as temporary:
+        with open(temporary, "wb") as file:
+            writer = _KeepFirstError(file)
+            torch.save(value, writer)
+            if writer.error is not None:
+                with contextlib.suppress(OSError):
+                    file.close()  # it flushes, and would fail again
+                raise writer.error
+
+
+def read_torch(path):
+    """What `torch.save` wrote, on the CPU: tensors and plain containers only, no code of the file is ever run.
+
+    UserError: missing, truncated or foreign file, or one that holds other objects.
+    """
+    if check_weight_file(path) == 0:
+        raise UserError(f"{path}: is empty; get or make it again")
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # what is odd about the file ends in a UserError or does not matter
+            return torch.load(path, map_location="cpu", weights_only=True)
+    except Exception as error:  # a broken file raises nearly anything; none of it may escape as a traceback
+        wanted = re.search(r"GLOBAL ([\w.]+)", str(error))
+        if wanted:
+            raise UserError(
+                f"{path}: refused: it wants to load {wanted[1]}, which can run code; save a plain state_dict with "
+                "torch.save(net.state_dict(), path)"
+            ) from None
+        raise UserError(
+            f"{path}: not a whole torch checkpoint ({_reason(error)}); it is damaged or something else, "
+            "get or make it again"
+        ) from None
+
+
+def _reason(error):
+    """A few words on why a library refused a file; torch's advice to switch the check off is not repeated."""
+    text = " ".join(str(error).split())
+    if "weights_only" in text:
+        return "it holds more than tensors and plain values"
+    return f"{type(error).__name__} {text}"[:120].strip()
+
+
+# ---------------------------------------------------------------- reading a state from any format
+
+
+def _file_format(path):
+    """'mxnet', 'safetensors' or 'torch', from the first bytes where they tell, else from the name."""
+    size = check_weight_file(path)
+    with open(path, "rb") as file:
+        head = file.read(16)
+    first = int.from_bytes(head[:8], "little")
+    if len(head) >= 8 and first == FILE_MAGIC and head[8:9] != b"{":
+        return "mxnet"
+    if head[8:9] == b"{" and first <= size - 8:
+        return "safetensors"
+    if head[:4] == b"PK\x03\x04" or head[:2] == b"\x80\x02":  # torch's zip, and its pickles before 1.6
+        return "torch"
+    suffix = Path(path).suffix.lower()
+    if suffix not in (".params", ".safetensors", *TORCH_SUFFIXES):
+        raise UserError(f"{path}: neither a torch checkpoint nor .safetensors nor MXNet .params; is it the right file?")
+    return {".params": "mxnet", ".safetensors": "safetensors"}.get(suffix, "torch")
+
+
+def _read_safetensors(path):
+    try:
+        return safetensors.torch.load_file(path, device="cpu")
+    except Exception as error:  # SafetensorError, and what torch raises for types that it does not know
+        raise UserError(
+            f"{path}: not a whole .safetensors file ({_reason(error)}); it is damaged or something else, "
+            "get or make it again"
+        ) from None
+
+
+def _plain_state(value, path):
+    """A torch file's value as {name: tensor}: unwraps {"state_dict": ...}, strips DataParallel's prefix."""
+    if isinstance(value, dict) and isinstance(value.get("state_dict"), dict):
+        value = value["state_dict"]
+    if not isinstance(value, dict) or not value:
+        what = "an empty state" if isinstance(value, dict) else f"a {type(value).__name__}"
+        raise UserError(f"{path}: holds {what}, not a network's state_dict; is it the right file?")
+    for name, tensor in value.items():
+        if not isinstance(name, str) or not isinstance(tensor, torch.Tensor):
+            raise UserError(
+                f"{path}: its entry {quoted(name)} is a {type(tensor).__name__}, a network has tensors only; "
+                "is it the right file?"
+            )
+    if all(name.startswith(DATA_PARALLEL) for name in value):
+        value = {name.removeprefix(DATA_PARALLEL): tensor for name, tensor in value.items()}
+    return dict(value)
+
+
+def read_state(path):
+    """{entry: CPU tensor} of a weight file of any format (.pth, .pt, .safetensors, .params); UserError as above."""
+    kind = _file_format(path)
+    if kind == "mxnet":
+        return to_state_dict(read_params(path), path)
+    return _plain_state(_read_safetensors(path) if kind == "safetensors" else read_torch(path), path)
+
+
+# ---------------------------------------------------------------- networks
+
+
+def load_weights(net, path, part=None):
+    """Fill `net` from a weight file; returns the names of the entries that the file's part does not cover.
+
+    part: "all" = the file has exactly the network's entries; "trunk" = every trunk entry is taken, anything else in
+    the file is ignored (start from a checkpoint of the other network); None = "all", or a file of the bare trunk,
+    without any entry of the head (ImageNet weights). Float types are converted; `num_batches_tracked` may be missing.
+    UserError: unreadable file, entries missing, unexpected, of another shape or type, or not finite; `net` is then
+    as it was.
+    """
+    if part not in (None, "all", "trunk"):
+        raise ValueError(f"part {part!r}: must be None, 'all' or 'trunk'")
+    state = read_state(path)
+    own = net.state_dict()
+    blocks = getattr(net, "trunk_names", None)  # a bare trunk has none: all of it is trunk
+    trunk = [name for name in own if blocks is None or name.split(".")[0] in blocks]
+    if part is None and set(state) <= set(trunk):
+        wanted = trunk
+    else:
+        wanted = trunk if part == "trunk" else list(own)
+    unexpected = [] if part == "trunk" else [name for name in state if name not in own]
+    _check_names(path, state, wanted, unexpected, own)
+    taken = [name for name in wanted if name in state]
+    for name in taken:
+        _check_entry(path, name, state[name], own[name])
+    with torch.no_grad():
+        for name in taken:
+            own[name].copy_(state[name])
+    covered = set(wanted)
+    return [name for name in own if name not in covered]
+
+
+def _check_names(path, state, wanted, unexpected, own):
+    """UserError where entries are missing, unexpected or of another shape; names the first of each and counts."""
+    missing = [name for name in wanted if name not in state and not name.endswith("." + COUNTER)]
+    other = [name for name in wanted if name in state and state[name].shape != own[name].shape]
+    found = []
+    if other:
+        ours, theirs = shape_text(own[other[0]].shape), shape_text(state[other[0]].shape)
+        found.append(f"{other[0]} is {theirs} in the file and {ours} in the network ({_count(other)} of another shape)")
+    if missing:
+        found.append(f"{missing[0]} is missing ({shape_text(own[missing[0]].shape)}; {_count(missing)} missing)")
+    if unexpected:
+        theirs = shape_text(state[unexpected[0]].shape)
+        found.append(f"{quoted(unexpected[0])} is not of this network ({theirs}; {_count(unexpected)} unexpected)")
+    if not found:
+        return
+    hint = "was it trained with another --width or --classes?"
+    if missing or unexpected:
+        hint = "is it a checkpoint of another network, or of another --model?"
+    raise UserError(f"{path}: does not fit the network: {', '.join(found)}; {hint}")
+
+
+def _count(names):
+    return f"{len(names)} {'entry' if len(names) == 1 else 'entries'}"
+
+
+def _check_entry(path, name, tensor, target):
+    """UserError where a tensor of the right shape cannot be copied as it is, or is not finite."""
+    same_kind = tensor.dtype in FLOATS if target.dtype in FLOATS else tensor.dtype == target.dtype
+    if tensor.layout != torch.strided or tensor.is_quantized or tensor.device.type != "cpu" or not same_kind:
+        raise UserError(
+            f"{path}: {name} is {tensor.dtype}, {tensor.layout}, on {tensor.device}, not plain {target.dtype}; "
+            "save it as a plain state_dict"
+        )
+    if not torch.isfinite(tensor.to(target.dtype)).all():
+        raise UserError(f"{path}: {name} has values that are not finite; the training diverged or the file is damaged")
+
+
+def save_weights(net, path):
+    """Write the plain state_dict of `net` (contiguous CPU tensors): .safetensors by that extension, else .pth/.pt.
+
+    UserError: another extension; OSError with the path where writing fails (full disk); an old file then stays.
+    """
+    suffix = Path(path).suffix.lower()
+    if suffix not in (".safetensors", *TORCH_SUFFIXES):
+        raise UserError(f"{path}: weights are written as .pth, .pt or .safetensors; choose one of these endings")
+    state = {name: _compact(tensor) for name, tensor in net.state_dict().items()}
+    if suffix == ".safetensors":
+        write_bytes(path, safetensors.torch.save(state))
+    else:
+        save_torch(state, path)
+
+
+def _compact(tensor):
+    """On the CPU, contiguous, and without the rest of a larger storage, which would be written along."""
+    tensor = tensor.detach().cpu().contiguous()
+    return tensor if tensor.untyped_storage().nbytes() == tensor.nbytes else tensor.clone()

@@ -1,0 +1,109 @@
+"""Adversarial erasing with a triplet: the training step of AEFT (paper, section 3.3).
+
+Classic erasing hides what the classifier already found and asks for the same labels, which are wrong once the whole
+object is gone. Here the erased image is a *positive* of the image (pull their class embeddings together) and an image
+without a common class is a *negative* (push apart), so over-erasing costs nothing it should not.
+
+Released behaviour kept here: the classification loss sees the first `cls_batch` samples only, also when the batch is
+larger; the repel term is added only when more than 4 pairs are hard. Mended: an image without a class-disjoint
+partner is left out (released misaligns anchors and negatives there); every term is reported by itself (released adds
+them up in place, so its logged classification loss is the total).
+"""
+
+import torch
+import torch.nn.functional as F
+
+from tool.cam import EPS, maxnorm, upsample
+
+MIN_HARD_PAIRS = 4  # the repel term needs more hard pairs than this (released)
+
+
+def class_disjoint_partner(label, generator=None):
+    """For each image a uniformly random image of the batch that shares no class with it.
+
+    label: B x C of 0 and 1. generator: a CPU torch.Generator, None for the global one.
+    Returns (anchors, partners): int64 index tensors of equal length <= B; images without a partner are left out.
+    """
+    label = label.detach().float().cpu()
+    disjoint = (label @ label.T) == 0  # B x B
+    disjoint.fill_diagonal_(False)  # matters for images without any class
+    draw = torch.rand(disjoint.shape, generator=generator).masked_fill(~disjoint, -1.0)
+    best, partners = draw.max(dim=1)
+    anchors = torch.nonzero(best >= 0).flatten()
+    return anchors, partners[anchors]
+
+
+class TripletErasing:
+    """One training step's losses.
+
+    high: activation from which a pixel is erased; low: activation below which a cell counts as not the object.
+    margin: squared distance beyond which an anchor and its negative are left alone.
+    weights: of classification, attract and repel. cls_batch: samples that the classification loss sees.
+    """
+
+    def __init__(self, high=0.6, low=0.2, margin=0.5, weights=(1.0, 0.2, 0.15), cls_batch=8):
+        self.high = high
+        self.low = low
+        self.margin = margin
+        self.weights = tuple(weights)
+        self.cls_batch = cls_batch
+
+    def __call__(self, net, image, label, erase=True, generator=None):
+        """image: B x 3 x H x W; label: B x C of 0 and 1; erase False is the warm-up (classification alone).
+
+        Returns {"total", "cls", "attract", "repel"}: scalar tensors, each term with its weight in it, so that
+        total = cls + attract + repel.
+        """
+        cam, logits, gpp = net(image)
+        cls = self.weights[0] * self.classify(logits, label)
+        attract = repel = torch.zeros((), device=cls.device)
+        if erase:
+            positive = self.erase(image, cam, label)
+            gpp_positive = net(positive)[2]
+            attract = self.weights[1] * self.attract(gpp, gpp_positive, label)
+            repel = self.weights[2] * self.repel(cam, gpp, label, generator)
+        return {"total": cls + attract + repel, "cls": cls, "attract": attract, "repel": repel}
+
+    def classify(self, logits, label):
+        """Binary cross entropy of the first `cls_batch` samples."""
+        return F.binary_cross_entropy_with_logits(logits[: self.cls_batch], label[: self.cls_batch])
+
+    def erase(self, image, cam, label):
+        """The positive image: what is most active is removed, the rest kept in proportion to its activation.
+
+        Soft, so gradients flow to the class maps through the activation f. Returns B x 3 x H x W.
+        """
+        activation = maxnorm(upsample(F.relu(cam), image.shape[-2:]))  # B x C x H x W
+        f = (activation * label[:, :, None, None]).amax(dim=1, keepdim=True)  # B x 1 x H x W
+        return image * f * (f < self.high)
+
+    def attract(self, gpp_anchor, gpp_positive, label):
+        """Mean L1 distance between class embeddings of image and positive image."""
+        e_anchor = F.relu(gpp_anchor).mean((2, 3)) * label  # B x C
+        e_positive = F.relu(gpp_positive).mean((2, 3)) * label
+        return F.l1_loss(e_positive, e_anchor)
+
+    def repel(self, cam, gpp, label, generator=None):
+        """Hinge on the squared distance between each anchor and the object embedding of a class-disjoint image."""
+        anchors, partners = class_disjoint_partner(label, generator)
+        e_background, e_object = self.region_embeddings(cam, gpp, label)
+        distance = (e_background[anchors] - e_object[partners]).square().sum(dim=1)
+        hard = distance < self.margin
+        if hard.sum() <= MIN_HARD_PAIRS:
+            return distance.new_zeros(())
+        return F.relu(self.margin - distance[hard]).mean()
+
+    def region_embeddings(self, cam, gpp, label):
+        """Class embeddings of two regions of each image: where activation is below `low`, and where it is below 1.
+
+        Each is the mean of the range-normalised gpp over the cells of its region, a class at a time.
+        Returns two B x C tensors, 0 for classes that the image does not have.
+        """
+        m = maxnorm(cam) * label[:, :, None, None]
+        g = gpp / (gpp.abs().amax((2, 3), keepdim=True) + EPS)
+        return masked_mean(g, m < self.low) * label, masked_mean(g, m < 1) * label
+
+
+def masked_mean(values, mask):
+    """Mean over space where mask is true, 0 where it is nowhere; B x C x h x w twice -> B x C."""
+    return (values * mask).sum((2, 3)) / mask.sum((2, 3)).clamp(min=1)

@@ -1,0 +1,68 @@
+"""Argument types and the flags that several scripts share, so that they read and mean the same everywhere."""
+
+import argparse
+import os
+
+from voc12.classes import add_classes_argument
+
+
+def _number(kind, test, what):
+    def parse(text):
+        try:
+            value = kind(text)
+        except ValueError:
+            value = None
+        if value is None or not test(value):
+            raise argparse.ArgumentTypeError(f"{text!r} is not {what}")
+        return value
+
+    return parse
+
+
+FINITE = 1e30  # also rules out inf and nan
+positive_int = _number(int, lambda v: 1 <= v < 2**31, "a whole number from 1")
+natural = _number(int, lambda v: 0 <= v < 2**31, "a whole number from 0")
+power = _number(int, lambda v: 1 <= v <= 99, "a whole number from 1 to 99")
+positive = _number(float, lambda v: 0 < v < FINITE, "a number above 0")
+nonnegative = _number(float, lambda v: 0 <= v < FINITE, "a number from 0")
+fraction = _number(float, lambda v: 0 <= v <= 1, "a number from 0 to 1")
+
+
+def experiment_name(text):
+    if not text or text in (".", "..") or "/" in text or "\0" in text:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a name for a folder under --experiment")
+    return text
+
+
+def add_common_arguments(parser):
+    """--name, --experiment, --device, --num_workers, --seed, --amp."""
+    parser.add_argument("--name", type=experiment_name, required=True, help="name of the experiment, a folder")
+    parser.add_argument("--experiment", type=str, default="experiment", help="folder of all experiments")
+    parser.add_argument("--device", type=str, default="auto", help="auto, cpu, cuda or cuda:N")
+    parser.add_argument("--num_workers", type=natural, default=min(8, os.cpu_count() or 1),
+                        help="processes that load data, 0 = none (default: cores, at most 8)")  # fmt: skip
+    parser.add_argument("--seed", type=natural, default=0, help="seed of everything random")
+    parser.add_argument("--amp", action=argparse.BooleanOptionalAction, default=False,
+                        help="bfloat16 autocast of the network")  # fmt: skip
+
+
+def add_data_arguments(parser):
+    """--voc12_root, --cls_labels, --classes."""
+    parser.add_argument("--voc12_root", type=str, default="./data/VOC2012",
+                        help="data set in VOC layout: JPEGImages, Annotations, SegmentationClass")  # fmt: skip
+    parser.add_argument("--cls_labels", type=str, default="voc12/cls_labels.npy",
+                        help="image labels of voc12/make_cls_labels.py; IDs it lacks are read from Annotations")  # fmt: skip
+    add_classes_argument(parser)
+
+
+def add_optimizer_arguments(parser, scratch_lr_mult):
+    """--optimizer, --lr, --momentum, --wt_dec, --scratch_lr_mult, --resume, --overwrite, with released defaults."""
+    parser.add_argument("--optimizer", type=str, default="sgd", choices=["sgd", "adamw"], help="released: sgd")
+    parser.add_argument("--lr", type=positive, default=0.01, help="learning rate at step 0 of the poly schedule")
+    parser.add_argument("--momentum", type=fraction, default=5e-4,
+                        help="of SGD; released 5e-4, because weight decay sits in momentum's place there")  # fmt: skip
+    parser.add_argument("--wt_dec", type=nonnegative, default=5e-4, help="weight decay of weights; biases have none")
+    parser.add_argument("--scratch_lr_mult", type=positive, default=scratch_lr_mult,
+                        help="factor on the rate of layers without pretrained weights")  # fmt: skip
+    parser.add_argument("--resume", action="store_true", help="continue where the run was; start it if there is none")
+    parser.add_argument("--overwrite", action="store_true", help="delete the run that is there and start anew")

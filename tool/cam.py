@@ -1,0 +1,41 @@
+"""Class activation maps: their normalisation, and the multi-scale mirrored form that infer.py stores."""
+
+import torch
+import torch.nn.functional as F
+
+EPS = 1e-5
+
+
+def maxnorm(maps):
+    """Rescale each map to [0, 1] by its own range: ReLU(c - min - 1e-5) / (max - min + 1e-5), of c = ReLU(maps).
+
+    maps: B x C x h x w -> the same shape. A constant map becomes 0. Differentiable, through min and max as well.
+    """
+    c = F.relu(maps)
+    low, high = c.amin((2, 3), keepdim=True), c.amax((2, 3), keepdim=True)
+    return F.relu(c - low - EPS) / (high - low + EPS)
+
+
+def upsample(maps, size):
+    """Bilinear, align_corners False. maps: B x C x h x w, size (H, W) -> B x C x H x W."""
+    return F.interpolate(maps, size, mode="bilinear", align_corners=False)
+
+
+@torch.no_grad()
+def multi_scale_cam(net, views, label, size):
+    """Sum of the class maps of every view, scaled to [0, 1] a class (released infer.py).
+
+    net: gives `class_maps(B x 3 x h x w) -> B x C x h' x w'`.
+    views: list of tensors n x 3 x h x w, one a scale: the image and, where n is 2, its mirror image as second.
+    label: C values, 1 where the image has the class. size: (H, W) of the original image.
+    Returns C x H x W float32 in [0, 1] on the device of `views`; 0 for classes that the image does not have.
+    """
+    total = 0
+    for view in views:
+        maps = F.relu(net.class_maps(view).float())  # n x C x h' x w'
+        maps = upsample(maps, size)
+        total = total + maps[0]
+        if len(maps) > 1:
+            total = total + maps[1].flip(-1)
+    total = total * label.to(total).view(-1, 1, 1)
+    return total / (total.amax((1, 2), keepdim=True) + EPS)

@@ -1,0 +1,261 @@
+"""Files: errors a user can act on, atomic writing, list files, score files (.npy dicts), run records.
+
+Everything that is written goes to a temporary name in the same folder and is renamed, so a file that exists is whole.
+"""
+
+import contextlib
+import errno
+import io
+import json
+import os
+import pickle
+import re
+import sys
+from pathlib import Path
+
+import numpy as np
+
+
+class UserError(Exception):
+    """What the user can mend: one line that says what is wrong, in which file, and what to do about it."""
+
+    def __init__(self, message):
+        # a DataLoader worker hands its exception over as a whole traceback; the last line is ours
+        super().__init__(str(message).strip().splitlines()[-1].removeprefix("tool.files.UserError: "))
+
+
+class Interrupted(Exception):
+    """SIGINT or SIGTERM ended a run after its current step; `code` is the exit code (130 or 143)."""
+
+    def __init__(self, message, code):
+        super().__init__(message)
+        self.code = code
+
+
+def run_script(main, parser, argv=None):
+    """Parse the arguments, call main(args); a user's mistake becomes one line on stderr and exit code 2."""
+    args = parser.parse_args(argv)
+    try:
+        main(args)
+    except UserError as error:
+        fail(parser, error)
+    except Interrupted as stop:
+        print(f"{Path(parser.prog).name}: {stop}", file=sys.stderr)
+        sys.exit(stop.code)
+    except KeyboardInterrupt:
+        print(f"{Path(parser.prog).name}: interrupted; run it again and it continues", file=sys.stderr)
+        sys.exit(130)
+    except OSError as error:
+        if error.errno not in DISK_ERRORS:
+            raise
+        fail(parser, explain_os_error(error))
+
+
+DISK_ERRORS = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM, errno.EISDIR, errno.ENOTDIR,
+               errno.EEXIST, errno.ENAMETOOLONG, errno.EFBIG)  # fmt: skip
+
+
+def explain_os_error(error):
+    """One line for an operating-system error: what, where, what to do."""
+    where = error.filename or "the output folder"
+    hint = {
+        errno.ENOSPC: "free some space and run it again, it continues where it was",
+        errno.EDQUOT: "free some space and run it again, it continues where it was",
+    }.get(error.errno, "check the path and its permissions")
+    return f"{where}: {error.strerror or error}; {hint}"
+
+
+def fail(parser, message):
+    line = " ".join(str(message).split())
+    print(f"{Path(parser.prog).name}: error: {line}", file=sys.stderr)
+    sys.exit(2)
+
+
+@contextlib.contextmanager
+def atomic(path):
+    """Give a temporary path beside `path`; renamed to `path` on success, removed on any failure."""
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        yield temporary
+        os.replace(temporary, path)
+    except OSError as error:
+        if error.filename is None or str(error.filename) == str(temporary):
+            error.filename = str(path)
+        raise
+    finally:
+        with contextlib.suppress(OSError):
+            temporary.unlink(missing_ok=True)
+
+
+def write_bytes(path, data):
+    with atomic(path) as temporary:
+        temporary.write_bytes(data)
+
+
+def write_text(path, text):
+    write_bytes(path, text.encode())
+
+
+def write_json(path, value):
+    """JSON with a newline at the end; numpy numbers are accepted, NaN is not."""
+    write_text(path, json.dumps(value, indent=1, default=lambda v: v.item(), allow_nan=False) + "\n")
+
+
+def read_json(path):
+    """The value of a JSON file; UserError where it is missing or not JSON."""
+    try:
+        return json.loads(Path(path).read_text())
+    except FileNotFoundError:
+        raise UserError(f"{path}: no such file") from None
+    except (ValueError, UnicodeDecodeError):
+        raise UserError(f"{path}: not a JSON file; remove it and run the stage again") from None
+
+
+def remove_stale(folder):
+    """Remove temporary files that a killed run left in `folder`."""
+    for path in Path(folder).glob(".*.tmp"):
+        with contextlib.suppress(FileNotFoundError):
+            path.unlink()
+
+
+# ---------------------------------------------------------------- list files
+
+ID_PATTERN = re.compile(r"[^/\\\0]+")
+
+
+def read_list(path):
+    """IDs of a list file, in order: one image a line, `ID` or `/JPEGImages/ID.jpg /SegmentationClassAug/ID.png`.
+
+    Blank lines are skipped; a repeated ID is kept once, with a warning. UserError: missing, empty or unreadable file,
+    a line that names no image.
+    """
+    try:
+        text = Path(path).read_text(encoding="utf-8-sig")
+    except FileNotFoundError:
+        raise UserError(f"{path}: no such list; make the VOC lists with voc12/make_lists.py") from None
+    except IsADirectoryError:
+        raise UserError(f"{path}: is a folder, not a list file") from None
+    except UnicodeDecodeError:
+        raise UserError(f"{path}: not a text file; a list has one image ID a line") from None
+    ids = [parse_list_line(path, n, line) for n, line in enumerate(text.splitlines(), 1) if line.strip()]
+    if not ids:
+        raise UserError(f"{path}: the list is empty; it needs one image ID a line")
+    unique = list(dict.fromkeys(ids))
+    if len(unique) < len(ids):
+        print(f"warning: {path}: {len(ids) - len(unique)} repeated lines, each image is used once", file=sys.stderr)
+    return unique
+
+
+def parse_list_line(path, number, line):
+    """ID of one line of a list."""
+    first = line.split()[0]
+    if "/" in first:
+        parts = first.strip("/").split("/")
+        if len(parts) != 2 or ".." in parts or not re.search(r"\.(jpg|jpeg|png)$", first, re.IGNORECASE):
+            raise UserError(f"{path}: line {number}: {first!r} is neither an ID nor /JPEGImages/ID.jpg")
+        first = parts[-1].rsplit(".", 1)[0]
+    if not ID_PATTERN.fullmatch(first) or first in (".", "..") or "\0" in line:
+        raise UserError(f"{path}: line {number}: {first!r} is not an image ID")
+    return first
+
+
+# ---------------------------------------------------------------- score files
+
+def write_scores(path, scores):
+    """`np.save` of {class index: float32 H x W}, the format that other tools of the field read."""
+    buffer = io.BytesIO()
+    np.save(buffer, {int(k): np.ascontiguousarray(v, dtype=np.float32) for k, v in scores.items()}, allow_pickle=True)
+    write_bytes(path, buffer.getvalue())
+
+
+def read_scores(path):
+    """Read a score file without trusting it: {int: H x W float array}, all of one size, finite.
+
+    The format is a pickle, which can run code; only plain dicts, ints and numpy arrays are built, anything else is
+    refused. UserError names the file.
+    """
+    try:
+        data = Path(path).read_bytes()
+    except FileNotFoundError:
+        raise UserError(f"{path}: no such score file; run the stage that writes it") from None
+    try:
+        scores = unpickle_scores(data)
+    except Exception as error:  # a broken pickle raises nearly anything; none of it may escape as a traceback
+        reason = " ".join(str(error).split())[:120] or type(error).__name__
+        raise UserError(f"{path}: not a score file of ours ({reason}); remove it and run the stage again") from None
+    return scores
+
+
+def unpickle_dict(data):
+    """bytes of `np.save(dict)` -> that dict, not empty, of plain values and arrays; the caller checks keys and values.
+
+    ValueError and what unpickling raises where it is anything else.
+    """
+    stream = io.BytesIO(data)
+    version = np.lib.format.read_magic(stream)
+    read_header = {(1, 0): np.lib.format.read_array_header_1_0, (2, 0): np.lib.format.read_array_header_2_0}
+    if version not in read_header:
+        raise ValueError(f"npy version {version}")
+    shape, _, dtype = read_header[version](stream)
+    if shape != () or dtype.kind != "O":
+        raise ValueError("an array, not a dict")
+    value = ScoreUnpickler(stream).load()
+    value = value.item() if isinstance(value, np.ndarray) and value.shape == () else value
+    if not isinstance(value, dict) or not value:
+        raise ValueError("not a dict, or an empty one")
+    return value
+
+
+def unpickle_scores(data):
+    """bytes of `np.save(dict)` -> checked dict; ValueError and what unpickling raises otherwise."""
+    value = unpickle_dict(data)
+    for key, score in value.items():
+        if not isinstance(key, int | np.integer) or not 0 <= key <= 255:
+            raise ValueError(f"key {key!r} is not a class index")
+        if not isinstance(score, np.ndarray) or score.ndim != 2 or score.dtype.kind != "f" or not score.size:
+            raise ValueError(f"class {key} is not a map of floats")
+        if not np.isfinite(score).all():
+            raise ValueError(f"class {key} has values that are not finite")
+    if len({score.shape for score in value.values()}) > 1:
+        raise ValueError("maps of different sizes")
+    return {int(key): score for key, score in value.items()}
+
+
+def _empty_array(cls, shape, typecode):
+    """Stands in for numpy's _reconstruct: an empty array only, so that no size is taken from the file."""
+    if cls is not np.ndarray or shape != (0,) and shape != ():
+        raise pickle.UnpicklingError("unexpected array constructor")
+    return np.ndarray(shape, dtype="b" if shape == (0,) else object)
+
+
+def _dtype(name, align=False, copy=False):
+    if name not in ("f2", "f4", "f8", "i8", "i4", "O8"):
+        raise pickle.UnpicklingError(f"unexpected array type {name!r}")
+    return np.dtype(name)
+
+
+def _scalar(dtype, data):
+    if not isinstance(dtype, np.dtype) or dtype.kind not in "iu" or not isinstance(data, bytes):
+        raise pickle.UnpicklingError("unexpected number")
+    return np.frombuffer(data, dtype, count=1)[0]
+
+
+class ScoreUnpickler(pickle._Unpickler):
+    """The pure-Python unpickler (its memory follows the file's size) with four constructors and no other name."""
+
+    ALLOWED = {("multiarray", "_reconstruct"): _empty_array, ("multiarray", "scalar"): _scalar,
+               ("numpy", "ndarray"): np.ndarray, ("numpy", "dtype"): _dtype}  # fmt: skip
+    REFUSED = ("BYTEARRAY8", "NEXT_BUFFER", "READONLY_BUFFER", "PERSID", "BINPERSID", "EXT1", "EXT2", "EXT4",
+               "INST", "OBJ", "NEWOBJ", "NEWOBJ_EX")  # fmt: skip
+    dispatch = {k: v for k, v in pickle._Unpickler.dispatch.items()}
+    for _name in REFUSED:
+        dispatch.pop(getattr(pickle, _name)[0], None)
+
+    def find_class(self, module, name):
+        last = module.removeprefix("numpy._core.").removeprefix("numpy.core.")
+        try:
+            return self.ALLOWED[(last, name)]
+        except KeyError:
+            raise pickle.UnpicklingError(f"it wants to load {module}.{name}, which our files never do") from None

@@ -1,0 +1,36 @@
+"""Class names: the one place that knows them. VOC's 20 by default; another data set brings a file of its own."""
+
+from pathlib import Path
+
+from tool.files import UserError
+
+BACKGROUND = "background"
+VOC_CLASSES = (
+    "aeroplane", "bicycle", "bird", "boat", "bottle", "bus", "car", "cat", "chair", "cow",
+    "diningtable", "dog", "horse", "motorbike", "person", "pottedplant", "sheep", "sofa", "train", "tvmonitor",
+)  # fmt: skip
+IGNORE = 255  # mask value of pixels that count for nothing
+
+
+def load_classes(path=None):
+    """Names of the object classes, in the order of their indices; VOC's 20 where `path` is None.
+
+    path: text file with one name a line, without background. At most 254, since masks are 8-bit and 255 is "ignore".
+    """
+    if path is None:
+        return VOC_CLASSES
+    try:
+        names = [line.strip() for line in Path(path).read_text(encoding="utf-8-sig").splitlines() if line.strip()]
+    except FileNotFoundError:
+        raise UserError(f"{path}: no such file; --classes takes a text file with one class name a line") from None
+    except (UnicodeDecodeError, IsADirectoryError):
+        raise UserError(f"{path}: not a text file; --classes takes one class name a line") from None
+    if not names or len(names) > 254 or len(set(names)) < len(names) or BACKGROUND in names:
+        raise UserError(f"{path}: needs 1 to 254 different class names, one a line, without {BACKGROUND!r}")
+    return tuple(names)
+
+
+def add_classes_argument(parser):
+    """--classes, the same in every script."""
+    parser.add_argument("--classes", type=str, default=None, metavar="FILE",
+                        help="text file with one class name a line (default: the 20 classes of PASCAL VOC)")  # fmt: skip

@@ -1,0 +1,57 @@
+"""Image labels of a data set in VOC layout, gathered in one file (optional: where it is missing the XMLs are read).
+
+Reads:  VOC12_ROOT/Annotations/ID.xml of the images on --list, or of all there are
+Writes: --out, np.save of {ID: float32 vector, 1 where any object of the image has that class}
+
+python voc12/make_cls_labels.py --voc12_root ./data/VOC2012 --out voc12/cls_labels.npy
+"""
+
+import argparse
+import sys
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))  # run as a script, Python looks only in voc12/
+
+from tool.files import UserError, read_list, run_script
+from voc12.classes import add_classes_argument, load_classes
+from voc12.labels import lookup_labels, write_cls_labels
+
+
+def get_args_parser():
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--voc12_root", type=str, default="./data/VOC2012", help="data set in VOC layout")
+    parser.add_argument("--list", type=str, nargs="+", default=None, metavar="LIST", dest="lists",
+                        help="lists of the images to take (default: every XML of Annotations)")  # fmt: skip
+    parser.add_argument("--out", type=str, default="voc12/cls_labels.npy", help="file to write")
+    add_classes_argument(parser)
+    return parser
+
+
+def annotated_ids(voc12_root):
+    """IDs of all XMLs under Annotations, sorted; UserError where there are none."""
+    folder = Path(voc12_root) / "Annotations"
+    ids = sorted(path.stem for path in folder.glob("*.xml") if not path.name.startswith("."))
+    if not ids:
+        raise UserError(f"{folder}: no XML files there; --voc12_root takes a data set in VOC layout")
+    return ids
+
+
+def main(args):
+    classes = load_classes(args.classes)
+    if args.lists is None:
+        ids = annotated_ids(args.voc12_root)
+    else:
+        ids = list(dict.fromkeys(image_id for path in args.lists for image_id in read_list(path)))
+    labels = lookup_labels(ids, args.voc12_root, classes)
+    empty = [image_id for image_id in ids if not labels[image_id].any()]
+    if len(empty) == len(ids):
+        raise UserError(f"{args.voc12_root}: none of {len(ids)} images shows any of the classes; check --classes")
+    write_cls_labels(args.out, labels)
+    print(f"{args.out}: labels of {len(ids)} images, {len(classes)} classes")
+    if empty:
+        print(f"warning: {len(empty)} of them show none of the classes, the first is {empty[0]}; training and "
+              "inference refuse lists with such images", file=sys.stderr)  # fmt: skip
+
+
+if __name__ == "__main__":
+    run_script(main, get_args_parser())

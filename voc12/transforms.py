@@ -1,0 +1,112 @@
+"""Views of an image: what the networks see. Every random choice comes from the generator that is handed in."""
+
+import numpy as np
+import torch
+from PIL import Image
+from torchvision.transforms import functional as TF
+
+MEAN = (0.485, 0.456, 0.406)  # ImageNet, RGB, of values in [0, 1]
+STD = (0.229, 0.224, 0.225)
+
+
+def normalise(image):
+    """PIL RGB -> float32 tensor 3 x H x W, ImageNet mean 0 and deviation 1."""
+    x = (np.asarray(image, dtype=np.float32) / 255 - MEAN) / STD
+    return torch.from_numpy(np.ascontiguousarray(x.transpose(2, 0, 1), dtype=np.float32))
+
+
+def resize(image, size):
+    """Bicubic; size is (width, height) in pixels, at least 1 each."""
+    size = tuple(max(1, int(n)) for n in size)
+    return image if size == image.size else image.resize(size, Image.BICUBIC)
+
+
+def resize_long_side(image, length):
+    """Bicubic, so that the longer side has `length` pixels."""
+    scale = length / max(image.size)
+    return resize(image, (round(image.width * scale), round(image.height * scale)))
+
+
+def rescale(image, scale):
+    """Bicubic, both sides times `scale`, rounded."""
+    return resize(image, (round(image.width * scale), round(image.height * scale)))
+
+
+def colour_jitter(image, strength, rng):
+    """Brightness, contrast, saturation (factor 1 +- strength) and hue (+- strength) in random order.
+
+    strength: four values >= 0, hue at most 0.5. PIL RGB -> PIL RGB.
+    """
+    operations = (TF.adjust_brightness, TF.adjust_contrast, TF.adjust_saturation, TF.adjust_hue)
+    low = [max(0.0, 1 - s) for s in strength[:3]] + [-strength[3]]
+    high = [1 + s for s in strength[:3]] + [strength[3]]
+    factors = rng.uniform(low, high)
+    for k in rng.permutation(4):
+        if strength[k] > 0:
+            image = operations[k](image, float(factors[k]))
+    return image
+
+
+def crop_window(rng, height, width, crop):
+    """A random crop x crop window: ((canvas rows, columns), (image rows, columns)) as slices.
+
+    Along a side longer than the crop the image is cut at a random place; along a shorter one it is put at a random
+    offset of an empty canvas.
+    """
+    canvas, source = [], []
+    for side in (height, width):
+        covered = min(side, crop)
+        slack = int(rng.integers(0, abs(side - crop) + 1))
+        at_canvas, at_source = (0, slack) if side > crop else (slack, 0)
+        canvas.append(slice(at_canvas, at_canvas + covered))
+        source.append(slice(at_source, at_source + covered))
+    return tuple(canvas), tuple(source)
+
+
+def cut(x, window, crop, fill=0.0):
+    """Apply a crop_window to a tensor C x H x W -> C x crop x crop, `fill` where the image does not reach."""
+    canvas, source = window
+    out = x.new_full((x.shape[0], crop, crop), fill)
+    out[(slice(None), *canvas)] = x[(slice(None), *source)]
+    return out
+
+
+class TrainView:
+    """Random view for the classifier: PIL RGB -> float32 3 x crop x crop.
+
+    resize: (shortest, longest) of the long side in pixels. crop: side in pixels.
+    jitter: strengths of brightness, contrast, saturation, hue; jitter_p: how often it is applied.
+    """
+
+    def __init__(self, resize=(256, 512), crop=320, jitter=(0.4, 0.4, 0.4, 0.1), jitter_p=0.8):
+        self.resize = resize
+        self.crop = crop
+        self.jitter = jitter
+        self.jitter_p = jitter_p
+
+    def __call__(self, image, rng):
+        image = resize_long_side(image, int(rng.integers(self.resize[0], self.resize[1] + 1)))
+        if rng.random() < 0.5:
+            image = TF.hflip(image)
+        if rng.random() < self.jitter_p:
+            image = colour_jitter(image, self.jitter, rng)
+        window = crop_window(rng, image.height, image.width, self.crop)
+        return cut(normalise(image), window, self.crop)
+
+
+class InferenceViews:
+    """All views of one image: PIL RGB -> a list with, for each scale, n x 3 x h x w.
+
+    n = 2 with `mirror` (the image, then its mirror image), else 1.
+    """
+
+    def __init__(self, scales=(0.5, 1.0, 1.5, 2.0), mirror=True):
+        self.scales = tuple(scales)
+        self.mirror = mirror
+
+    def __call__(self, image):
+        views = []
+        for scale in self.scales:
+            x = normalise(rescale(image, scale))
+            views.append(torch.stack([x, x.flip(-1)]) if self.mirror else x[None])
+        return views
