@@ -22,13 +22,28 @@ from models.checkpoint import load_weights, save_weights
 from models.resnet38d import ResNet38d, count_parameters
 from models.triplet import TripletErasing
 from tool.arguments import (
-    add_common_arguments, add_data_arguments, add_optimizer_arguments, fraction, nonnegative, positive, positive_int,
-)  # fmt: skip
+    add_common_arguments,
+    add_data_arguments,
+    add_optimizer_arguments,
+    fraction,
+    nonnegative,
+    positive,
+    positive_int,
+)
 from tool.files import UserError, read_list, remove_stale, run_script
 from tool.training import (
-    Log, StopSignal, build_optimizer, check_finite, choose_device, describe_groups, describe_run, load_resume,
-    save_resume, set_learning_rate, start_or_resume,
-)  # fmt: skip
+    Log,
+    StopSignal,
+    build_optimizer,
+    check_finite,
+    choose_device,
+    describe_groups,
+    describe_run,
+    load_resume,
+    save_resume,
+    set_learning_rate,
+    start_or_resume,
+)
 from tool.validation import cam_sweep
 from voc12.classes import load_classes
 from voc12.data import EpochBatches, TrainSet, check_images, train_loader
@@ -46,29 +61,29 @@ def get_args_parser():
     parser.add_argument("--width", type=positive, default=1.0, help="factor on the trunk's channels (1 = the paper's)")
     parser.add_argument("--train_list", type=str, default="voc12/train_aug.txt", help="list of training images")
     parser.add_argument("--val_list", type=str, default="voc12/train.txt",
-                        help="list with masks for the CAM threshold sweep after an epoch, or none")  # fmt: skip
+                        help="list with masks for the CAM threshold sweep after an epoch, or none")
     parser.add_argument("--pretrained", type=str, default="pretrained/resnet_38d.params",
-                        help="start weights (.params, .pth, .safetensors), or none to train from scratch")  # fmt: skip
+                        help="start weights (.params, .pth, .safetensors), or none to train from scratch")
     parser.add_argument("--epochs", "--max_epoches", type=positive_int, default=40, help="epochs of the whole run")
     parser.add_argument("--T", type=int, default=18, help="first epoch (from 0) with the triplet")
     parser.add_argument("--batch_size", type=positive_int, default=8, help="images a step before epoch T")
     parser.add_argument("--batch_size_triplet", type=positive_int, default=32, help="images a step from epoch T on")
     parser.add_argument("--cls_batch", type=positive_int, default=8,
-                        help="images of a batch that the classification loss sees (released: 8, always)")  # fmt: skip
+                        help="images of a batch that the classification loss sees (released: 8, always)")
     parser.add_argument("--TH", type=fraction, nargs=2, default=[0.6, 0.2], metavar=("HIGH", "LOW"),
-                        help="activations: erased from HIGH, not the object below LOW")  # fmt: skip
+                        help="activations: erased from HIGH, not the object below LOW")
     parser.add_argument("--M", type=nonnegative, default=0.5, help="margin of repel, a squared distance")
     parser.add_argument("--W", type=nonnegative, nargs=3, default=[1.0, 0.2, 0.15], metavar=("CLS", "ATTRACT", "REPEL"),
-                        help="weights of the three terms")  # fmt: skip
+                        help="weights of the three terms")
     parser.add_argument("--resize", type=positive_int, nargs=2, default=[256, 512], metavar=("MIN", "MAX"),
-                        help="range of the long side, pixels")  # fmt: skip
+                        help="range of the long side, pixels")
     parser.add_argument("--crop_size", type=positive_int, default=320, help="side of a training crop, pixels")
     parser.add_argument("--jitter", type=nonnegative, nargs=4, default=[0.4, 0.4, 0.4, 0.1],
-                        metavar=("BRIGHTNESS", "CONTRAST", "SATURATION", "HUE"), help="strengths of colour jitter")  # fmt: skip
+                        metavar=("BRIGHTNESS", "CONTRAST", "SATURATION", "HUE"), help="strengths of colour jitter")
     parser.add_argument("--jitter_p", type=fraction, default=0.8, help="probability of colour jitter")
     add_optimizer_arguments(parser, scratch_lr_mult=1.0)
     parser.add_argument("--stop_epoch", type=int, default=None,
-                        help="stop before this epoch, --resume goes on (for queues with a time limit)")  # fmt: skip
+                        help="stop before this epoch, --resume goes on (for queues with a time limit)")
     return parser
 
 
@@ -92,7 +107,7 @@ def build_data(args, classes):
     sizes += [args.batch_size_triplet] if args.T < args.epochs else []
     if max(sizes) > len(ids):
         raise UserError(f"{args.train_list}: {len(ids)} images do not fill one batch of {max(sizes)}; "
-                        "lower --batch_size and --batch_size_triplet")  # fmt: skip
+                        "lower --batch_size and --batch_size_triplet")
     labels = load_labels(ids, args.voc12_root, classes, args.cls_labels)
     view = TrainView(args.resize, args.crop_size, args.jitter, args.jitter_p)
     return TrainSet(args.voc12_root, ids, labels, view, args.seed), EpochBatches(len(ids), args.seed)
@@ -128,7 +143,7 @@ def train_one_epoch(net, losses, loader, optimizer, progress, max_step, args, de
     batches = loader.batch_sampler
     batches.start(epoch, args.batch_size_triplet if erase else args.batch_size, progress["step"])
     bar = tqdm(loader, f"epoch {epoch}", total=progress["step"] + len(batches), initial=progress["step"],
-               unit="step", disable=None)  # fmt: skip
+               unit="step", disable=None)
     for ids, image, label in bar:
         lr = set_learning_rate(optimizer, progress["global_step"], max_step)
         image = image.to(device, non_blocking=True)
@@ -150,7 +165,7 @@ def finish_epoch(net, progress, max_step, args, device, log, started):
     """Validate (from epoch T-1 on, as released) and log; returns the epoch's JSON record."""
     epoch, steps = progress["epoch"], progress["step"]
     record = {"epoch": epoch, "phase": "triplet" if epoch >= args.T else "warm-up", "steps": steps,
-              "global_step": progress["global_step"], "planned_steps": max_step, "lr": progress["lr"]}  # fmt: skip
+              "global_step": progress["global_step"], "planned_steps": max_step, "lr": progress["lr"]}
     record |= {k: total / max(1, steps) for k, total in zip(TERMS, progress["sums"])}
     text = f"epoch {epoch} ({record['phase']}): {steps} steps, lr {record['lr']:.5f}, " + ", ".join(
         f"{k} {record[k]:.4f}" for k in TERMS
@@ -194,7 +209,7 @@ def main(args):
     describe_run(log, "train.py", device, args.seed, settings)
     log.line(f"{args.model}: {count_parameters(net):,} parameters, {len(dataset)} images, {len(classes)} classes")
     log.line(f"schedule: {warm_up} warm-up steps of {args.batch_size} until epoch {args.T}, then "
-             f"{actual - warm_up} triplet steps of {args.batch_size_triplet}; poly planned for {max_step}")  # fmt: skip
+             f"{actual - warm_up} triplet steps of {args.batch_size_triplet}; poly planned for {max_step}")
     describe_groups(log, optimizer)
 
     loader = train_loader(dataset, batches, args.num_workers, device.type == "cuda")

@@ -109,14 +109,16 @@ def test_saved_weights_load_bit_for_bit(tmp_path, source, net, name):
     assert files == [tmp_path / name]
 
 
-def test_special_values_survive(tmp_path, source, net):
+def test_special_values_survive(tmp_path, net):
     with torch.no_grad():
         special = torch.tensor([-0.0, 1e-42, torch.finfo(torch.float32).max, torch.finfo(torch.float32).tiny])
         net.conv1a.weight.view(-1)[:4] = special
     save_weights(net, tmp_path / "a.pth")
     want = snapshot(net)
-    load_weights(source, tmp_path / "a.pth")
-    assert same(snapshot(source), want)
+    assert want["conv1a.weight"].view(-1)[1] > 0  # not flushed to zero
+    other = make(5)
+    load_weights(other, tmp_path / "a.pth")
+    assert same(snapshot(other), want)
 
 
 def test_file_is_a_plain_state_dict_that_torch_and_released_code_read(tmp_path, source, state):
@@ -178,7 +180,7 @@ def test_legacy_wrapped_and_prefixed_torch_files(tmp_path, state):
     torch.save({"epoch": 3, "state_dict": {f"module.{k}": v for k, v in state.items()}}, wrapped)
     parameters = tmp_path / "parameters.pth"
     torch.save({f"module.{k}": torch.nn.Parameter(v, requires_grad=v.is_floating_point() and "weight" in k)
-                for k, v in state.items()}, parameters)  # fmt: skip
+                for k, v in state.items()}, parameters)
     for path in (legacy, wrapped, parameters):
         net = make(5)
         assert load_weights(net, path) == []
@@ -364,7 +366,7 @@ def test_code_in_a_pickle_is_not_run(tmp_path, monkeypatch, net, how):
     else:
         torch.save({"conv1a.weight": RunsCode()}, path, _use_new_zipfile_serialization=how == "zip")
     message = refused(net, path)
-    assert ("mkdir" in message) == (how in ("zip", "legacy")) and "weights_only" not in message
+    assert ("mkdir" in message) == (how != "pickle") and "weights_only" not in message
     assert list(tmp_path.iterdir()) == [path]
 
 
@@ -374,7 +376,7 @@ def test_whole_pickled_network_is_refused(tmp_path, net):
 
 
 @pytest.mark.parametrize("ending", ["pth", "pt", "safetensors", "params", "PTH", "txt", "bin"])
-@pytest.mark.parametrize("text", [b"", b"x", b"conv1a\n", b"<!DOCTYPE html><html>sign in to download</html>", b"\0" * 64])
+@pytest.mark.parametrize("text", [b"", b"x", b"conv1a\n", b"<!DOCTYPE html><html>sign in</html>", b"\0" * 64])
 def test_text_and_empty_files(tmp_path, net, ending, text):
     (tmp_path / f"a.{ending}").write_bytes(text)
     refused(net, tmp_path / f"a.{ending}")
@@ -450,7 +452,7 @@ def test_save_torch_and_read_torch_of_nested_values(tmp_path):
     value = {
         "step": 12, "rate": 0.1, "name": "N", "done": False, "none": None, "sizes": (3, [4, 5]),
         "rng": torch.get_rng_state(), "optimizer": {"state": {0: {"momentum_buffer": torch.randn(3)}}},
-    }  # fmt: skip
+    }
     save_torch(value, tmp_path / "new" / "resume.pth")
     got = read_torch(tmp_path / "new" / "resume.pth")
     assert torch.equal(got.pop("rng"), value.pop("rng"))

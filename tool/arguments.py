@@ -40,18 +40,19 @@ def add_common_arguments(parser):
     parser.add_argument("--experiment", type=str, default="experiment", help="folder of all experiments")
     parser.add_argument("--device", type=str, default="auto", help="auto, cpu, cuda or cuda:N")
     parser.add_argument("--num_workers", type=natural, default=min(8, os.cpu_count() or 1),
-                        help="processes that load data, 0 = none (default: cores, at most 8)")  # fmt: skip
+                        help="processes that load data, 0 = none (default: cores, at most 8)")
     parser.add_argument("--seed", type=natural, default=0, help="seed of everything random")
     parser.add_argument("--amp", action=argparse.BooleanOptionalAction, default=False,
-                        help="bfloat16 autocast of the network")  # fmt: skip
+                        help="bfloat16 autocast of the network")
 
 
-def add_data_arguments(parser):
-    """--voc12_root, --cls_labels, --classes."""
+def add_data_arguments(parser, labels=True):
+    """--voc12_root, --classes, and --cls_labels where image labels are read."""
     parser.add_argument("--voc12_root", type=str, default="./data/VOC2012",
-                        help="data set in VOC layout: JPEGImages, Annotations, SegmentationClass")  # fmt: skip
-    parser.add_argument("--cls_labels", type=str, default="voc12/cls_labels.npy",
-                        help="image labels of voc12/make_cls_labels.py; IDs it lacks are read from Annotations")  # fmt: skip
+                        help="data set in VOC layout: JPEGImages, Annotations, SegmentationClass")
+    if labels:
+        parser.add_argument("--cls_labels", type=str, default="voc12/cls_labels.npy",
+                            help="labels of voc12/make_cls_labels.py; IDs it lacks are read from Annotations")
     add_classes_argument(parser)
 
 
@@ -60,9 +61,9 @@ def add_optimizer_arguments(parser, scratch_lr_mult):
     parser.add_argument("--optimizer", type=str, default="sgd", choices=["sgd", "adamw"], help="released: sgd")
     parser.add_argument("--lr", type=positive, default=0.01, help="learning rate at step 0 of the poly schedule")
     parser.add_argument("--momentum", type=fraction, default=5e-4,
-                        help="of SGD; released 5e-4, because weight decay sits in momentum's place there")  # fmt: skip
+                        help="of SGD; released 5e-4, because weight decay sits in momentum's place there")
     parser.add_argument("--wt_dec", type=nonnegative, default=5e-4, help="weight decay of weights; biases have none")
     parser.add_argument("--scratch_lr_mult", type=positive, default=scratch_lr_mult,
-                        help="factor on the rate of layers without pretrained weights")  # fmt: skip
+                        help="factor on the rate of layers without pretrained weights")
     parser.add_argument("--resume", action="store_true", help="continue where the run was; start it if there is none")
     parser.add_argument("--overwrite", action="store_true", help="delete the run that is there and start anew")

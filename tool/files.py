@@ -52,7 +52,7 @@ def run_script(main, parser, argv=None):
 
 
 DISK_ERRORS = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM, errno.EISDIR, errno.ENOTDIR,
-               errno.EEXIST, errno.ENAMETOOLONG, errno.EFBIG)  # fmt: skip
+               errno.EEXIST, errno.ENAMETOOLONG, errno.EFBIG)
 
 
 def explain_os_error(error):
@@ -231,7 +231,7 @@ def _empty_array(cls, shape, typecode):
 
 
 def _dtype(name, align=False, copy=False):
-    if name not in ("f2", "f4", "f8", "i8", "i4", "O8"):
+    if not re.fullmatch(r"[iuf][1248]|O8", str(name)):
         raise pickle.UnpicklingError(f"unexpected array type {name!r}")
     return np.dtype(name)
 
@@ -246,10 +246,10 @@ class ScoreUnpickler(pickle._Unpickler):
     """The pure-Python unpickler (its memory follows the file's size) with four constructors and no other name."""
 
     ALLOWED = {("multiarray", "_reconstruct"): _empty_array, ("multiarray", "scalar"): _scalar,
-               ("numpy", "ndarray"): np.ndarray, ("numpy", "dtype"): _dtype}  # fmt: skip
+               ("numpy", "ndarray"): np.ndarray, ("numpy", "dtype"): _dtype}
     REFUSED = ("BYTEARRAY8", "NEXT_BUFFER", "READONLY_BUFFER", "PERSID", "BINPERSID", "EXT1", "EXT2", "EXT4",
-               "INST", "OBJ", "NEWOBJ", "NEWOBJ_EX")  # fmt: skip
-    dispatch = {k: v for k, v in pickle._Unpickler.dispatch.items()}
+               "INST", "OBJ", "NEWOBJ", "NEWOBJ_EX")
+    dispatch = dict(pickle._Unpickler.dispatch)
     for _name in REFUSED:
         dispatch.pop(getattr(pickle, _name)[0], None)
 

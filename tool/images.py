@@ -75,8 +75,8 @@ def save_image(path, image, **options):
 def heat_overlay(photo, score):
     """Photo (PIL RGB) with a class map over it: H x W in [0, 1], from transparent blue over yellow to red."""
     v = np.clip(np.asarray(score, dtype=np.float32), 0, 1)[..., None]
-    ramp = np.concatenate([np.clip(2 * v, 0, 1), np.clip(2 - 2 * np.abs(2 * v - 1), 0, 1) * 0.9, 1 - np.clip(2 * v, 0, 1)],
-                          axis=2)  # fmt: skip
+    red, green = np.clip(2 * v, 0, 1), 0.9 * np.clip(2 - 2 * np.abs(2 * v - 1), 0, 1)
+    ramp = np.concatenate([red, green, 1 - red], axis=2)
     weight = 0.25 + 0.45 * v
     return Image.fromarray((np.asarray(photo) * (1 - weight) + 255 * ramp * weight).astype(np.uint8))
 
@@ -102,5 +102,5 @@ def contact_sheet(rows, titles, cell=(180, 140), gap=6):
             scale = min(cell[0] / image.width, cell[1] / image.height)
             image = image.resize((max(1, round(image.width * scale)), max(1, round(image.height * scale))))
             sheet.paste(image, (gap + column * (cell[0] + gap) + (cell[0] - image.width) // 2,
-                                22 + gap + row * (cell[1] + gap) + (cell[1] - image.height) // 2))  # fmt: skip
+                                22 + gap + row * (cell[1] + gap) + (cell[1] - image.height) // 2))
     return sheet

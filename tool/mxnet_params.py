@@ -238,5 +238,5 @@ def to_state_dict(arrays, source="MXNet parameters"):
         raise UserError(f"{source}: no array of ResNet-38 in it; see pretrained/README.md for the right file")
     if unknown:
         print(f"warning: {source}: {len(unknown)} arrays not of ResNet-38 left out, first {quoted(unknown[0])}",
-              file=sys.stderr)  # fmt: skip
+              file=sys.stderr)
     return state

@@ -57,7 +57,7 @@ def check_finite(losses, step, ids):
     if not math.isfinite(losses["total"]):
         terms = ", ".join(f"{k} {v:.4g}" for k, v in losses.items())
         raise UserError(f"loss is not finite at step {step} ({terms}), images {' '.join(ids)}; "
-                        "lower --lr, or --resume from the last checkpoint without --amp")  # fmt: skip
+                        "lower --lr, or --resume from the last checkpoint without --amp")
 
 
 class StopSignal:
@@ -86,7 +86,7 @@ class StopSignal:
     def stop(self, where):
         """Raise Interrupted, with the exit code that shells expect (128 + signal)."""
         raise Interrupted(f"stopped by {signal.Signals(self.number).name} {where}; --resume continues",
-                          128 + self.number)  # fmt: skip
+                          128 + self.number)
 
 
 # ---------------------------------------------------------------- resuming
@@ -124,8 +124,9 @@ def load_resume(path, net, optimizer, settings, may_change=()):
     refused = [k for k in changed if k not in may_change]
     if refused:
         k = refused[0]
-        raise UserError(f"{path}: the run was started with --{k} {old.get(k)}, not {new.get(k)}"
-                        f"{f' (also different: {refused[1:]})' if refused[1:] else ''}; resume with the same settings")  # fmt: skip
+        others = f" (also different: {' '.join(refused[1:])})" if refused[1:] else ""
+        raise UserError(f"{path}: the run was started with --{k} {old.get(k)}, not {new.get(k)}{others}; "
+                        "resume with the same settings")
     for k in changed:
         print(f"warning: resuming with --{k} {new.get(k)} (the run was started with {old.get(k)})", file=sys.stderr)
     net.load_state_dict(state["net"])
@@ -150,7 +151,7 @@ def start_or_resume(folder, resume_path, resume, overwrite, results="*.pth"):
     existing = sorted(folder.glob(results))
     if existing and not overwrite and not resume:
         raise UserError(f"{folder}: holds a run already ({existing[-1].name}); "
-                        "--resume continues it, --overwrite starts anew, --name gives another place")  # fmt: skip
+                        "--resume continues it, --overwrite starts anew, --name gives another place")
     for path in existing:
         path.unlink()
     return False
@@ -212,4 +213,4 @@ def describe_groups(log, optimizer):
     """One line a parameter group: name, tensors, values, rate, decay."""
     for group in optimizer.param_groups:
         log.line(f"group {group['name']}: {len(group['params'])} tensors, {sum(p.numel() for p in group['params']):,} "
-                 f"values, lr {group['initial_lr']:g}, weight decay {group['weight_decay']:g}")  # fmt: skip
+                 f"values, lr {group['initial_lr']:g}, weight decay {group['weight_decay']:g}")

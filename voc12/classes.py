@@ -8,7 +8,7 @@ BACKGROUND = "background"
 VOC_CLASSES = (
     "aeroplane", "bicycle", "bird", "boat", "bottle", "bus", "car", "cat", "chair", "cow",
     "diningtable", "dog", "horse", "motorbike", "person", "pottedplant", "sheep", "sofa", "train", "tvmonitor",
-)  # fmt: skip
+)
 IGNORE = 255  # mask value of pixels that count for nothing
 
 
@@ -33,4 +33,4 @@ def load_classes(path=None):
 def add_classes_argument(parser):
     """--classes, the same in every script."""
     parser.add_argument("--classes", type=str, default=None, metavar="FILE",
-                        help="text file with one class name a line (default: the 20 classes of PASCAL VOC)")  # fmt: skip
+                        help="text file with one class name a line (default: the 20 classes of PASCAL VOC)")

@@ -96,7 +96,7 @@ class EpochBatches:
 def train_loader(dataset, batches, num_workers, pin_memory):
     """DataLoader over EpochBatches; its workers live on from epoch to epoch."""
     return DataLoader(dataset, batch_sampler=batches, num_workers=num_workers, pin_memory=pin_memory,
-                      persistent_workers=num_workers > 0)  # fmt: skip
+                      persistent_workers=num_workers > 0)
 
 
 def inference_loader(dataset, num_workers, pin_memory=False):

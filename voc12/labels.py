@@ -84,7 +84,7 @@ def _checked(path, image_id, vector, classes):
         raise UserError(f"{path}: {image_id}: not a vector of numbers; make it again with voc12/make_cls_labels.py")
     if len(vector) != len(classes):
         raise UserError(f"{path}: {image_id} has {len(vector)} values for {len(classes)} classes: made with other "
-                        "classes; make it again with voc12/make_cls_labels.py")  # fmt: skip
+                        "classes; make it again with voc12/make_cls_labels.py")
     if not np.isin(vector, (0, 1)).all():
         raise UserError(f"{path}: {image_id} has values other than 0 and 1; make it with voc12/make_cls_labels.py")
     return np.array(vector, dtype=np.float32)
@@ -105,7 +105,7 @@ def lookup_labels(ids, voc12_root, classes, cls_labels=None):
     if missing:
         where = f"not in {cls_labels}, and no {path.parent}/ID.xml" if table else f"no {path.parent}/ID.xml"
         raise UserError(f"{len(missing)} of {len(ids)} images have no label, the first is {missing[0]} ({where}); "
-                        "check --voc12_root or take them off the list")  # fmt: skip
+                        "check --voc12_root or take them off the list")
     return labels
 
 
@@ -120,5 +120,5 @@ def load_labels(ids, voc12_root, classes, cls_labels="voc12/cls_labels.npy"):
     empty = [image_id for image_id in ids if not labels[image_id].any()]
     if empty:
         raise UserError(f"{len(empty)} of {len(ids)} images show none of the {len(classes)} classes, the first is "
-                        f"{empty[0]}; remove them from the list")  # fmt: skip
+                        f"{empty[0]}; remove them from the list")
     return labels

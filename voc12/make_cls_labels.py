@@ -21,7 +21,7 @@ def get_args_parser():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--voc12_root", type=str, default="./data/VOC2012", help="data set in VOC layout")
     parser.add_argument("--list", type=str, nargs="+", default=None, metavar="LIST", dest="lists",
-                        help="lists of the images to take (default: every XML of Annotations)")  # fmt: skip
+                        help="lists of the images to take (default: every XML of Annotations)")
     parser.add_argument("--out", type=str, default="voc12/cls_labels.npy", help="file to write")
     add_classes_argument(parser)
     return parser
@@ -50,7 +50,7 @@ def main(args):
     print(f"{args.out}: labels of {len(ids)} images, {len(classes)} classes")
     if empty:
         print(f"warning: {len(empty)} of them show none of the classes, the first is {empty[0]}; training and "
-              "inference refuse lists with such images", file=sys.stderr)  # fmt: skip
+              "inference refuse lists with such images", file=sys.stderr)
 
 
 if __name__ == "__main__":

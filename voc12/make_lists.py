@@ -35,13 +35,13 @@ def get_args_parser():
     parser.add_argument("--sbd_root", type=str, default="./data/SBD", help="folder of SBD (benchmark_RELEASE)")
     parser.add_argument("--out", type=str, default="voc12", help="folder to write the lists to")
     parser.add_argument("--without_sbd", action="store_true",
-                        help="train_aug.txt from ImageSets/Main/trainval without val, not the paper's set")  # fmt: skip
+                        help="train_aug.txt from ImageSets/Main/trainval without val, not the paper's set")
     parser.add_argument("--download", action="store_true",
                         help="fetch what is missing: VOC2012 (2 GB) into the folder above --voc12_root, SBD (1.4 GB) "
-                        "into --sbd_root")  # fmt: skip
+                        "into --sbd_root")
     parser.add_argument("--masks", action="store_true",
                         help="also write SegmentationClassAug: VOC's mask where there is one, else SBD's "
-                        "(needs scipy)")  # fmt: skip
+                        "(needs scipy)")
     return parser
 
 
@@ -92,7 +92,7 @@ def build_lists(voc12_root, sbd):
             raise UserError(f"{photos}: holds none of the {len(ids)} images of {name}; check --voc12_root")
         if len(lists[name]) < len(ids):
             print(f"warning: {photos}: {len(ids) - len(lists[name])} of {len(ids)} images of {name} are not there and "
-                  "are left out", file=sys.stderr)  # fmt: skip
+                  "are left out", file=sys.stderr)
     return lists
 
 
@@ -102,7 +102,7 @@ def report(out, lists, with_sbd):
         if name == "train_aug.txt" and not with_sbd:
             print(f"{Path(out) / name}: {len(ids)} images")
             print(f"warning: {name} is VOC's trainval without val, another set than the paper's {EXPECTED[name]:,} "
-                  "images: results do not compare", file=sys.stderr)  # fmt: skip
+                  "images: results do not compare", file=sys.stderr)
             continue
         print(f"{Path(out) / name}: {len(ids)} images (expected {EXPECTED[name]})")
         if len(ids) != EXPECTED[name]:
@@ -129,7 +129,7 @@ def fetch(what, archive, folder, download):
             raise
         reason = " ".join(str(error).split()) or type(error).__name__
         raise UserError(f"{what} could not be fetched ({reason}); fetch {archive} by hand, put it into {folder} as it "
-                        "is and run this again") from None  # fmt: skip
+                        "is and run this again") from None
 
 
 def download_voc(voc12_root):
@@ -140,13 +140,13 @@ def download_voc(voc12_root):
     if root.is_symlink() or root.exists():
         raise UserError(f"{root}: is there, but is not the whole VOC2012 kit; move it away or change --voc12_root")
     fetch("VOC2012", VOC_ARCHIVE, root.parent,
-          lambda: datasets.VOCSegmentation(root.parent, year="2012", image_set="trainval", download=True))  # fmt: skip
+          lambda: datasets.VOCSegmentation(root.parent, year="2012", image_set="train", download=True))
     kit = Path("VOCdevkit") / "VOC2012"
     try:
         root.symlink_to(kit, target_is_directory=True)
     except OSError:  # no links on this file system
         raise UserError(f"{root}: cannot be linked to {root.parent / kit}; run this again with --voc12_root "
-                        f"{root.parent / kit}") from None  # fmt: skip
+                        f"{root.parent / kit}") from None
 
 
 def download_sbd(sbd_root):
@@ -157,7 +157,7 @@ def download_sbd(sbd_root):
     if parts:  # torchvision moves these there last, and stops where one exists
         raise UserError(f"{sbd_root}: holds a part of SBD only; remove {', '.join(parts)} there and run this again")
     fetch("SBD", SBD_ARCHIVE, Path(sbd_root),
-          lambda: datasets.SBDataset(sbd_root, image_set="train", mode="segmentation", download=True))  # fmt: skip
+          lambda: datasets.SBDataset(sbd_root, image_set="train", mode="segmentation", download=True))
 
 
 # ---------------------------------------------------------------- masks
@@ -211,7 +211,7 @@ def main(args):
     sbd = None if args.without_sbd else find_sbd(args.sbd_root)
     if sbd is None and not args.without_sbd:
         raise UserError(f"{args.sbd_root}: no SBD there (train.txt, val.txt); fetch it with --download, or make "
-                        "another list with --without_sbd")  # fmt: skip
+                        "another list with --without_sbd")
     lists = build_lists(args.voc12_root, sbd)
     if args.masks:
         missing = write_masks(sorted({*lists["train_aug.txt"], *lists["val.txt"]}), args.voc12_root, sbd)

@@ -1,4 +1,4 @@
-"""Draw a small data set in VOC layout: five classes, 1 to 3 objects an image, exact masks. Photographs cannot be shipped.
+"""Draw a small data set in VOC layout: five classes, 1 to 3 objects an image, exact masks.
 
 writes  OUT/JPEGImages, Annotations, SegmentationClass, ImageSets/Segmentation, OUT/train.txt and OUT/val.txt
         python voc12/make_toy.py --out data/toy
@@ -15,14 +15,14 @@ from pathlib import Path
 from xml.sax.saxutils import escape
 
 import numpy as np
-from PIL import Image, ImageDraw, ImageFilter
+from PIL import Image, ImageFilter
 
-sys.path.insert(0, str(Path(__file__).resolve().parent.parent))  # run as a file, this folder is on the path, not the root
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))  # run as a file, voc12/ is on the path, not the root
 
-from tool.arguments import natural, positive_int  # noqa: E402
-from tool.files import run_script, write_text  # noqa: E402
-from tool.images import label_image, save_image  # noqa: E402
-from voc12.classes import IGNORE, VOC_CLASSES  # noqa: E402
+from tool.arguments import natural, positive_int
+from tool.files import run_script, write_text
+from tool.images import label_image, save_image
+from voc12.classes import IGNORE, VOC_CLASSES
 
 TOY_CLASSES = ("bird", "bottle", "car", "cat", "tvmonitor")
 
@@ -125,7 +125,7 @@ def draw_image(rng, size):
         centre = (rng.uniform(0.12, 0.88) * width, rng.uniform(0.2, 0.8) * height)
         name = TOY_CLASSES[rng.integers(len(TOY_CLASSES))]
         reach = mask[max(0, int(centre[1] - half)) : int(centre[1] + half),
-                     max(0, int(centre[0] - half)) : int(centre[0] + half)]  # fmt: skip
+                     max(0, int(centre[0] - half)) : int(centre[0] + half)]
         if len(objects) == wanted:
             break
         if reach.any():
@@ -142,7 +142,7 @@ def annotation(image_id, size, objects):
         "<annotation>", "\t<folder>VOC2012</folder>", f"\t<filename>{escape(image_id)}.jpg</filename>",
         f"\t<size><width>{size[0]}</width><height>{size[1]}</height><depth>3</depth></size>",
         "\t<segmented>1</segmented>",
-    ]  # fmt: skip
+    ]
     for name, (xmin, ymin, xmax, ymax) in objects:
         box = f"<xmin>{xmin}</xmin><ymin>{ymin}</ymin><xmax>{xmax}</xmax><ymax>{ymax}</ymax>"
         lines.append(f"\t<object><name>{name}</name><difficult>0</difficult><bndbox>{box}</bndbox></object>")
@@ -167,7 +167,7 @@ def get_args_parser():
     parser.add_argument("--images", type=positive_int, default=300, help="training images")
     parser.add_argument("--val_images", type=natural, default=60, help="further images, for val.txt")
     parser.add_argument("--size", type=positive_int, nargs=2, default=[180, 140], metavar=("W", "H"),
-                        help="mean size in pixels; each image differs by up to 8 %%")  # fmt: skip
+                        help="mean size in pixels; each image differs by up to 8 %%")
     parser.add_argument("--seed", type=natural, default=0, help="seed of the drawing")
     return parser
 

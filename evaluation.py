@@ -1,0 +1,161 @@
+"""Score a stage against ground truth: mIoU and a table of all classes.
+
+reads   experiment/NAME/DICT_DIR (maps of infer.py or PNGs of infer_aff.py), VOC12_ROOT/GT_DIR/ID.png, --list
+writes  a table to the console, --json PATH
+        python evaluation.py --name N --task cam --dict_dir dict
+        python evaluation.py --name N --task crf --dict_dir crf/09
+
+cam: scores of classes; background where its threshold is at least every score. Without --threshold every threshold
+from 0.10 to 0.34 is tried and the best one reported: chosen on the masks that it is scored with, it is an oracle.
+crf: scores of background and classes, the largest wins. png: label images.
+
+Classes absent from truth and prediction count as IoU 0 in the released mean; the mean over present classes is reported
+as well.
+"""
+
+import argparse
+from pathlib import Path
+
+import numpy as np
+from tqdm import tqdm
+
+from tool.arguments import add_data_arguments, experiment_name, fraction
+from tool.files import UserError, read_list, read_scores, run_script, write_json
+from tool.images import open_mask
+from tool.metrics import THRESHOLDS, ThresholdSweep, check_size, confusion, iou, mean_iou
+from voc12.classes import BACKGROUND, load_classes
+from voc12.data import mask_path
+
+SUFFIX = {"cam": "npy", "crf": "npy", "png": "png"}
+MADE_BY = {"cam": "infer.py --dict", "crf": "infer.py --crf", "png": "infer_aff.py"}
+
+
+def get_args_parser():
+    parser = argparse.ArgumentParser("evaluation.py", description="mIoU of class activation maps, CRF or PNG labels.")
+    parser.add_argument("--name", type=experiment_name, required=True, help="name of the experiment, a folder")
+    parser.add_argument("--experiment", type=str, default="experiment", help="folder of all experiments")
+    parser.add_argument("--task", type=str, required=True, choices=sorted(SUFFIX), help="what the files hold")
+    parser.add_argument("--dict_dir", type=str, required=True, help="folder of the files, below experiment/NAME")
+    add_data_arguments(parser, labels=False)
+    parser.add_argument("--gt_dir", type=str, default="SegmentationClass", help="folder of masks, below --voc12_root")
+    parser.add_argument("--list", type=str, default="voc12/train.txt", help="list of images to score")
+    parser.add_argument("--threshold", type=fraction, default=None,
+                        help="score cam at this background threshold, instead of searching the best")
+    parser.add_argument("--json", type=str, default=None, help="also write the result to this file")
+    return parser
+
+
+def check_files(ids, folder, args):
+    """Every image of the list has a result and a mask, or a UserError names the stage that is missing."""
+    missing = [i for i in ids if not (folder / f"{i}.{SUFFIX[args.task]}").is_file()]
+    if missing:
+        raise UserError(f"{folder}: no {args.dict_dir} for {len(missing)} of {len(ids)} images of {args.list} "
+                        f"(first {missing[0]}); run {stage_command(args)}")
+    unlabelled = [i for i in ids if not mask_path(args.voc12_root, i, args.gt_dir).is_file()]
+    if unlabelled:
+        first = mask_path(args.voc12_root, unlabelled[0], args.gt_dir)
+        raise UserError(f"{first}: no such mask ({len(unlabelled)} of {len(ids)} images of {args.list} have none); "
+                        "check --voc12_root, --gt_dir and --list")
+
+
+def stage_command(args):
+    """The command that would make the missing files."""
+    alpha = Path(args.dict_dir).name
+    tail = f" --alphas {int(alpha)}" if args.task == "crf" and alpha.isdigit() else ""
+    return MADE_BY[args.task] + tail
+
+
+def read_keys(path, limit):
+    scores = read_scores(path)
+    if max(scores) >= limit:
+        raise UserError(f"{path}: holds key {max(scores)}, but there are {limit} labels; check --task and --classes")
+    return scores
+
+
+def score_maps(ids, folder, args, num_labels):
+    """task cam: one pass over the files for all thresholds -> (thresholds, confusion matrices, one for each)."""
+    thresholds = THRESHOLDS if args.threshold is None else (args.threshold,)
+    sweep = ThresholdSweep(num_labels, thresholds)
+    for image_id in tqdm(ids, args.task, unit="image", disable=None):
+        truth = open_mask(mask_path(args.voc12_root, image_id, args.gt_dir), num_labels)
+        path = folder / f"{image_id}.npy"
+        scores = read_keys(path, num_labels - 1)
+        check_size(truth, next(iter(scores.values())).shape, path)
+        sweep.add(truth, scores)
+    return list(thresholds), sweep.confusions()
+
+
+def score_labels(ids, folder, args, num_labels):
+    """tasks crf and png: one confusion matrix."""
+    counts = np.zeros((num_labels, num_labels), dtype=np.int64)
+    for image_id in tqdm(ids, args.task, unit="image", disable=None):
+        truth = open_mask(mask_path(args.voc12_root, image_id, args.gt_dir), num_labels)
+        path = folder / f"{image_id}.{SUFFIX[args.task]}"
+        if args.task == "png":
+            predicted = open_mask(path, num_labels)
+            if predicted.max() >= num_labels:
+                raise UserError(f"{path}: a pseudo label has 255 (ignored) pixels; every pixel needs a class")
+        else:
+            scores = read_keys(path, num_labels)
+            keys = np.array(sorted(scores))
+            predicted = keys[np.argmax([scores[k] for k in keys], axis=0)]
+        check_size(truth, predicted.shape, path)
+        counts += confusion(truth, predicted, num_labels)
+    return counts
+
+
+def summarise(counts, thresholds, classes, args):
+    """The result as it goes to --json; IoU in percent. counts: L x L, or thresholds x L x L."""
+    curve = [mean_iou(values) for values in iou(counts)] if thresholds else []
+    best = int(np.argmax([a for a, _ in curve])) if thresholds else None
+    values = iou(counts if best is None else counts[best])
+    miou, present = mean_iou(values)
+    names = (BACKGROUND, *classes)
+    return {
+        "list": args.list,
+        "task": args.task,
+        "dict_dir": args.dict_dir,
+        "classes": {n: 100 * float(v) for n, v in zip(names, np.nan_to_num(values))},
+        "absent": [n for n, v in zip(names, values) if np.isnan(v)],
+        "miou": 100 * miou,
+        "miou_present": 100 * present,
+        "thresholds": thresholds,
+        "miou_by_threshold": [100 * a for a, _ in curve],
+        "best_threshold": None if best is None else thresholds[best],
+        "oracle_threshold": args.task == "cam" and args.threshold is None,
+    }
+
+
+def print_table(result, images):
+    absent = set(result["absent"])
+    for name, value in result["classes"].items():
+        print(f"  {name:<16} {'absent' if name in absent else f'{value:6.2f}'}")
+    print(f"mIoU {result['miou']:.2f} (absent classes count as 0, as released), "
+          f"{result['miou_present']:.2f} over the {len(result['classes']) - len(absent)} present classes")
+    print(f"scored {result['dict_dir']} on {images} images of {result['list']}")
+    if result["oracle_threshold"]:
+        print(f"threshold {result['best_threshold']:.2f} is the best of {len(result['thresholds'])} on these "
+              "very masks: an oracle; --threshold scores a fixed one")
+
+
+def main(args):
+    if args.threshold is not None and args.task != "cam":
+        raise UserError(f"--threshold is for --task cam; {args.task} has a background score of its own")
+    classes = load_classes(args.classes)
+    ids = read_list(args.list)
+    folder = Path(args.experiment) / args.name / args.dict_dir
+    if not folder.is_dir():
+        raise UserError(f"{folder}: no such folder; run {stage_command(args)}")
+    check_files(ids, folder, args)
+    if args.task == "cam":
+        thresholds, counts = score_maps(ids, folder, args, len(classes) + 1)
+    else:
+        thresholds, counts = [], score_labels(ids, folder, args, len(classes) + 1)
+    result = summarise(counts, thresholds, classes, args)
+    print_table(result, len(ids))
+    if args.json:
+        write_json(args.json, result)
+
+
+if __name__ == "__main__":
+    run_script(main, get_args_parser())

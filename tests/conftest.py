@@ -1,0 +1,59 @@
+"""Fixtures that several tests share: a toy data set, small networks, and scripts run as a user runs them."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+ROOT = Path(__file__).resolve().parent.parent
+sys.path[:0] = [str(ROOT), str(ROOT / "tests")]
+
+
+def run_script(script, *args, cwd=ROOT, timeout=400, env=None):
+    """Run one of the scripts in a process of its own -> CompletedProcess with text output."""
+    command = [sys.executable, str(ROOT / script), *map(str, args)]
+    return subprocess.run(command, cwd=cwd, capture_output=True, text=True, timeout=timeout, env=env)
+
+
+def succeeds(script, *args, **options):
+    """Run a script that must succeed; returns its standard output."""
+    result = run_script(script, *args, **options)
+    assert result.returncode == 0, result.stderr[-2000:]
+    return result.stdout
+
+
+def refused(script, *args, says=(), **options):
+    """Run a script that must refuse its input: exit code 2, one line that holds every string of `says`."""
+    result = run_script(script, *args, **options)
+    assert result.returncode == 2, (result.returncode, result.stdout[-500:], result.stderr[-2000:])
+    assert "Traceback" not in result.stderr
+    lines = [line for line in result.stderr.strip().splitlines() if "error:" in line]
+    assert len(lines) == 1, result.stderr
+    for text in [says] if isinstance(says, str) else says:
+        assert text in lines[0], lines[0]
+    return lines[0]
+
+
+@pytest.fixture(autouse=True)
+def two_threads():
+    torch.set_num_threads(2)
+
+
+@pytest.fixture(scope="session")
+def toy(tmp_path_factory):
+    """A dozen drawn images in VOC layout, 64 x 48 pixels."""
+    root = tmp_path_factory.mktemp("data") / "toy"
+    succeeds("voc12/make_toy.py", "--out", root, "--images", 12, "--val_images", 4, "--size", 64, 48)
+    return root
+
+
+@pytest.fixture
+def toy_flags(toy):
+    """Flags that make train.py a matter of seconds on the dozen."""
+    return [
+        "--voc12_root", toy, "--train_list", toy / "train.txt", "--val_list", toy / "train.txt", "--pretrained", "none",
+        "--width", 0.0625, "--epochs", 4, "--T", 2, "--batch_size", 4, "--batch_size_triplet", 6, "--crop_size", 48,
+        "--resize", 48, 72, "--num_workers", 0, "--device", "cpu",
+    ]

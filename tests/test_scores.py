@@ -1,0 +1,187 @@
+"""CRF, metrics and score files: golden values, brute force, hand-made attacks."""
+
+import os
+import pickle
+
+import numpy as np
+import pytest
+import torch
+from golden_inputs import load
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from hypothesis.extra import numpy as hnp
+
+from tool.cam import multi_scale_cam
+from tool.crf import crf_with_alphas
+from tool.files import UserError, atomic, read_scores, write_scores
+from tool.metrics import THRESHOLDS, ThresholdSweep, check_size, confusion, iou, mean_iou
+
+
+def test_crf_is_the_released_one_with_one_lattice_for_both_alphas():
+    golden = load("crf")
+    result = crf_with_alphas(golden["img"], dict(zip(golden["keys"].tolist(), golden["cams"])), [2, 21])
+    for alpha in (2, 21):
+        assert list(result[alpha]) == [0, *(golden["keys"] + 1).tolist()]
+        np.testing.assert_allclose(np.stack(list(result[alpha].values())), golden[f"crf_{alpha:02d}"], atol=1e-5)
+        np.testing.assert_allclose(sum(result[alpha].values()), 1, atol=1e-5)
+
+
+def test_threshold_sweep_is_the_released_one():
+    golden = load("evaluation")
+    np.testing.assert_allclose(THRESHOLDS, golden["thresholds"], atol=1e-12)
+    sweep = ThresholdSweep(21)
+    for k in range(4):
+        sweep.add(golden[f"gt{k}"], dict(zip(golden[f"keys{k}"].tolist(), golden[f"cam{k}"])))
+    np.testing.assert_allclose(100 * np.nan_to_num(iou(sweep.confusions())), golden["iou"], atol=1e-7)
+    np.testing.assert_allclose(100 * np.array(sweep.mious()[0]), golden["miou"], atol=1e-7)
+
+
+def sweep_reference(truth, scores, threshold, num_labels):
+    """The released formulation: a stack with the threshold as background, argmax, one threshold at a time."""
+    stack = np.zeros((num_labels, *truth.shape), np.float32)
+    stack[0] = threshold
+    for key, score in scores.items():
+        stack[key + 1] = score
+    return confusion(truth, stack.argmax(0), num_labels)
+
+
+@given(st.data(), st.integers(1, 5), st.integers(1, 6), st.integers(1, 6))
+@settings(max_examples=150, deadline=None)
+def test_sweep_counts_as_one_pass_a_threshold_does(data, classes, height, width):
+    """Scores sit on the thresholds as often as beside them, so ties are exercised."""
+    thresholds = [0.1, 0.2, 0.3]
+    values = st.sampled_from([0.0, 0.05, 0.1, 0.2, 0.25, 0.3, 0.9])
+    truth = data.draw(hnp.arrays(np.uint8, (height, width), elements=st.sampled_from([*range(classes + 1), 255])))
+    keys = data.draw(st.lists(st.integers(0, classes - 1), min_size=1, unique=True))
+    scores = {k: data.draw(hnp.arrays(np.float32, (height, width), elements=values.map(np.float32))) for k in keys}
+    sweep = ThresholdSweep(classes + 1, thresholds)
+    sweep.add(truth, scores)
+    for threshold, counts in zip(thresholds, sweep.confusions()):
+        assert np.array_equal(counts, sweep_reference(truth, scores, threshold, classes + 1))
+
+
+def test_iou_by_hand_and_both_means():
+    truth = np.array([[0, 0, 1], [1, 255, 2]])
+    predicted = np.array([[0, 1, 1], [1, 1, 1]])
+    values = iou(confusion(truth, predicted, 4))
+    assert values[:3].tolist() == [0.5, 0.5, 0.0] and np.isnan(values[3])
+    assert mean_iou(values) == (pytest.approx(1 / 4), pytest.approx(1 / 3))
+
+
+def test_sizes_must_agree():
+    with pytest.raises(UserError, match=r"x\.npy: 3 x 2 pixels, but its mask has 2 x 3"):
+        check_size(np.zeros((3, 2)), (2, 3), "x.npy")
+
+
+class MapNet:
+    """Stands in for a network: the class maps are the image's first two channels, at an eighth of the size."""
+
+    def class_maps(self, image):
+        return torch.nn.functional.avg_pool2d(image[:, :2], 8)
+
+
+def test_multi_scale_cam_mirrors_back_and_normalises():
+    image = torch.zeros(3, 16, 16)
+    image[0, :, :8] = 2.0  # class 0 is on the left
+    image[1] = 5.0  # class 1 is everywhere, but not in the label
+    cam = multi_scale_cam(MapNet(), [torch.stack([image, image.flip(-1)])], torch.tensor([1.0, 0.0]), (16, 16))
+    assert cam.shape == (2, 16, 16) and cam[1].abs().max() == 0
+    assert cam[0, :, 0].min() > 0.99 and cam[0, :, -1].max() == 0  # the mirrored view was turned back
+    assert cam.max() <= 1
+
+
+def test_multi_scale_cam_sums_views_before_dividing():
+    small, large = torch.zeros(1, 3, 8, 8), torch.zeros(1, 3, 16, 16)
+    small[:, 0] = 1.0
+    large[:, 0, :8] = 3.0
+    cam = multi_scale_cam(MapNet(), [small, large], torch.ones(2), (2, 2))
+    np.testing.assert_allclose(cam[0, :, 0].numpy(), [4 / (4 + 1e-5), 1 / (4 + 1e-5)], rtol=1e-5)
+
+
+# ---------------------------------------------------------------- score files
+
+
+@given(st.dictionaries(st.integers(0, 20), st.integers(0, 2**31), min_size=1, max_size=5), st.integers(1, 7))
+@settings(max_examples=40, deadline=None)
+def test_score_files_round_trip(tmp_path_factory, seeds, side):
+    path = tmp_path_factory.mktemp("scores") / "x.npy"
+    scores = {k: np.random.default_rng(seed).random((side, side + 1), np.float32) for k, seed in seeds.items()}
+    write_scores(path, scores)
+    ours, numpys = read_scores(path), np.load(path, allow_pickle=True).item()  # other tools read it with np.load
+    for result in (ours, numpys):
+        assert list(result) == list(scores)
+        for key in scores:
+            assert result[key].dtype == np.float32 and np.array_equal(result[key], scores[key])
+
+
+def test_score_files_of_other_tools_are_read(tmp_path):
+    """numpy keys, float64, Fortran order, and pickles of the oldest protocol that np.save ever used."""
+    maps = {np.int64(3): np.asfortranarray(np.random.default_rng(0).random((4, 5))), np.uint8(7): np.ones((4, 5), np.float16)}
+    np.save(tmp_path / "x.npy", maps)
+    result = read_scores(tmp_path / "x.npy")
+    assert set(result) == {3, 7} and np.array_equal(result[3], maps[3])
+
+
+class Runs:
+    """A pickle of this would run a command."""
+
+    def __init__(self, marker):
+        self.marker = marker
+
+    def __reduce__(self):
+        return os.system, (f"touch {self.marker}",)
+
+
+def test_score_files_with_code_are_refused_and_nothing_runs(tmp_path):
+    marker = tmp_path / "ran"
+    np.save(tmp_path / "x.npy", {0: Runs(marker)})
+    with pytest.raises(UserError, match=r"x\.npy: not a score file of ours \(it wants to load .*system"):
+        read_scores(tmp_path / "x.npy")
+    assert not marker.exists()
+
+
+@pytest.mark.parametrize("value", [
+    {}, [1], {"a": np.ones((2, 2))}, {0: np.ones(3)}, {0: np.ones((2, 2), int)}, {0: np.full((2, 2), np.nan)},
+    {-1: np.ones((2, 2))}, {0: np.ones((2, 2)), 1: np.ones((2, 3))}, {0: [[1.0]]}, {0: np.ones((0, 2))},
+])
+def test_score_files_of_other_shape_are_refused(tmp_path, value):
+    np.save(tmp_path / "x.npy", value, allow_pickle=True)
+    with pytest.raises(UserError, match=r"x\.npy: not a score file"):
+        read_scores(tmp_path / "x.npy")
+
+
+def test_plain_arrays_pickles_and_text_are_refused(tmp_path):
+    np.save(tmp_path / "array.npy", np.ones((3, 3)))
+    (tmp_path / "text.npy").write_text("hello")
+    (tmp_path / "pickle.npy").write_bytes(pickle.dumps({0: np.ones((2, 2))}))
+    (tmp_path / "empty.npy").write_bytes(b"")
+    for name in ("array", "text", "pickle", "empty"):
+        with pytest.raises(UserError, match=rf"{name}\.npy"):
+            read_scores(tmp_path / f"{name}.npy")
+
+
+@given(st.data())
+@settings(max_examples=300, deadline=None)
+def test_damaged_score_files_raise_one_kind_of_error(tmp_path_factory, data):
+    folder = tmp_path_factory.getbasetemp()
+    write_scores(folder / "whole.npy", {0: np.ones((3, 4)), 5: np.zeros((3, 4))})
+    content = bytearray((folder / "whole.npy").read_bytes())
+    if data.draw(st.booleans()):
+        content = content[: data.draw(st.integers(0, len(content) - 1))]
+    for _ in range(data.draw(st.integers(1, 6))):
+        if content:
+            content[data.draw(st.integers(0, len(content) - 1))] = data.draw(st.integers(0, 255))
+    (folder / "damaged.npy").write_bytes(content)
+    try:
+        result = read_scores(folder / "damaged.npy")
+    except UserError:
+        return
+    assert all(isinstance(k, int) and v.ndim == 2 and v.nbytes <= len(content) for k, v in result.items())
+
+
+def test_atomic_leaves_nothing_behind_on_failure(tmp_path):
+    (tmp_path / "x").write_text("old")
+    with pytest.raises(ZeroDivisionError), atomic(tmp_path / "x") as temporary:
+        temporary.write_text("half")
+        _ = 1 / 0
+    assert [p.name for p in tmp_path.iterdir()] == ["x"] and (tmp_path / "x").read_text() == "old"

@@ -1,0 +1,64 @@
+"""run.json: what made the files of an output folder, so that results of two origins are never mixed in silence."""
+
+import hashlib
+import platform
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from tool.files import UserError, read_json, remove_stale, write_json
+from tool.training import VERSION
+
+RUN_FILE = "run.json"
+
+
+def file_hash(path):
+    """SHA-256 of a file, hex."""
+    with open(path, "rb") as stream:
+        return hashlib.file_digest(stream, "sha256").hexdigest() if sys.version_info >= (3, 11) else _sha256(stream)
+
+
+def _sha256(stream):
+    digest = hashlib.sha256()
+    while block := stream.read(1 << 20):
+        digest.update(block)
+    return digest.hexdigest()
+
+
+def claim_folder(folder, settings, pattern, overwrite=False):
+    """Make `folder` the place of results of `settings`, or check that it is.
+
+    settings: what determines the results, plain values. pattern: glob of the result files. UserError where the folder
+    holds results of other settings or of unknown origin; with `overwrite` they are deleted instead.
+    """
+    folder = Path(folder)
+    folder.mkdir(parents=True, exist_ok=True)
+    remove_stale(folder)
+    record_path = folder / RUN_FILE
+    old = read_json(record_path).get("settings") if record_path.exists() else None
+    if old == settings:
+        return
+    if any(folder.glob(pattern)):
+        if not overwrite:
+            raise UserError(f"{folder}: holds results of {difference(old, settings)}; "
+                            "--overwrite replaces them, another --name keeps both")
+        for path in folder.glob(pattern):
+            path.unlink()
+    write_json(record_path, {
+        "settings": settings,
+        "command": sys.argv,
+        "version": VERSION,
+        "packages": {"python": platform.python_version(), "torch": torch.__version__, "numpy": np.__version__},
+        "started": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
+    })
+
+
+def difference(old, new):
+    """How two settings differ, in words, for a message."""
+    if not isinstance(old, dict):
+        return "unknown origin (it has no run.json)"
+    changed = [f"{k} {old.get(k)}, not {new.get(k)}" for k in sorted({*old, *new}) if old.get(k) != new.get(k)]
+    return "other settings: " + "; ".join(changed)
