@@ -120,20 +120,17 @@ def from_stored_maps(stored, missing, args, folders, classes, pool):
         write_outputs(image_id, image, cams, missing[image_id], folders, classes, pool)
 
 
-def from_network(todo, missing, labels, weights, args, folders, classes, pool, device):
+def from_network(net, todo, missing, labels, args, folders, classes, pool, device):
     """Images without maps: run the network on every view."""
-    net = AEFTNet(ResNet38d(args.width), len(classes))
-    load_weights(net, weights, part="all")
     net = net.to(device).eval()
-    views = InferenceViews(args.scales)
-    loader = inference_loader(InferenceSet(args.voc12_root, todo, labels, views), args.num_workers)
-    for image_id, image, view, label in tqdm(loader, "maps", unit="image", disable=None):
-        image = image.numpy() if isinstance(image, torch.Tensor) else image
+    dataset = InferenceSet(args.voc12_root, todo, labels, InferenceViews(args.scales))
+    loader = inference_loader(dataset, args.num_workers, pin_memory=device.type == "cuda")
+    for image_id, image, views, label in tqdm(loader, "maps", unit="image", disable=None):
         with torch.autocast(device.type, dtype=torch.bfloat16, enabled=args.amp):
-            cam = multi_scale_cam(net, [v.to(device) for v in view], label, image.shape[:2])
-        cam = cam.float().cpu().numpy()
+            views = [view.to(device, non_blocking=True) for view in views]
+            cam = multi_scale_cam(net, views, label, image.shape[:2]).cpu().numpy()
         cams = {int(c): cam[c] for c in np.flatnonzero(label.numpy())}
-        write_outputs(image_id, image, cams, missing[image_id], folders, classes, pool)
+        write_outputs(image_id, image.numpy(), cams, missing[image_id], folders, classes, pool)
 
 
 def main(args):
@@ -145,10 +142,11 @@ def main(args):
     check_images(ids, args.voc12_root)
     labels = load_labels(ids, args.voc12_root, classes, args.cls_labels)
     weights = find_checkpoint(args, experiment)
-    with CrfPool(args.crf_workers) as pool:  # first: it forks, which must come before torch has threads
-        torch.manual_seed(args.seed)
+    with CrfPool(args.crf_workers if args.crf else 0) as pool:  # first: it forks, before torch has threads
         device = choose_device(args.device)
-        load_weights(AEFTNet(ResNet38d(args.width), len(classes)), weights, part="all")  # refused before any folder
+        torch.manual_seed(args.seed)
+        net = AEFTNet(ResNet38d(args.width), len(classes))
+        load_weights(net, weights, part="all")
         folders = claim_outputs(args, experiment, weights)
         missing = {i: outputs_missing(i, folders, classes, labels[i]) for i in ids}
         left = [i for i in ids if missing[i]]
@@ -158,10 +156,10 @@ def main(args):
               f"{len(stored)} from stored maps, {len(todo)} through the network", flush=True)
         from_stored_maps(stored, missing, args, folders, classes, pool)
         if todo:
-            from_network(todo, missing, labels, weights, args, folders, classes, pool, device)
+            from_network(net, todo, missing, labels, args, folders, classes, pool, device)
     for folder in folders.values():
         print(f"infer.py: wrote {folder}")
-    next_task = "crf --dict_dir crf/" + f"{args.alphas[0]:02d}" if args.crf else "cam --dict_dir dict"
+    next_task = f"crf --dict_dir crf/{args.alphas[0]:02d}" if args.crf else "cam --dict_dir dict"
     print(f"next: python evaluation.py --name {args.name} --task {next_task}")
 
 

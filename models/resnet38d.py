@@ -9,6 +9,8 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
+from tool.files import UserError
+
 
 class Conv1x1(nn.Conv2d):
     """1x1 convolution without bias whose stride is taken by slicing before the product.
@@ -99,7 +101,7 @@ class ResNet38d(nn.Module):
     def __init__(self, width=1.0, dropout=(0.2, 0.2)):
         super().__init__()
         if width < 1 / 16:
-            raise ValueError(f"width {width} is below 1/16: layers would have fewer than 4 channels")
+            raise UserError(f"width {width} is below 1/16: layers would have fewer than 4 channels")
 
         def c(n):
             return int(n * width)

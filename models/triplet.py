@@ -10,8 +10,11 @@ partner is left out (released misaligns anchors and negatives there); every term
 them up in place, so its logged classification loss is the total).
 """
 
+import contextlib
+
 import torch
 import torch.nn.functional as F
+from torch.nn.modules.batchnorm import _BatchNorm
 
 from tool.cam import EPS, maxnorm, upsample
 
@@ -31,6 +34,23 @@ def class_disjoint_partner(label, generator=None):
     best, partners = draw.max(dim=1)
     anchors = torch.nonzero(best >= 0).flatten()
     return anchors, partners[anchors]
+
+
+@contextlib.contextmanager
+def running_statistics_kept(net):
+    """BatchNorm's running statistics do not move inside.
+
+    They are what inference normalises with, and inference sees whole images, never erased ones. Matters from scratch
+    only: with pretrained weights every BatchNorm is frozen anyway.
+    """
+    layers = {m: m.momentum for m in net.modules() if isinstance(m, _BatchNorm) and m.training}
+    try:
+        for layer in layers:
+            layer.momentum = 0.0
+        yield
+    finally:
+        for layer, momentum in layers.items():
+            layer.momentum = momentum
 
 
 class TripletErasing:
@@ -59,7 +79,8 @@ class TripletErasing:
         attract = repel = torch.zeros((), device=cls.device)
         if erase:
             positive = self.erase(image, cam, label)
-            gpp_positive = net(positive)[2]
+            with running_statistics_kept(net):
+                gpp_positive = net(positive)[2]
             attract = self.weights[1] * self.attract(gpp, gpp_positive, label)
             repel = self.weights[2] * self.repel(cam, gpp, label, generator)
         return {"total": cls + attract + repel, "cls": cls, "attract": attract, "repel": repel}

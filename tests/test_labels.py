@@ -227,7 +227,7 @@ def test_table_of_other_classes(tmp_path):
         load_labels(["a", "b"], root, classes, tmp_path / "t.npy")
 
 
-@pytest.mark.parametrize("dtype", ["f2", "f4", "f8", "i4", "i8"])
+@pytest.mark.parametrize("dtype", ["f2", "f4", "f8", "i4", "i8", "u1"])
 def test_tables_of_any_number_type(tmp_path, dtype):
     save_dict(tmp_path / "t.npy", {"a": one_hot(0, 19).astype(dtype)}, protocol=3)
     got = load_labels(["a"], tmp_path, VOC_CLASSES, tmp_path / "t.npy")["a"]
@@ -237,7 +237,7 @@ def test_tables_of_any_number_type(tmp_path, dtype):
 
 @pytest.mark.parametrize(
     "vector",
-    [3, "cat", one_hot(1).reshape(4, 5), np.array(["cat"] * 20, dtype=object), one_hot(1) * np.nan, one_hot(1) * 0.5,
+    [3, "cat", np.eye(20), np.array(["cat"] * 20, dtype=object), one_hot(1) * np.nan, one_hot(1) * 0.5,
      -one_hot(1)],
     ids=["number", "text", "matrix", "objects", "nan", "half", "negative"],
 )
@@ -316,12 +316,13 @@ def test_a_damaged_table_gives_labels_or_a_user_error(tmp_path_factory, data):
 
 @pytest.mark.parametrize("module", [False, True])
 def test_script_takes_all_annotations(tmp_path, module):
-    root = make_root(tmp_path / "voc", b=["cat", "dog"], a=["person"])
+    names = [f"{k * 37 % 50:02d}" for k in range(50)]
+    root = make_root(tmp_path / "voc", **dict.fromkeys(names, ["person"]), b=["cat", "dog"])
     done = run("make_cls_labels", "--voc12_root", root, "--out", tmp_path / "out" / "t.npy", module=module)
     assert (done.returncode, done.stderr) == (0, "")
-    assert "2 images, 20 classes" in done.stdout
+    assert "51 images, 20 classes" in done.stdout
     table = read_cls_labels(tmp_path / "out" / "t.npy")
-    assert sorted(table) == ["a", "b"]
+    assert list(table) == [*sorted(names), "b"]
     np.testing.assert_array_equal(table["b"], one_hot(7, 11))
     assert [p.name for p in (tmp_path / "out").iterdir()] == ["t.npy"]
 

@@ -1,5 +1,7 @@
 """The networks against values of the released code, and properties that follow from the paper."""
 
+import copy
+
 import numpy as np
 import pytest
 import torch
@@ -74,7 +76,20 @@ def test_from_scratch_everything_trains():
     TripletErasing()(net, torch.randn(4, 3, 32, 32), torch.eye(4, 20))["total"].backward()
     still = {name for name, p in net.named_parameters() if p.grad is None}
     assert still == {"bn8.weight", "bn8.bias"}  # in the released state, used by no forward
-    assert net.bn7.num_batches_tracked == 2  # the image and its erased copy
+
+
+def test_erased_images_do_not_move_running_statistics():
+    """Inference normalises with these, and it sees whole images."""
+    torch.manual_seed(0)
+    trunk = ResNet38d(1 / 16, dropout=(0.0, 0.0))
+    image, label = torch.randn(4, 3, 32, 32), torch.eye(4, 20)
+    net, alone = AEFTNet(trunk).train(), AEFTNet(copy.deepcopy(trunk)).train()
+    TripletErasing()(net, image, label, erase=True)
+    alone(image)
+    for name, value in alone.state_dict().items():
+        if "running" in name:
+            assert torch.equal(value, net.state_dict()[name]), name
+    assert net.bn7.momentum == 0.1
 
 
 def test_parameter_groups_follow_the_released_rates():

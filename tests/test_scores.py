@@ -116,7 +116,8 @@ def test_score_files_round_trip(tmp_path_factory, seeds, side):
 
 def test_score_files_of_other_tools_are_read(tmp_path):
     """numpy keys, float64, Fortran order, and pickles of the oldest protocol that np.save ever used."""
-    maps = {np.int64(3): np.asfortranarray(np.random.default_rng(0).random((4, 5))), np.uint8(7): np.ones((4, 5), np.float16)}
+    transposed = np.asfortranarray(np.random.default_rng(0).random((4, 5)))
+    maps = {np.int64(3): transposed, np.uint8(7): np.ones((4, 5), np.float16)}
     np.save(tmp_path / "x.npy", maps)
     result = read_scores(tmp_path / "x.npy")
     assert set(result) == {3, 7} and np.array_equal(result[3], maps[3])

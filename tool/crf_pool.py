@@ -24,8 +24,12 @@ class CrfPool:
     """
 
     def __init__(self, workers):
+        """workers: number of processes; 0 makes none, for runs that submit nothing."""
         self.limit = 2 * workers
         self.pending = set()
+        self.pool = None
+        if not workers:
+            return
         self.pool = ProcessPoolExecutor(workers, mp_context=multiprocessing.get_context("fork"))
         self.pool.submit(_ready).result()
 
@@ -47,4 +51,5 @@ class CrfPool:
             if kind is None:
                 self._drain(0)
         finally:
-            self.pool.shutdown(wait=True, cancel_futures=True)
+            if self.pool:
+                self.pool.shutdown(wait=True, cancel_futures=True)

@@ -56,7 +56,7 @@ class TrainSet(Dataset):
 
 
 class InferenceSet(Dataset):
-    """Samples (id, image H x W x 3 uint8, views, label C float32), in the order of the list."""
+    """Samples (id, image H x W x 3 uint8 tensor, views, label C float32), in the order of the list."""
 
     def __init__(self, voc12_root, ids, labels, views):
         self.root, self.ids, self.labels, self.views = voc12_root, ids, labels, views
@@ -67,7 +67,7 @@ class InferenceSet(Dataset):
     def __getitem__(self, index):
         image_id = self.ids[index]
         image = open_image(image_path(self.root, image_id))
-        return image_id, np.array(image), self.views(image), torch.from_numpy(self.labels[image_id])
+        return image_id, torch.from_numpy(np.array(image)), self.views(image), torch.from_numpy(self.labels[image_id])
 
 
 class EpochBatches:
@@ -93,12 +93,18 @@ class EpochBatches:
             yield [(self.epoch, int(i)) for i in order[k * self.batch_size : (k + 1) * self.batch_size]]
 
 
+def own_generator():
+    """A loader draws a seed for its workers; from the global generator that would shift the network's dropout."""
+    return torch.Generator().manual_seed(0)
+
+
 def train_loader(dataset, batches, num_workers, pin_memory):
     """DataLoader over EpochBatches; its workers live on from epoch to epoch."""
     return DataLoader(dataset, batch_sampler=batches, num_workers=num_workers, pin_memory=pin_memory,
-                      persistent_workers=num_workers > 0)
+                      persistent_workers=num_workers > 0, generator=own_generator())
 
 
 def inference_loader(dataset, num_workers, pin_memory=False):
     """DataLoader that gives single samples, not batches: images have different sizes."""
-    return DataLoader(dataset, batch_size=None, num_workers=num_workers, pin_memory=pin_memory)
+    return DataLoader(dataset, batch_size=None, num_workers=num_workers, pin_memory=pin_memory,
+                      generator=own_generator())

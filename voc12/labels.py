@@ -80,7 +80,7 @@ def read_cls_labels(path):
 
 def _checked(path, image_id, vector, classes):
     """A vector of the table as a float32 array of its own; UserError where it does not fit the classes."""
-    if not isinstance(vector, np.ndarray) or vector.ndim != 1 or vector.dtype.kind not in "fi":
+    if not isinstance(vector, np.ndarray) or vector.ndim != 1 or vector.dtype.kind not in "fiu":
         raise UserError(f"{path}: {image_id}: not a vector of numbers; make it again with voc12/make_cls_labels.py")
     if len(vector) != len(classes):
         raise UserError(f"{path}: {image_id} has {len(vector)} values for {len(classes)} classes: made with other "

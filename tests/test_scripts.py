@@ -1,0 +1,325 @@
+"""The scripts as a user runs them, on a dozen drawn images: training, resuming, maps, scores, and refused input."""
+
+import json
+import shutil
+import signal
+import subprocess
+import sys
+import time
+
+import numpy as np
+import pytest
+import torch
+from conftest import ROOT, refused, run_script, succeeds
+from PIL import Image
+
+from tool.files import read_list, read_scores
+from tool.images import open_mask
+from tool.metrics import ThresholdSweep
+
+
+@pytest.fixture(scope="module")
+def trained(toy, tmp_path_factory):
+    """Four epochs at once -> the folder of experiments."""
+    folder = tmp_path_factory.mktemp("experiments")
+    flags = [
+        "--voc12_root", toy, "--train_list", toy / "train.txt", "--val_list", toy / "train.txt", "--pretrained", "none",
+        "--width", 0.0625, "--epochs", 4, "--T", 2, "--batch_size", 4, "--batch_size_triplet", 6, "--crop_size", 48,
+        "--resize", 48, 72, "--num_workers", 0, "--device", "cpu",
+    ]
+    succeeds("train.py", "--name", "n", "--experiment", folder, *flags)
+    return folder
+
+
+def states(folder):
+    return {p.name: torch.load(p, weights_only=True) for p in sorted((folder / "ckpt").glob("*net_main.pth"))}
+
+
+def assert_same_training(one, other):
+    a, b = states(one), states(other)
+    assert list(a) == list(b) == [f"{k:03d}net_main.pth" for k in range(4)]
+    for name, state in a.items():
+        assert all(torch.equal(value, b[name][key]) for key, value in state.items()), name
+    lines = [[json.loads(k) for k in (p / "log.jsonl").read_text().splitlines()] for p in (one, other)]
+    for record in lines[0] + lines[1]:
+        record.pop("seconds")
+    assert lines[0] == lines[1] and [r["epoch"] for r in lines[0]] == [0, 1, 2, 3]
+
+
+def test_training_log_shows_both_phases_and_validates_from_T_minus_1(trained):
+    records = [json.loads(line) for line in (trained / "n" / "log.jsonl").read_text().splitlines()]
+    assert [r["phase"] for r in records] == ["warm-up", "warm-up", "triplet", "triplet"]
+    assert [r["steps"] for r in records] == [3, 3, 2, 2]
+    assert [("miou" in r) for r in records] == [False, True, True, True]
+    assert records[0]["planned_steps"] == 12 // 4 * 4 and records[3]["global_step"] == 10
+    assert records[3]["lr"] == pytest.approx(0.01 * (1 - 9 / 12) ** 0.9)  # poly counts batches of the warm-up's size
+    assert all(r["attract"] == 0 for r in records[:2]) and all(r["attract"] > 0 for r in records[2:])
+    text = (trained / "n" / "log.txt").read_text()
+    assert "6 warm-up steps of 4 until epoch 2, then 4 triplet steps of 6; poly planned for 12" in text
+    assert "12 images" in text and "group trunk weight" in text
+
+
+def test_two_and_two_epochs_equal_four(trained, toy_flags, tmp_path):
+    common = ["--name", "n", "--experiment", tmp_path, *toy_flags]
+    succeeds("train.py", *common, "--stop_epoch", 2)
+    assert len(states(tmp_path / "n")) == 2
+    succeeds("train.py", *common, "--resume")
+    assert_same_training(trained / "n", tmp_path / "n")
+
+
+def test_number_of_workers_changes_nothing(trained, toy_flags, tmp_path):
+    flags = [2 if before == "--num_workers" else k for before, k in zip(["", *toy_flags], toy_flags)]
+    succeeds("train.py", "--name", "n", "--experiment", tmp_path, *flags)
+    assert_same_training(trained / "n", tmp_path / "n")
+
+
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
+def test_a_signal_stops_after_the_step_and_resume_gives_the_same(trained, toy_flags, tmp_path, number, code):
+    command = ["--name", "n", "--experiment", tmp_path, *toy_flags]
+    process = subprocess.Popen([sys.executable, str(ROOT / "train.py"), *map(str, command)], text=True,
+                               stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+    for line in process.stdout:
+        if line.startswith("epoch 0"):  # somewhere in epoch 1
+            process.send_signal(number)
+            break
+    _, errors = process.communicate(timeout=200)
+    assert process.returncode == code, errors
+    assert "Traceback" not in errors and "--resume continues" in errors
+    succeeds("train.py", *command, "--resume")
+    assert_same_training(trained / "n", tmp_path / "n")
+
+
+def test_kill_and_run_again_gives_the_same(trained, toy_flags, tmp_path):
+    command = ["--name", "n", "--experiment", tmp_path, *toy_flags]
+    rng = np.random.default_rng(0)
+    for _ in range(3):
+        process = subprocess.Popen([sys.executable, str(ROOT / "train.py"), *map(str, [*command, "--resume"])],
+                                   stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+        time.sleep(rng.uniform(3, 8))
+        process.kill()
+        process.wait()
+    succeeds("train.py", *command, "--resume")
+    assert_same_training(trained / "n", tmp_path / "n")
+    assert not list(tmp_path.rglob("*.tmp"))
+
+
+# ---------------------------------------------------------------- infer.py and evaluation.py
+
+
+def infer_flags(toy, folder, epoch=3):
+    return ["--name", "n", "--experiment", folder, "--voc12_root", toy, "--infer_list", toy / "train.txt", "--width",
+            0.0625, "--load_epo", epoch, "--num_workers", 0, "--device", "cpu", "--crf_workers", 2]
+
+
+@pytest.fixture(scope="module")
+def inferred(toy, trained):
+    out = succeeds("infer.py", *infer_flags(toy, trained), "--dict", "--crf", "--vis", "--alphas", 2, 19)
+    assert "12 through the network" in out
+    return trained
+
+
+def test_maps_have_the_specified_form(toy, inferred):
+    for image_id in read_list(toy / "train.txt"):
+        truth = open_mask(toy / "SegmentationClass" / f"{image_id}.png", 21)
+        present = sorted(set(np.unique(truth).tolist()) - {0, 255})
+        maps = np.load(inferred / "n" / "dict" / f"{image_id}.npy", allow_pickle=True).item()
+        assert [k + 1 for k in maps] == present
+        for score in maps.values():
+            assert score.shape == truth.shape and score.dtype == np.float32
+            assert score.min() >= 0 and score.max() <= 1
+        for alpha in ("02", "19"):
+            crf = np.load(inferred / "n" / "crf" / alpha / f"{image_id}.npy", allow_pickle=True).item()
+            assert list(crf) == [0, *present]
+            np.testing.assert_allclose(sum(crf.values()), 1, atol=1e-5)
+    assert len(list((inferred / "n" / "vis").glob("*.png"))) == sum(
+        len(read_scores(p)) for p in (inferred / "n" / "dict").glob("*.npy")
+    )
+
+
+def test_done_images_are_skipped_and_missing_ones_made_again(toy, inferred):
+    folder = inferred / "n" / "dict"
+    before = {p.name: (p.stat().st_mtime_ns, p.read_bytes()) for p in folder.glob("*.npy")}
+    first, second = sorted(before)[:2]
+    (folder / first).unlink()
+    crf = inferred / "n" / "crf" / "02" / second
+    stored = crf.read_bytes()
+    crf.unlink()
+    out = succeeds("infer.py", *infer_flags(toy, inferred), "--dict", "--crf", "--alphas", 2, 19)
+    assert "10 done before, 1 from stored maps, 1 through the network" in out
+    after = {p.name: (p.stat().st_mtime_ns, p.read_bytes()) for p in folder.glob("*.npy")}
+    assert {k: v[1] for k, v in after.items()} == {k: v[1] for k, v in before.items()} and crf.read_bytes() == stored
+    assert [k for k in before if before[k][0] != after[k][0]] == [first]
+
+
+def test_results_of_another_epoch_are_not_mixed(toy, inferred, tmp_path):
+    shutil.copytree(inferred / "n", tmp_path / "n")
+    flags = infer_flags(toy, tmp_path, epoch=1)
+    refused("infer.py", *flags, "--dict", says=["dict: holds results of other", "epoch 3, not 1", "--overwrite"])
+    refused("infer.py", *infer_flags(toy, tmp_path), "--dict", "--scales", 1, says="scales")
+    succeeds("infer.py", *flags, "--dict", "--overwrite")
+    changed = [p.name for p in (tmp_path / "n/dict").glob("*.npy")
+               if p.read_bytes() != (inferred / "n/dict" / p.name).read_bytes()]
+    assert len(changed) == 12
+    (tmp_path / "n/dict/run.json").unlink()
+    refused("infer.py", *flags, "--dict", says="unknown origin")
+
+
+def test_evaluation_of_maps(toy, inferred, tmp_path):
+    common = ["--name", "n", "--experiment", inferred, "--voc12_root", toy, "--list", toy / "train.txt"]
+    out = succeeds("evaluation.py", *common, "--task", "cam", "--dict_dir", "dict", "--json", tmp_path / "r.json")
+    result = json.loads((tmp_path / "r.json").read_text())
+    sweep = ThresholdSweep(21)
+    for image_id in read_list(toy / "train.txt"):
+        sweep.add(open_mask(toy / "SegmentationClass" / f"{image_id}.png", 21),
+                  read_scores(inferred / "n" / "dict" / f"{image_id}.npy"))
+    mious, present = sweep.mious()
+    np.testing.assert_allclose(result["miou_by_threshold"], 100 * np.array(mious))
+    best = int(np.argmax(mious))
+    assert result["best_threshold"] == result["thresholds"][best] and len(result["thresholds"]) == 25
+    assert result["miou"] == pytest.approx(100 * mious[best])
+    assert result["miou_present"] == pytest.approx(100 * present[best])
+    assert np.mean(list(result["classes"].values())) == pytest.approx(result["miou"]) and len(result["classes"]) == 21
+    assert result["task"] == "cam" and result["list"] == str(toy / "train.txt") and "aeroplane" in result["absent"]
+    assert "an oracle" in out and str(toy / "train.txt") in out
+    fixed = succeeds("evaluation.py", *common, "--task", "cam", "--dict_dir", "dict", "--threshold", 0.2,
+                     "--json", tmp_path / "f.json")
+    assert "oracle" not in fixed
+    assert json.loads((tmp_path / "f.json").read_text())["miou"] == pytest.approx(100 * mious[10])
+
+
+def test_evaluation_of_crf_and_png_agree(toy, inferred, tmp_path):
+    """The PNGs of the CRF's argmax score as the CRF does."""
+    common = ["--name", "n", "--experiment", inferred, "--voc12_root", toy, "--list", toy / "train.txt"]
+    folder = inferred / "n" / "png"
+    folder.mkdir(exist_ok=True)
+    for path in (inferred / "n" / "crf" / "02").glob("*.npy"):
+        scores = read_scores(path)
+        labels = np.array(list(scores))[np.argmax(list(scores.values()), axis=0)]
+        Image.fromarray(labels.astype(np.uint8)).save(folder / f"{path.stem}.png")
+    results = {}
+    for task, name in (("crf", "crf/02"), ("png", "png")):
+        succeeds("evaluation.py", *common, "--task", task, "--dict_dir", name, "--json", tmp_path / f"{task}.json")
+        results[task] = json.loads((tmp_path / f"{task}.json").read_text())
+    assert results["crf"]["classes"] == results["png"]["classes"] and results["crf"]["thresholds"] == []
+
+
+def test_a_data_set_with_other_classes(tmp_path, toy):
+    """--classes: two of the toy's classes under an order of their own; the rest are unknown names in the XML."""
+    (tmp_path / "classes.txt").write_text("tvmonitor\nbird\ncar\nbottle\ncat\n")
+    common = ["--name", "own", "--experiment", tmp_path, "--voc12_root", toy, "--classes", tmp_path / "classes.txt",
+              "--width", 0.0625, "--num_workers", 0, "--device", "cpu"]
+    succeeds("train.py", *common, "--train_list", toy / "train.txt", "--val_list", "none", "--pretrained", "none",
+             "--epochs", 1, "--T", 1, "--batch_size", 4, "--crop_size", 48, "--resize", 48, 72)
+    assert states(tmp_path / "own")["000net_main.pth"]["fc9.weight"].shape == (5, 256, 1, 1)
+    succeeds("infer.py", *common, "--infer_list", toy / "val.txt", "--load_epo", 0, "--dict")
+    keys = {k for p in (tmp_path / "own" / "dict").glob("*.npy") for k in read_scores(p)}
+    assert keys <= set(range(5))
+
+
+# ---------------------------------------------------------------- what bad input gets
+
+
+@pytest.fixture
+def broken(toy, tmp_path):
+    """A copy of the toy set to damage."""
+    shutil.copytree(toy, tmp_path / "set")
+    return tmp_path / "set"
+
+
+def quick(root, folder, **changes):
+    flags = {"name": "b", "experiment": folder, "voc12_root": root, "train_list": root / "train.txt",
+             "val_list": "none", "pretrained": "none", "width": 0.0625, "epochs": 1, "T": 1, "batch_size": 4,
+             "crop_size": 48, "num_workers": 0, "device": "cpu", "cls_labels": root / "none.npy"} | changes
+    return [f"--{k}={v}" for k, v in flags.items()]
+
+
+def test_lists_and_images_that_are_not_there(broken, tmp_path):
+    refused("train.py", *quick(broken, tmp_path, train_list="nowhere.txt"), says=["nowhere.txt", "no such list"])
+    (broken / "empty.txt").write_text("\n")
+    refused("train.py", *quick(broken, tmp_path, train_list=broken / "empty.txt"), says="the list is empty")
+    (broken / "JPEGImages" / "toy_00003.jpg").unlink()
+    refused("train.py", *quick(broken, tmp_path), says=["toy_00003.jpg", "no such image (1 of 12"])
+    assert not (tmp_path / "b" / "ckpt").exists()
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_truncated_jpeg(broken, tmp_path, workers):
+    path = broken / "JPEGImages" / "toy_00005.jpg"
+    path.write_bytes(path.read_bytes()[:700])
+    result = run_script("train.py", *quick(broken, tmp_path, num_workers=workers))
+    assert result.returncode == 2
+    assert result.stderr.splitlines()[-1].startswith(f"train.py: error: {path}: unreadable image")
+    assert "Traceback" not in result.stderr
+
+
+def test_labels_that_are_missing_or_empty(broken, tmp_path):
+    xml = broken / "Annotations" / "toy_00002.xml"
+    text = xml.read_text()
+    for name in ("bird", "bottle", "car", "cat", "tvmonitor"):
+        text = text.replace(f"<name>{name}<", "<name>unicorn<")
+    xml.write_text(text)
+    refused("train.py", *quick(broken, tmp_path), says="toy_00002")
+    xml.unlink()
+    refused("train.py", *quick(broken, tmp_path), says="toy_00002")
+
+
+def test_too_few_images_for_a_batch_and_contradictions(broken, tmp_path):
+    refused("train.py", *quick(broken, tmp_path, batch_size=13), says="12 images do not fill one batch of 13")
+    flags = quick(broken, tmp_path)
+    refused("train.py", *flags, "--TH", 0.2, 0.6, says="HIGH must be above LOW")
+    refused("train.py", *flags, "--resize", 90, 50, says="MIN must not be above MAX")
+    refused("train.py", *quick(broken, tmp_path, width=0.01), says="width")
+    refused("train.py", *quick(broken, tmp_path, device="cuda:99"), says="--device")
+
+
+def test_weights_that_are_not_there_or_not_ours(broken, tmp_path):
+    (tmp_path / "text.params").write_text("not weights")
+    refused("train.py", *quick(broken, tmp_path, pretrained=tmp_path / "text.params"), says="text.params")
+    refused("train.py", *quick(broken, tmp_path, pretrained="gone.params"), says="gone.params")
+
+
+def test_a_loss_that_is_not_finite_stops_the_run(broken, tmp_path):
+    flags = quick(broken, tmp_path, epochs=4, T=4, lr=1e25)
+    line = refused("train.py", *flags, says=["loss is not finite at step", "toy_0"])
+    assert "images" in line
+
+
+def test_a_run_is_not_overwritten_by_accident(toy, trained, toy_flags):
+    common = ["--name", "n", "--experiment", trained, *toy_flags]
+    refused("train.py", *common, says=["holds a run already", "--resume", "--overwrite"])
+    refused("train.py", *common, "--resume", "--lr", 0.5, says=["--lr 0.01, not 0.5"])
+
+
+def test_infer_refuses(toy, trained, tmp_path):
+    flags = infer_flags(toy, trained)
+    refused("infer.py", *infer_flags(toy, trained, epoch=9), "--dict", says=["009net_main.pth", "0 1 2 3"])
+    refused("infer.py", *flags, says="nothing to write")
+    for alpha in (0, -1, 100, "x"):
+        refused("infer.py", *flags, "--crf", "--alphas", alpha, says="--alphas")
+    weights = [k for k in flags if k not in ("--load_epo", 3)]
+    (tmp_path / "text.pth").write_text("hello")
+    refused("infer.py", *weights, "--dict", "--weights", tmp_path / "text.pth", says="text.pth")
+    wide = [0.125 if k == 0.0625 else k for k in flags]
+    refused("infer.py", *wide, "--dict", says=["003net_main.pth", "--width"])
+
+
+def test_evaluation_refuses(toy, inferred, broken):
+    common = ["--name", "n", "--experiment", inferred, "--list", toy / "train.txt"]
+    crf = ["--voc12_root", toy, "--task", "crf", "--dict_dir"]
+    refused("evaluation.py", *common, *crf, "crf/21", says=["no such folder", "infer.py --crf --alphas 21"])
+    refused("evaluation.py", *common[:-1], toy / "val.txt", *crf, "crf/02",
+            says=["no crf/02 for 4 of 4 images", "--alphas 2"])
+    refused("evaluation.py", *common, *crf, "crf/02", "--threshold", 0.2, says="--threshold is for --task cam")
+    path = broken / "SegmentationClass" / "toy_00000.png"
+    Image.fromarray(np.zeros((7, 9), np.uint8)).save(path)
+    cam = ["--voc12_root", broken, "--task", "cam", "--dict_dir", "dict"]
+    refused("evaluation.py", *common, *cam, says=["toy_00000.npy", "its mask has 9 x 7"])
+    path.unlink()
+    refused("evaluation.py", *common, *cam, says="no such mask")
+
+
+def test_read_only_output_is_one_line(toy, trained, tmp_path):
+    (tmp_path / "n").write_text("a file where the folder should be")
+    weights = trained / "n" / "ckpt" / "003net_main.pth"
+    flags = [k for k in infer_flags(toy, tmp_path) if k not in ("--load_epo", 3)]
+    refused("infer.py", *flags, "--weights", weights, "--dict", says=str(tmp_path / "n"))

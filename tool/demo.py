@@ -1,0 +1,117 @@
+"""The whole method on drawn images, with the real scripts: data, training, maps, CRF, scores, a report picture.
+
+writes  data/toy, experiment/NAME (every stage), experiment/NAME/report.png
+        make demo
+
+The settings are tuned for the drawings, as the released ones are for VOC: a trunk of an eighth of the width, from
+scratch, AdamW, small crops, a few epochs.
+"""
+
+import argparse
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))  # run as a file, tool/ is on the path, not the root
+
+from tool.arguments import experiment_name, natural
+from tool.files import UserError, read_json, read_list, read_scores, run_script
+from tool.images import contact_sheet, heat_overlay, label_overlay, open_image, open_mask, save_image
+from voc12.data import image_path, mask_path
+
+ROOT = Path(__file__).resolve().parent.parent
+EPOCHS, T = 14, 10
+ALPHAS = (1, 2, 4, 8)
+WIDTH = 0.125
+
+
+def get_args_parser():
+    parser = argparse.ArgumentParser("demo.py", description="Run every stage on drawn images and make a report.")
+    parser.add_argument("--name", type=experiment_name, default="toy", help="name of the experiment")
+    parser.add_argument("--experiment", type=str, default="experiment", help="folder of all experiments")
+    parser.add_argument("--data", type=Path, default=Path("data/toy"), help="folder of the drawn images")
+    parser.add_argument("--seed", type=natural, default=0, help="seed of drawing and training")
+    return parser
+
+
+class Stages:
+    """Runs the scripts and keeps how long each took."""
+
+    def __init__(self):
+        self.seconds = {}
+
+    def run(self, stage, script, *flags):
+        command = [sys.executable, str(ROOT / script), *map(str, flags)]
+        print("$ python", script, *map(str, flags), flush=True)
+        started = time.time()
+        code = subprocess.call(command)
+        self.seconds[stage] = self.seconds.get(stage, 0.0) + time.time() - started
+        if code:
+            raise UserError(f"{script}: stopped with exit code {code}; its message is above")
+
+
+def score(stages, common, data, experiment, task, folder):
+    """evaluation.py on one folder -> its JSON result."""
+    path = experiment / f"score_{folder.replace('/', '_')}.json"
+    stages.run("evaluation", "evaluation.py", *common, "--list", data / "train.txt", "--task", task,
+               "--dict_dir", folder, "--json", path)
+    return read_json(path)
+
+
+def pick_images(data, count=8):
+    """The first images that show two classes, then the first of the others, for the report."""
+    ids = read_list(data / "train.txt")
+    several = [i for i in ids[:60] if len(np.unique(open_mask(mask_path(data, i), 21))) > 3]
+    return (several[: count // 2] + [i for i in ids if i not in several])[:count]
+
+
+def report(data, experiment, alpha, path):
+    """Photo, best class map, CRF result and ground truth side by side, eight images."""
+    rows = []
+    for image_id in pick_images(data):
+        photo = open_image(image_path(data, image_id))
+        maps = read_scores(experiment / "dict" / f"{image_id}.npy")
+        crf = read_scores(experiment / "crf" / f"{alpha:02d}" / f"{image_id}.npy")
+        keys = np.array(sorted(crf))
+        labels = keys[np.argmax([crf[k] for k in keys], axis=0)]
+        truth = open_mask(mask_path(data, image_id), 21)
+        rows.append([photo, heat_overlay(photo, np.max(list(maps.values()), axis=0)),
+                     label_overlay(photo, labels), label_overlay(photo, truth)])
+    halves = [a + b for a, b in zip(rows[::2], rows[1::2])]
+    titles = ["image", "CAM", f"CRF (alpha {alpha})", "ground truth"]
+    save_image(path, contact_sheet(halves, titles * 2, cell=(140, 109)))
+
+
+def main(args):
+    started = time.time()
+    stages, data = Stages(), args.data
+    experiment = Path(args.experiment) / args.name
+    common = ["--name", args.name, "--experiment", args.experiment, "--voc12_root", data]
+    stages.run("data", "voc12/make_toy.py", "--out", data, "--seed", args.seed)
+    stages.run("train", "train.py", *common, "--train_list", data / "train.txt", "--val_list", "none",
+               "--pretrained", "none", "--width", WIDTH, "--epochs", EPOCHS, "--T", T, "--batch_size", 8,
+               "--batch_size_triplet", 16, "--crop_size", 128, "--resize", 128, 224, "--jitter", 0.1, 0.1, 0.1, 0.02,
+               "--optimizer", "adamw", "--lr", 1e-3, "--seed", args.seed, "--num_workers", 1, "--overwrite")
+    stages.run("infer", "infer.py", *common, "--infer_list", data / "train.txt", "--width", WIDTH,
+               "--load_epo", EPOCHS - 1, "--dict", "--crf", "--alphas", *ALPHAS, "--overwrite")
+    cam = score(stages, common, data, experiment, "cam", "dict")
+    crf = {a: score(stages, common, data, experiment, "crf", f"crf/{a:02d}") for a in ALPHAS}
+    best = max(crf, key=lambda a: crf[a]["miou_present"])
+    picture = experiment / "report.png"
+    report(data, experiment, best, picture)
+
+    print(f"\n{'stage':<28}{'mIoU':>8}{'seconds':>10}")
+    print(f"{'train':<28}{'':>8}{stages.seconds['train']:>10.0f}")
+    print(f"{'CAM (oracle threshold)':<28}{cam['miou_present']:>8.2f}{stages.seconds['infer']:>10.0f}")
+    for a in ALPHAS:
+        print(f"{f'CRF, alpha {a}':<28}{crf[a]['miou_present']:>8.2f}{'':>10}{'  best' if a == best else ''}")
+    print(f"{'all, with scoring':<28}{'':>8}{time.time() - started:>10.0f}")
+    print(f"mIoU over the present classes, on {len(read_list(data / 'train.txt'))} images whose masks no training saw; "
+          f"the CAM threshold and\nthe CRF alpha are the best on these masks. Picture: {picture}")
+
+
+if __name__ == "__main__":
+    run_script(main, get_args_parser())
