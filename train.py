@@ -15,7 +15,6 @@ import time
 from pathlib import Path
 
 import torch
-from tqdm import tqdm
 
 from models.aeft import AEFTNet
 from models.checkpoint import load_weights, save_weights
@@ -35,13 +34,16 @@ from tool.training import (
     Log,
     StopSignal,
     build_optimizer,
-    check_finite,
     choose_device,
     describe_groups,
     describe_run,
+    describe_terms,
+    epoch_record,
     load_resume,
+    new_progress,
+    next_epoch,
+    run_epoch,
     save_resume,
-    set_learning_rate,
     start_or_resume,
 )
 from tool.validation import cam_sweep
@@ -122,9 +124,11 @@ def build_net(args, num_classes, device):
     return net.to(device)
 
 
-def train_step(net, losses, optimizer, image, label, erase, generator, amp):
+def train_step(net, losses, optimizer, batch, generator, erase, amp, device):
     """One update; returns {"total", "cls", "attract", "repel"} as floats."""
-    with torch.autocast(image.device.type, dtype=torch.bfloat16, enabled=amp):
+    _, image, label = batch
+    image, label = image.to(device, non_blocking=True), label.to(device, non_blocking=True)
+    with torch.autocast(device.type, dtype=torch.bfloat16, enabled=amp):
         terms = losses(net, image, label, erase=erase, generator=generator)
     optimizer.zero_grad(set_to_none=True)
     terms["total"].backward()
@@ -133,49 +137,29 @@ def train_step(net, losses, optimizer, image, label, erase, generator, amp):
 
 
 def train_one_epoch(net, losses, loader, optimizer, progress, max_step, args, device, stop):
-    """From progress["step"] to the end of epoch progress["epoch"]; updates `progress` in place.
-
-    Returns False where a signal asked to stop, after the current step.
-    """
+    """Warm-up or triplet, by the epoch; returns False where a signal asked to stop."""
     net.train()
-    epoch = progress["epoch"]
-    erase = epoch >= args.T
-    batches = loader.batch_sampler
-    batches.start(epoch, args.batch_size_triplet if erase else args.batch_size, progress["step"])
-    bar = tqdm(loader, f"epoch {epoch}", total=progress["step"] + len(batches), initial=progress["step"],
-               unit="step", disable=None)
-    for ids, image, label in bar:
-        lr = set_learning_rate(optimizer, progress["global_step"], max_step)
-        image = image.to(device, non_blocking=True)
-        label = label.to(device, non_blocking=True)
-        generator = torch.Generator().manual_seed(args.seed * 1_000_003 + progress["global_step"])
-        terms = train_step(net, losses, optimizer, image, label, erase, generator, args.amp)
-        check_finite(terms, progress["global_step"], ids)
-        progress["step"] += 1
-        progress["global_step"] += 1
-        progress["sums"] = [a + terms[k] for a, k in zip(progress["sums"], TERMS)]
-        progress["lr"] = lr
-        bar.set_postfix({k: f"{terms[k]:.4f}" for k in TERMS}, refresh=False)
-        if stop.number is not None:
-            return False
-    return True
+    erase = progress["epoch"] >= args.T
+    batch_size = args.batch_size_triplet if erase else args.batch_size
+    loader.batch_sampler.start(progress["epoch"], batch_size, progress["step"])
+
+    def step(batch, global_step):
+        negatives = torch.Generator().manual_seed(args.seed * 1_000_003 + global_step)
+        return train_step(net, losses, optimizer, batch, negatives, erase, args.amp, device)
+
+    return run_epoch(loader, step, optimizer, progress, max_step, TERMS, stop)
 
 
-def finish_epoch(net, progress, max_step, args, device, log, started):
+def finish_epoch(net, progress, max_step, args, classes, device, log, started):
     """Validate (from epoch T-1 on, as released) and log; returns the epoch's JSON record."""
-    epoch, steps = progress["epoch"], progress["step"]
-    record = {"epoch": epoch, "phase": "triplet" if epoch >= args.T else "warm-up", "steps": steps,
-              "global_step": progress["global_step"], "planned_steps": max_step, "lr": progress["lr"]}
-    record |= {k: total / max(1, steps) for k, total in zip(TERMS, progress["sums"])}
-    text = f"epoch {epoch} ({record['phase']}): {steps} steps, lr {record['lr']:.5f}, " + ", ".join(
-        f"{k} {record[k]:.4f}" for k in TERMS
-    )
-    if args.val_list != "none" and epoch >= args.T - 1:
-        classes = load_classes(args.classes)
+    record = epoch_record(progress, max_step, TERMS)
+    record["phase"] = "triplet" if record["epoch"] >= args.T else "warm-up"
+    text = f"epoch {record['epoch']} ({record['phase']}): {describe_terms(record, TERMS)}"
+    if args.val_list != "none" and record["epoch"] >= args.T - 1:
         best = cam_sweep(net, args.voc12_root, args.val_list, classes, args.cls_labels, device, args.num_workers)
         record |= best
         text += f", CAM mIoU {best['miou']:.2f} ({best['miou_present']:.2f} present) at {best['threshold']:.2f}"
-    record["seconds"] = progress["seconds"] = progress["seconds"] + time.time() - started
+    record["seconds"] = progress["seconds"] + time.time() - started
     log.line(f"{text}, {record['seconds']:.0f} s")
     return record
 
@@ -196,7 +180,7 @@ def main(args):
     experiment = Path(args.experiment) / args.name
     ckpt = experiment / "ckpt"
     remove_stale(ckpt)
-    progress = {"epoch": 0, "step": 0, "global_step": 0, "sums": [0.0] * len(TERMS), "lr": args.lr, "seconds": 0.0}
+    progress = new_progress(TERMS, args.lr)
     settings = vars(args)
     if start_or_resume(ckpt, ckpt / "resume.pth", args.resume, args.overwrite):
         progress = load_resume(ckpt / "resume.pth", net, optimizer, settings, may_change=("epochs",))
@@ -219,10 +203,10 @@ def main(args):
             started = time.time()
             done = train_one_epoch(net, losses, loader, optimizer, progress, max_step, args, device, stop)
             if done:
-                record = finish_epoch(net, progress, max_step, args, device, log, started)
+                record = finish_epoch(net, progress, max_step, args, classes, device, log, started)
                 save_weights(net, ckpt / f"{progress['epoch']:03d}net_main.pth")
                 log.epoch(record)
-                progress |= {"epoch": progress["epoch"] + 1, "step": 0, "sums": [0.0] * len(TERMS), "seconds": 0.0}
+                next_epoch(progress, TERMS)
             else:
                 progress["seconds"] += time.time() - started
             save_resume(ckpt / "resume.pth", net, optimizer, progress, settings)

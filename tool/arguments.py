@@ -3,6 +3,7 @@
 import argparse
 import os
 
+from tool.files import UserError
 from voc12.classes import add_classes_argument
 
 
@@ -67,3 +68,18 @@ def add_optimizer_arguments(parser, scratch_lr_mult):
                         help="factor on the rate of layers without pretrained weights")
     parser.add_argument("--resume", action="store_true", help="continue where the run was; start it if there is none")
     parser.add_argument("--overwrite", action="store_true", help="delete the run that is there and start anew")
+
+
+def add_walk_arguments(parser):
+    """--low, --high, --dup, --scale: what names and shapes an AffinityNet run."""
+    parser.add_argument("--low", type=power, required=True, help="background power of the CRF with sure objects")
+    parser.add_argument("--high", type=power, required=True, help="background power of the CRF with sure background")
+    parser.add_argument("--dup", type=power, required=True, help="background power of the maps that are walked")
+    parser.add_argument("--scale", type=positive, default=1.0,
+                        help="factor on the image's sides before AffinityNet sees it (paper: 1)")
+
+
+def check_alphas(args):
+    """UserError where --low is not below --high."""
+    if args.low >= args.high:
+        raise UserError(f"--low {args.low} --high {args.high}: low must be below high")

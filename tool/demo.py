@@ -94,7 +94,8 @@ def main(args):
     stages.run("train", "train.py", *common, "--train_list", data / "train.txt", "--val_list", "none",
                "--pretrained", "none", "--width", WIDTH, "--epochs", EPOCHS, "--T", T, "--batch_size", 8,
                "--batch_size_triplet", 16, "--crop_size", 128, "--resize", 128, 224, "--jitter", 0.1, 0.1, 0.1, 0.02,
-               "--W", 1.0, 0.2, 0.02, "--optimizer", "adamw", "--lr", 1e-3, "--seed", args.seed, "--num_workers", 1, "--overwrite")
+               "--W", 1.0, 0.2, 0.02, "--optimizer", "adamw", "--lr", 1e-3, "--seed", args.seed, "--num_workers", 1,
+               "--overwrite")
     stages.run("infer", "infer.py", *common, "--infer_list", data / "train.txt", "--width", WIDTH,
                "--load_epo", EPOCHS - 1, "--dict", "--crf", "--alphas", *ALPHAS, "--overwrite")
     cam = score(stages, common, data, experiment, "cam", "dict")

@@ -38,7 +38,7 @@ def claim_folder(folder, settings, pattern, overwrite=False):
     folder.mkdir(parents=True, exist_ok=True)
     remove_stale(folder)
     record_path = folder / RUN_FILE
-    old = read_json(record_path).get("settings") if record_path.exists() else None
+    old = folder_settings(folder)
     if old == settings:
         return
     if any(folder.glob(pattern)):
@@ -54,6 +54,12 @@ def claim_folder(folder, settings, pattern, overwrite=False):
         "packages": {"python": platform.python_version(), "torch": torch.__version__, "numpy": np.__version__},
         "started": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
     })
+
+
+def folder_settings(folder):
+    """The settings that made a folder's results; None where it has no run.json (files of another tool)."""
+    path = Path(folder) / RUN_FILE
+    return read_json(path).get("settings") if path.is_file() else None
 
 
 def difference(old, new):

@@ -10,6 +10,7 @@ import time
 from pathlib import Path
 
 import torch
+from tqdm import tqdm
 
 from models.checkpoint import read_torch, save_torch
 from tool.files import Interrupted, UserError, write_text
@@ -58,6 +59,46 @@ def check_finite(losses, step, ids):
         terms = ", ".join(f"{k} {v:.4g}" for k, v in losses.items())
         raise UserError(f"loss is not finite at step {step} ({terms}), images {' '.join(ids)}; "
                         "lower --lr, or --resume from the last checkpoint without --amp")
+
+
+def run_epoch(loader, step, optimizer, progress, max_step, terms, stop, after_step=None):
+    """The rest of epoch progress["epoch"], from progress["step"] on; updates `progress` in place.
+
+    loader: gives batches, of which the first element is the list of image IDs; its batch_sampler was started.
+    step(batch, global_step) -> {term: float} makes one update. terms: names of the terms whose sums are kept.
+    after_step(progress): called after every update. Returns False where a signal asked to stop, after that step.
+    """
+    done = progress["step"]
+    bar = tqdm(loader, f"epoch {progress['epoch']}", total=done + len(loader), initial=done, unit="step", disable=None)
+    for batch in bar:
+        progress["lr"] = set_learning_rate(optimizer, progress["global_step"], max_step)
+        values = step(batch, progress["global_step"])
+        check_finite(values, progress["global_step"], batch[0])
+        progress["step"] += 1
+        progress["global_step"] += 1
+        progress["sums"] = [total + values[k] for total, k in zip(progress["sums"], terms)]
+        bar.set_postfix({k: f"{values[k]:.4f}" for k in terms}, refresh=False)
+        if after_step:
+            after_step(progress)
+        if stop.number is not None:
+            return False
+    return True
+
+
+def new_progress(terms, lr):
+    """Where a run stands; what save_resume keeps beside weights and optimiser."""
+    return {"epoch": 0, "step": 0, "global_step": 0, "sums": [0.0] * len(terms), "lr": lr, "seconds": 0.0}
+
+
+def epoch_record(progress, max_step, terms):
+    """The numbers of a finished epoch, for one JSON line: means of the terms, steps, rate."""
+    means = {k: total / max(1, progress["step"]) for k, total in zip(terms, progress["sums"])}
+    return {"epoch": progress["epoch"], "steps": progress["step"], "global_step": progress["global_step"],
+            "planned_steps": max_step, "lr": progress["lr"]} | means
+
+
+def next_epoch(progress, terms):
+    progress |= {"epoch": progress["epoch"] + 1, "step": 0, "sums": [0.0] * len(terms), "seconds": 0.0}
 
 
 class StopSignal:
@@ -207,6 +248,12 @@ def describe_run(log, script, device, seed, settings):
     name = torch.cuda.get_device_name(device) if device.type == "cuda" else platform.processor() or platform.machine()
     log.line(f"AEFT {VERSION}, {script}: torch {torch.__version__}, {device} ({name}), seed {seed}")
     log.line("settings: " + " ".join(f"{k}={v}" for k, v in sorted(settings.items())))
+
+
+def describe_terms(record, terms):
+    """steps, rate and mean losses of an epoch's record, for the log."""
+    losses = ", ".join(f"{k} {record[k]:.4f}" for k in terms)
+    return f"{record['steps']} steps, lr {record['lr']:.5f}, {losses}"
 
 
 def describe_groups(log, optimizer):

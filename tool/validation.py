@@ -1,14 +1,15 @@
-"""CAM quality while training: single-scale maps of a list with masks, scored at every background threshold."""
+"""Quality while training, on a list with masks: of class activation maps, and of AffinityNet's random walk."""
 
 import numpy as np
 import torch
 from tqdm import tqdm
 
 from tool.cam import multi_scale_cam
-from tool.files import read_list
-from tool.images import open_mask
-from tool.metrics import ThresholdSweep, check_size
-from voc12.data import InferenceSet, inference_loader, mask_path
+from tool.files import UserError, read_list, read_scores
+from tool.images import open_image, open_mask
+from tool.metrics import ThresholdSweep, check_size, confusion, iou, mean_iou
+from tool.pseudo_labels import stack_scores, walk_scores
+from voc12.data import InferenceSet, check_score_size, check_scores, image_path, inference_loader, mask_path
 from voc12.labels import load_labels
 from voc12.transforms import InferenceViews
 
@@ -34,3 +35,43 @@ def cam_sweep(net, voc12_root, list_path, classes, cls_labels, device, num_worke
     mious, present = sweep.mious()
     best = int(np.argmax(mious))
     return {"miou": 100 * mious[best], "miou_present": 100 * present[best], "threshold": float(sweep.thresholds[best])}
+
+
+def can_validate(select, list_path, voc12_root, dict_dir):
+    """Whether the best AffinityNet can be chosen with ground truth: wanted, and there are masks and maps for the list.
+
+    No mask at all means a data set without masks, which is fine; some missing masks or maps are a mistake.
+    """
+    if select == "last" or list_path == "none":
+        return False
+    ids = read_list(list_path)
+    masks = [mask_path(voc12_root, i) for i in ids]
+    missing = [path for path in masks if not path.is_file()]
+    if len(missing) == len(masks):
+        return False
+    if missing:
+        raise UserError(f"{missing[0]}: no such mask ({len(missing)} of {len(masks)} of {list_path}); "
+                        "--select last needs none")
+    check_scores(ids, dict_dir, list_path, "infer.py --dict on that list, or use --select last")
+    return True
+
+
+@torch.no_grad()
+def walk_miou(net, voc12_root, list_path, dict_dir, classes, dup, scale, device):
+    """mIoU (percent, absent classes as 0, as released) of the walked maps' best label, without CRF."""
+    num_labels = len(classes) + 1
+    counts = np.zeros((num_labels, num_labels), dtype=np.int64)
+    was_training = net.training
+    net.eval()
+    for image_id in tqdm(read_list(list_path), "validate", unit="image", disable=None, leave=False):
+        photo = open_image(image_path(voc12_root, image_id))
+        path = dict_dir / f"{image_id}.npy"
+        cams = read_scores(path)
+        check_score_size(path, cams, (photo.height, photo.width))
+        keys, scores = stack_scores(cams, dup)
+        predicted = keys[walk_scores(net, photo, scores, device, scale).argmax(0)]
+        truth = open_mask(mask_path(voc12_root, image_id), num_labels)
+        check_size(truth, predicted.shape, image_id)
+        counts += confusion(truth, predicted, num_labels)
+    net.train(was_training)
+    return 100 * mean_iou(iou(counts))[0]

@@ -11,7 +11,8 @@ import numpy as np
 import torch
 from torch.utils.data import DataLoader, Dataset
 
-from tool.files import UserError
+from tool.affinity_labels import affinity_label, pool_scores
+from tool.files import UserError, read_scores
 from tool.images import open_image
 
 
@@ -31,6 +32,15 @@ def check_images(ids, voc12_root):
             f"{image_path(voc12_root, missing[0])}: no such image ({len(missing)} of {len(ids)} listed images are "
             "missing); check --voc12_root and the list"
         )
+
+
+def check_scores(ids, folder, list_path, command):
+    """UserError where score files of an earlier stage are missing; counts them and names the command to run."""
+    missing = [i for i in ids if not (Path(folder) / f"{i}.npy").is_file()]
+    if missing:
+        stage = "/".join(Path(folder).parts[-2:]) if Path(folder).name.isdigit() else Path(folder).name
+        raise UserError(f"{folder}: no {stage} for {len(missing)} of {len(ids)} images of {list_path} "
+                        f"(first {missing[0]}); run {command}")
 
 
 def sample_rng(seed, epoch, image_id):
@@ -53,6 +63,52 @@ class TrainSet(Dataset):
         image = open_image(image_path(self.root, image_id))
         x = self.view(image, sample_rng(self.seed, epoch, image_id))
         return image_id, x, torch.from_numpy(self.labels[image_id])
+
+
+class AffinitySet(Dataset):
+    """Samples (id, image 3 x crop x crop float32, label h x w uint8 of the cells) under keys (epoch, index).
+
+    low_dir, high_dir: CRF scores with the low and the high background power; labels come from the crop alone.
+    """
+
+    def __init__(self, voc12_root, ids, low_dir, high_dir, view, seed):
+        self.root, self.ids, self.view, self.seed = voc12_root, ids, view, seed
+        self.dirs = Path(low_dir), Path(high_dir)
+
+    def __len__(self):
+        return len(self.ids)
+
+    def __getitem__(self, key):
+        epoch, index = key
+        image_id = self.ids[index]
+        image = open_image(image_path(self.root, image_id))
+        paths = [folder / f"{image_id}.npy" for folder in self.dirs]
+        low, high = read_score_pair(*paths, (image.height, image.width))
+        both = torch.from_numpy(np.concatenate([low, high]))
+        x, scores = self.view(image, both, sample_rng(self.seed, epoch, image_id))
+        low, high = pool_scores(scores).split(len(low))
+        return image_id, x, affinity_label(low, high)
+
+
+def read_score_pair(low_path, high_path, size):
+    """CRF scores of two alphas over the classes of either -> two (K + 1) x H x W float32, background first.
+
+    A class that one of them lacks is 0 there. UserError where a file is broken or not of the image's size (h, w).
+    """
+    pair = [read_scores(low_path), read_scores(high_path)]
+    for path, scores in zip((low_path, high_path), pair):
+        check_score_size(path, scores, size)
+    keys = sorted({0, *pair[0], *pair[1]})
+    zero = np.zeros(size, np.float32)
+    return tuple(np.stack([scores.get(k, zero) for k in keys]).astype(np.float32) for scores in pair)
+
+
+def check_score_size(path, scores, size):
+    """UserError where score maps are not of the image's size (h, w)."""
+    shape = next(iter(scores.values())).shape
+    if shape != tuple(size):
+        raise UserError(f"{path}: scores of {shape[1]} x {shape[0]} pixels for an image of {size[1]} x {size[0]}; "
+                        "remove it and run infer.py again")
 
 
 class InferenceSet(Dataset):

@@ -3,6 +3,7 @@
 import numpy as np
 import torch
 from PIL import Image
+from torch.nn.functional import interpolate
 from torchvision.transforms import functional as TF
 
 MEAN = (0.485, 0.456, 0.406)  # ImageNet, RGB, of values in [0, 1]
@@ -110,3 +111,36 @@ class InferenceViews:
             x = normalise(rescale(image, scale))
             views.append(torch.stack([x, x.flip(-1)]) if self.mirror else x[None])
         return views
+
+
+class AffinityView:
+    """Random view for AffinityNet, image and score maps cut and mirrored together.
+
+    crop: side in pixels. scale: factor on both sides of the image and its scores before the crop (paper: 1).
+    jitter: strengths of brightness, contrast, saturation, hue.
+    """
+
+    def __init__(self, crop=448, scale=1.0, jitter=(0.3, 0.3, 0.3, 0.1)):
+        self.crop = crop
+        self.scale = scale
+        self.jitter = jitter
+
+    def __call__(self, image, scores, rng):
+        """image: PIL RGB; scores: C x H x W tensor of its size -> (3 x crop x crop, C x crop x crop).
+
+        Scores are 0 where the image does not reach.
+        """
+        image = colour_jitter(rescale(image, self.scale), self.jitter, rng)
+        scores = resize_maps(scores, (image.height, image.width))
+        window = crop_window(rng, image.height, image.width, self.crop)
+        image, scores = cut(normalise(image), window, self.crop), cut(scores, window, self.crop)
+        if rng.random() < 0.5:
+            image, scores = image.flip(-1), scores.flip(-1)
+        return image.contiguous(), scores.contiguous()
+
+
+def resize_maps(maps, size):
+    """Bilinear; maps C x H x W, size (height, width). The same maps where the size is theirs."""
+    if tuple(maps.shape[-2:]) == tuple(size):
+        return maps
+    return interpolate(maps[None], tuple(size), mode="bilinear", align_corners=False)[0]

@@ -1,0 +1,166 @@
+"""AffinityNet: how likely two nearby cells of an image show the same class (Ahn and Kwak, CVPR 2018).
+
+At width 1 this should have 106,484,032 parameters and 232 state entries.
+
+The geometry of pairs, which labels (tool/affinity_labels.py) and random walk (tool/random_walk.py) share, is here too.
+An *anchor* is a cell far enough from the left, right and bottom borders that every partner, within `radius` in the
+lower half plane, lies on the map. Offset by offset, the partners are then the anchors' window moved by (dy, dx): a
+view. Nothing ever gathers all pairs, which for a batch of training would take gigabytes.
+"""
+
+import torch
+import torch.nn.functional as F
+from torch import nn
+from torch.autograd.function import once_differentiable
+
+from models.resnet38d import Conv1x1, ResNet38d, TrunkNet
+
+RADIUS = 5  # cells of 8 pixels
+FEATURES = (64, 128, 256)  # channels of f8_3, f8_4, f8_5; at any width
+EPS = 1e-5
+CPU_BLOCK = 2**18  # values of one difference on CPU: 1 MiB of float32, which stays in cache
+
+
+def fit_radius(height, width, radius=RADIUS):
+    """The radius for a map of height x width cells: `radius`, or (shorter side - 1) // 2 where that is less."""
+    return max(0, min(radius, (min(height, width) - 1) // 2))
+
+
+def offsets(radius=RADIUS):
+    """[(dy, dx)] from an anchor to its partners: distance below `radius` cells, lower half plane; 34 for radius 5.
+
+    To the right first, then row by row from left to right. Empty for radius 0 and 1.
+    """
+    span = range(1 - radius, radius)
+    return [(0, dx) for dx in range(1, radius)] + [
+        (dy, dx) for dy in range(1, radius) for dx in span if dy * dy + dx * dx < radius * radius
+    ]
+
+
+def window(maps, offset, radius):
+    """View of the anchors of `maps` (... x h x w; tensor or array), moved by `offset` = (dy, dx); (0, 0): themselves.
+
+    Anchors keep radius - 1 cells from the left, right and bottom borders; `radius` has to fit the map (`fit_radius`).
+    """
+    reach = max(0, radius - 1)
+    height, width = maps.shape[-2:]
+    dy, dx = offset
+    return maps[..., dy : height - reach + dy, reach + dx : width - reach + dx]
+
+
+class PairDistance(torch.autograd.Function):
+    """Mean over channels of |f_i - f_j|: features B x C x h x w, radius -> B x offsets x anchor rows x anchor columns.
+
+    Keeps the features alone; backward computes the sign of every difference again. `radius` has to fit the map.
+    """
+
+    @staticmethod
+    def forward(ctx, features, radius):
+        # channels last: a pair's values lie side by side, for the mean, and a row of windows is one run of memory
+        features = features.contiguous(memory_format=torch.channels_last)
+        ctx.save_for_backward(features)
+        ctx.radius = radius
+        moves = offsets(radius)
+        distance = features.new_empty(len(features), len(moves), *window(features, (0, 0), radius).shape[-2:])
+        for images, rows, source in blocks(features, radius):
+            part = features[images, :, source]
+            anchors = window(part, (0, 0), radius)
+            difference = torch.empty_like(anchors, memory_format=torch.channels_last)
+            for k, move in enumerate(moves):
+                torch.sub(anchors, window(part, move, radius), out=difference)
+                distance[images, k, rows] = difference.abs_().mean(1)
+        return distance
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx, grad_distance):
+        (features,) = ctx.saved_tensors
+        radius = ctx.radius
+        grad_distance = grad_distance / features.shape[1]
+        grad = torch.zeros_like(features, memory_format=torch.channels_last)
+        for images, rows, source in blocks(features, radius):
+            part, grad_part = features[images, :, source], grad[images, :, source]
+            anchors, grad_anchors = (window(x, (0, 0), radius) for x in (part, grad_part))
+            sign = torch.empty_like(anchors, memory_format=torch.channels_last)
+            for k, move in enumerate(offsets(radius)):
+                torch.sub(anchors, window(part, move, radius), out=sign)
+                sign.sign_().mul_(grad_distance[images, k, rows].unsqueeze(1))
+                grad_anchors.add_(sign)
+                window(grad_part, move, radius).sub_(sign)
+        return grad, None
+
+
+def blocks(features, radius):
+    """Parts to work through: (images, anchor rows, feature rows) as slices.
+
+    On CPU a part's difference fits the cache, which more than halves the time; a GPU takes all in one part.
+    """
+    batch, channels = features.shape[:2]
+    rows, columns = window(features, (0, 0), radius).shape[-2:]
+    images, step = batch, rows
+    if features.device.type == "cpu":
+        images, step = 1, max(1, CPU_BLOCK // max(1, channels * columns))
+    reach = max(0, radius - 1)
+    for b in range(0, batch, max(1, images)):
+        for top in range(0, rows, step):
+            stop = min(top + step, rows)
+            yield slice(b, b + images), slice(top, stop), slice(top, stop + reach)
+
+
+def pair_affinity(features, radius=RADIUS):
+    """exp(-mean over channels |f_i - f_j|) of all pairs: features B x C x h x w -> B x offsets x anchors, in (0, 1].
+
+    Offsets as `offsets`, anchors row by row, both for the radius that fits the map. Half precision comes out, and is
+    computed, as float32; gradients reach the features once (no second derivatives).
+    """
+    if features.dtype in (torch.float16, torch.bfloat16):
+        features = features.float()
+    return torch.exp(-PairDistance.apply(features, fit_radius(*features.shape[-2:], radius)).flatten(2))
+
+
+class AffinityNet(TrunkNet):
+    """image B x 3 x H x W -> affinities B x offsets x anchors in (0, 1], on a map of ceil(H/8) x ceil(W/8) cells.
+
+    width: of the trunk; the four f layers give 64, 128, 256 and 448 channels at any width.
+    A map whose shorter side is under 2 * radius + 1 = 11 cells uses radius (shorter side - 1) // 2; see `fit_radius`.
+    """
+
+    scratch_layers = ("f8_3", "f8_4", "f8_5", "f9")
+
+    def __init__(self, width=1.0):
+        trunk = ResNet38d(width, dropout=(0.3, 0.5))
+        super().__init__(trunk)
+        self.radius = RADIUS
+        for name, inputs, outputs in zip(("f8_3", "f8_4", "f8_5"), trunk.level_channels, FEATURES):
+            layer = Conv1x1(inputs, outputs)
+            nn.init.kaiming_normal_(layer.weight)
+            self.add_module(name, layer)
+        self.f9 = Conv1x1(sum(FEATURES), sum(FEATURES))
+        # the mean over 448 channels makes distances small: with a gain of 4 the first affinities already differ
+        nn.init.xavier_uniform_(self.f9.weight, gain=4)
+
+    def features(self, image):
+        """image B x 3 x H x W -> B x 448 x ceil(H/8) x ceil(W/8)."""
+        level4, level5, out = self.trunk.levels(image)
+        levels = [F.elu(self.f8_3(level4)), F.elu(self.f8_4(level5)), F.elu(self.f8_5(out))]
+        return F.elu(self.f9(torch.cat(levels, dim=1)))
+
+    def forward(self, image):
+        return pair_affinity(self.features(image), self.radius)
+
+
+def affinity_loss(affinity, bg, fg, neg):
+    """Loss of affinities (any shape, as all masks; values 0 or 1) -> {"total", "bg", "fg", "neg"}, scalars.
+
+    bg: pairs of background, fg: of one and the same class, neg: of different classes. Each term is the mean over its
+    pairs of the whole batch, 0 without any; total = bg / 4 + fg / 4 + neg / 2.
+    """
+
+    def mean(loss, mask):
+        mask = mask.to(loss.dtype)
+        return (loss * mask).sum() / (mask.sum() + EPS)
+
+    same = -torch.log(affinity + EPS)
+    different = -torch.log(1 + EPS - affinity)
+    terms = {"bg": mean(same, bg), "fg": mean(same, fg), "neg": mean(different, neg)}
+    return {"total": terms["bg"] / 4 + terms["fg"] / 4 + terms["neg"] / 2, **terms}

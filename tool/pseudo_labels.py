@@ -1,0 +1,54 @@
+"""From class activation maps to pseudo labels: AffinityNet's random walk over an image, then one CRF iteration."""
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+
+from models.affinity import RADIUS, pair_affinity, radius_of
+from tool.affinity_labels import STRIDE, pool_scores
+from tool.crf import DenseCRF, background_score
+from tool.random_walk import propagate, sparse_affinity
+from voc12.transforms import normalise, rescale, resize_maps
+
+CRF_ITERATIONS = 1  # after the walk
+
+
+def stack_scores(cams, dup):
+    """{class: H x W} -> (keys, (K + 1) x H x W float32): background score (1 - max)^dup first, keys 0, c + 1 ..."""
+    keys = sorted(cams)
+    maps = np.stack([cams[k] for k in keys]).astype(np.float32)
+    return np.array([0, *(k + 1 for k in keys)]), np.concatenate([background_score(maps, dup)[None], maps])
+
+
+def pad_to_stride(x):
+    """Zeros on the right and at the bottom, so that both sides are multiples of 8. C x H x W -> C x H' x W'."""
+    return F.pad(x, (0, -x.shape[-1] % STRIDE, 0, -x.shape[-2] % STRIDE))
+
+
+@torch.no_grad()
+def walk_scores(net, image, scores, device, scale=1.0, beta=8, steps=64):
+    """Spread scores along AffinityNet's affinities.
+
+    net: AffinityNet. image: PIL RGB; scores: K x H x W float32 array of its size. scale: factor on the image's sides
+    before the network sees it (paper: 1). beta, steps: the power on affinities and the length of the walk.
+    Returns K x H x W float32 array.
+    """
+    scaled = rescale(image, scale)
+    size = (scaled.height, scaled.width)
+    maps = pad_to_stride(resize_maps(torch.from_numpy(scores), size)).to(device)
+    features = net.features(pad_to_stride(normalise(scaled))[None].to(device))
+    h, w = features.shape[-2:]
+    radius = radius_of(h, w, RADIUS)
+    affinity = sparse_affinity(pair_affinity(features.float(), radius)[0], h, w, radius)
+    walked = propagate(affinity, pool_scores(maps).flatten(1), beta, steps).view(-1, h, w)
+    full = resize_maps(walked, maps.shape[-2:])[:, : size[0], : size[1]]
+    return resize_maps(full, (image.height, image.width)).float().cpu().numpy()
+
+
+def refine_labels(image, keys, scores):
+    """One CRF iteration over the classes present, then the best label a pixel.
+
+    image: H x W x 3 uint8; keys: K label ids; scores: K x H x W -> H x W uint8.
+    """
+    refined = DenseCRF(image, len(keys))(scores, CRF_ITERATIONS)
+    return keys[refined.argmax(0)].astype(np.uint8)
