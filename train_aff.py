@@ -16,10 +16,10 @@ from pathlib import Path
 
 import torch
 
-from models.affinity import AffinityNet, affinity_loss, radius_of
+from models.affinity import AffinityNet, affinity_loss
 from models.checkpoint import load_weights, save_weights
 from models.resnet38d import count_parameters
-from tool.affinity_labels import STRIDE, pair_masks
+from tool.affinity_labels import STRIDE
 from tool.arguments import (
     add_common_arguments,
     add_data_arguments,
@@ -111,12 +111,11 @@ def build_net(args, device):
 
 def train_step(net, optimizer, batch, amp, device):
     """One update; returns {"total", "bg", "fg", "neg"} as floats."""
-    _, image, label = batch
-    image, label = image.to(device, non_blocking=True), label.to(device, non_blocking=True)
+    _, image, masks = batch
+    image, masks = image.to(device, non_blocking=True), masks.to(device, non_blocking=True)
     with torch.autocast(device.type, dtype=torch.bfloat16, enabled=amp):
         affinity = net(image)  # B x offsets x anchors
-    masks = pair_masks(label, radius_of(*label.shape[-2:]))
-    terms = affinity_loss(affinity.float(), *masks)
+    terms = affinity_loss(affinity.float(), *masks.unbind(1))
     optimizer.zero_grad(set_to_none=True)
     terms["total"].backward()
     optimizer.step()
@@ -148,7 +147,7 @@ class BestCheckpoint:
 def describe_selection(args, select):
     if select == "best":
         return (f"selection: best.pth is chosen by mIoU of the walk on the masks of {args.val_list}, every "
-                f"{args.val_every} steps: ground truth decides which checkpoint is used (released; --select last: none)")
+                f"{args.val_every} steps: ground truth picks the checkpoint (released; --select last uses none)")
     return "selection: best.pth is the last epoch; no ground truth is used"
 
 

@@ -3,6 +3,7 @@
 import contextlib
 import importlib.util
 import io
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -68,11 +69,43 @@ def toy(tmp_path_factory):
     return root
 
 
-@pytest.fixture
-def toy_flags(toy):
+def train_flags(toy):
     """Flags that make train.py a matter of seconds on the dozen."""
     return [
         "--voc12_root", toy, "--train_list", toy / "train.txt", "--val_list", toy / "train.txt", "--pretrained", "none",
         "--width", 0.0625, "--epochs", 4, "--T", 2, "--batch_size", 4, "--batch_size_triplet", 6, "--crop_size", 48,
         "--resize", 48, 72, "--num_workers", 0, "--device", "cpu",
     ]
+
+
+@pytest.fixture
+def toy_flags(toy):
+    return train_flags(toy)
+
+
+@pytest.fixture(scope="session")
+def trained(toy, tmp_path_factory):
+    """Experiment "n", four epochs at once -> the folder of experiments."""
+    folder = tmp_path_factory.mktemp("experiments")
+    succeeds("train.py", "--name", "n", "--experiment", folder, *train_flags(toy))
+    return folder
+
+
+def infer_flags(toy, folder, epoch=3):
+    return ["--name", "n", "--experiment", folder, "--voc12_root", toy, "--infer_list", toy / "train.txt", "--width",
+            0.0625, "--load_epo", epoch, "--num_workers", 0, "--device", "cpu", "--crf_workers", 2]
+
+
+@pytest.fixture(scope="session")
+def inferred(toy, trained):
+    """`trained`, with maps and CRF scores of alphas 2 and 19."""
+    out = succeeds("infer.py", *infer_flags(toy, trained), "--dict", "--crf", "--vis", "--alphas", 2, 19)
+    assert "12 through the network" in out
+    return trained
+
+
+@pytest.fixture
+def broken(toy, tmp_path):
+    """A copy of the toy set to damage."""
+    shutil.copytree(toy, tmp_path / "set")
+    return tmp_path / "set"

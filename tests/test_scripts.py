@@ -10,25 +10,12 @@ import time
 import numpy as np
 import pytest
 import torch
-from conftest import ROOT, refused, run_script, succeeds
+from conftest import ROOT, infer_flags, refused, run_script, succeeds
 from PIL import Image
 
 from tool.files import read_list, read_scores
 from tool.images import open_mask
 from tool.metrics import ThresholdSweep
-
-
-@pytest.fixture(scope="module")
-def trained(toy, tmp_path_factory):
-    """Four epochs at once -> the folder of experiments."""
-    folder = tmp_path_factory.mktemp("experiments")
-    flags = [
-        "--voc12_root", toy, "--train_list", toy / "train.txt", "--val_list", toy / "train.txt", "--pretrained", "none",
-        "--width", 0.0625, "--epochs", 4, "--T", 2, "--batch_size", 4, "--batch_size_triplet", 6, "--crop_size", 48,
-        "--resize", 48, 72, "--num_workers", 0, "--device", "cpu",
-    ]
-    succeeds("train.py", "--name", "n", "--experiment", folder, *flags)
-    return folder
 
 
 def states(folder):
@@ -104,18 +91,6 @@ def test_kill_and_run_again_gives_the_same(trained, toy_flags, tmp_path):
 
 
 # ---------------------------------------------------------------- infer.py and evaluation.py
-
-
-def infer_flags(toy, folder, epoch=3):
-    return ["--name", "n", "--experiment", folder, "--voc12_root", toy, "--infer_list", toy / "train.txt", "--width",
-            0.0625, "--load_epo", epoch, "--num_workers", 0, "--device", "cpu", "--crf_workers", 2]
-
-
-@pytest.fixture(scope="module")
-def inferred(toy, trained):
-    out = succeeds("infer.py", *infer_flags(toy, trained), "--dict", "--crf", "--vis", "--alphas", 2, 19)
-    assert "12 through the network" in out
-    return trained
 
 
 def test_maps_have_the_specified_form(toy, inferred):
@@ -217,13 +192,6 @@ def test_a_data_set_with_other_classes(tmp_path, toy):
 
 
 # ---------------------------------------------------------------- what bad input gets
-
-
-@pytest.fixture
-def broken(toy, tmp_path):
-    """A copy of the toy set to damage."""
-    shutil.copytree(toy, tmp_path / "set")
-    return tmp_path / "set"
 
 
 def quick(root, folder, **changes):

@@ -16,7 +16,7 @@ class DenseCRF:
     """
 
     def __init__(self, image, num_labels):
-        image = np.ascontiguousarray(image)
+        image = np.array(image, dtype=np.uint8, order="C")  # a copy: pydensecrf refuses read-only arrays
         self.shape = (num_labels, *image.shape[:2])
         self.crf = DenseCRF2D(image.shape[1], image.shape[0], num_labels)
         self.crf.addPairwiseGaussian(sxy=3, compat=3)

@@ -4,7 +4,7 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 
-from models.affinity import RADIUS, pair_affinity, radius_of
+from models.affinity import pair_affinity
 from tool.affinity_labels import STRIDE, pool_scores
 from tool.crf import DenseCRF, background_score
 from tool.random_walk import propagate, sparse_affinity
@@ -38,8 +38,7 @@ def walk_scores(net, image, scores, device, scale=1.0, beta=8, steps=64):
     maps = pad_to_stride(resize_maps(torch.from_numpy(scores), size)).to(device)
     features = net.features(pad_to_stride(normalise(scaled))[None].to(device))
     h, w = features.shape[-2:]
-    radius = radius_of(h, w, RADIUS)
-    affinity = sparse_affinity(pair_affinity(features.float(), radius)[0], h, w, radius)
+    affinity = sparse_affinity(pair_affinity(features, net.radius)[0], h, w, net.radius)
     walked = propagate(affinity, pool_scores(maps).flatten(1), beta, steps).view(-1, h, w)
     full = resize_maps(walked, maps.shape[-2:])[:, : size[0], : size[1]]
     return resize_maps(full, (image.height, image.width)).float().cpu().numpy()

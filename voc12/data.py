@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from torch.utils.data import DataLoader, Dataset
 
-from tool.affinity_labels import affinity_label, pool_scores
+from tool.affinity_labels import affinity_label, pair_masks, pool_scores
 from tool.files import UserError, read_scores
 from tool.images import open_image
 
@@ -66,7 +66,9 @@ class TrainSet(Dataset):
 
 
 class AffinitySet(Dataset):
-    """Samples (id, image 3 x crop x crop float32, label h x w uint8 of the cells) under keys (epoch, index).
+    """Samples (id, image 3 x crop x crop float32, masks 3 x offsets x anchors uint8) under keys (epoch, index).
+
+    masks: which pairs of cells are both background, of one class, of different classes.
 
     low_dir, high_dir: CRF scores with the low and the high background power; labels come from the crop alone.
     """
@@ -87,7 +89,8 @@ class AffinitySet(Dataset):
         both = torch.from_numpy(np.concatenate([low, high]))
         x, scores = self.view(image, both, sample_rng(self.seed, epoch, image_id))
         low, high = pool_scores(scores).split(len(low))
-        return image_id, x, affinity_label(low, high)
+        masks = np.stack(pair_masks(affinity_label(low, high)))
+        return image_id, x, torch.from_numpy(masks.astype(np.uint8))
 
 
 def read_score_pair(low_path, high_path, size):

@@ -1,0 +1,224 @@
+"""AffinityNet's two scripts as a user runs them, on a dozen drawn images."""
+
+import json
+import shutil
+import signal
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+import torch
+from conftest import ROOT, refused, succeeds
+from PIL import Image
+
+from models.affinity import AffinityNet
+from tool.crf import background_score
+from tool.files import UserError, read_list, read_scores, write_scores
+from tool.images import open_mask
+from tool.pseudo_labels import refine_labels, stack_scores, walk_scores
+from voc12.data import AffinitySet, read_score_pair
+from voc12.transforms import AffinityView
+
+POWERS = ["--low", 2, "--high", 19, "--dup", 8]
+
+
+def aff_flags(toy, folder):
+    return ["--name", "n", "--experiment", folder, *POWERS, "--voc12_root", toy, "--train_list", toy / "train.txt",
+            "--width", 0.0625, "--scale", 2, "--num_workers", 0, "--device", "cpu"]
+
+
+def train_aff_flags(toy, folder):
+    return [*aff_flags(toy, folder), "--val_list", toy / "train.txt", "--val_every", 2, "--pretrained",
+            folder / "n" / "ckpt" / "003net_main.pth", "--epochs", 2, "--batch_size", 4, "--crop_size", 96]
+
+
+@pytest.fixture(scope="module")
+def affine(toy, inferred):
+    out = succeeds("train_aff.py", *train_aff_flags(toy, inferred))
+    assert "best.pth is chosen by mIoU of the walk on the masks" in out and "ground truth" in out
+    return inferred
+
+
+@pytest.fixture
+def copy(affine, tmp_path):
+    """The experiment in a folder of its own, to continue or to damage."""
+    shutil.copytree(affine / "n", tmp_path / "n")
+    return tmp_path
+
+
+def weights(folder):
+    files = sorted((folder / "n" / "ckpt_aff" / "aff021908").glob("*.pth"))
+    return {p.name: torch.load(p, weights_only=True) for p in files if p.name != "resume.pth"}
+
+
+def assert_same_weights(one, other):
+    a, b = weights(one), weights(other)
+    assert list(a) == list(b) == ["00.pth", "01.pth", "best.pth"]
+    for name, state in a.items():
+        assert all(torch.equal(value, b[name][key]) for key, value in state.items()), name
+
+
+def test_training_keeps_the_best_walk(affine):
+    text = (affine / "n" / "log_aff021908.txt").read_text()
+    scores = [float(line.split("mIoU ")[1].split(",")[0]) for line in text.splitlines() if "random walk mIoU" in line]
+    records = [json.loads(k) for k in (affine / "n" / "log_aff021908.jsonl").read_text().splitlines()]
+    assert len(scores) == 3  # 6 steps, every 2
+    assert records[-1]["best"] == pytest.approx(max(scores), abs=0.01)
+    assert records[-1]["total"] == pytest.approx(
+        records[-1]["bg"] / 4 + records[-1]["fg"] / 4 + records[-1]["neg"] / 2, rel=1e-4
+    )
+    assert "group scratch weight: 4 tensors" in text and "lr 0.1" in text  # tenfold
+
+
+def test_a_signal_and_resume_give_the_same_weights(toy, affine, copy):
+    shutil.rmtree(copy / "n" / "ckpt_aff")
+    flags = train_aff_flags(toy, copy)
+    process = subprocess.Popen([sys.executable, str(ROOT / "train_aff.py"), *map(str, flags)], text=True,
+                               stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+    for line in process.stdout:
+        if line.startswith("step 2"):
+            process.send_signal(signal.SIGTERM)
+            break
+    _, errors = process.communicate(timeout=200)
+    assert process.returncode == 143, errors
+    succeeds("train_aff.py", *flags, "--resume")
+    assert_same_weights(affine, copy)
+
+
+def test_select_last_uses_no_masks_and_missing_masks_mean_the_same(toy, broken, copy):
+    out = succeeds("train_aff.py", *train_aff_flags(toy, copy), "--select", "last", "--overwrite")
+    assert "no ground truth is used" in out and "random walk mIoU" not in out
+    states = weights(copy)
+    assert all(torch.equal(v, states["01.pth"][k]) for k, v in states["best.pth"].items())
+    shutil.rmtree(broken / "SegmentationClass")
+    flags = train_aff_flags(broken, copy)
+    out = succeeds("train_aff.py", *flags, "--overwrite")
+    assert "no ground truth is used" in out
+
+
+def test_labels_are_what_the_stages_of_the_walk_give(toy, affine, tmp_path):
+    out = succeeds("infer_aff.py", *aff_flags(toy, affine), "--vis")
+    assert "12 images, 0 done before" in out
+    folder = affine / "n" / "rw" / "02_1908"
+    net = AffinityNet(0.0625).eval()
+    net.load_state_dict(weights(affine)["best.pth"])
+    for image_id in read_list(toy / "train.txt")[:3]:
+        stored = Image.open(folder / f"{image_id}.png")
+        assert stored.mode == "P"
+        cams = read_scores(affine / "n" / "dict" / f"{image_id}.npy")
+        photo = Image.open(toy / "JPEGImages" / f"{image_id}.jpg")
+        keys, scores = stack_scores(cams, 8)
+        walked = walk_scores(net, photo, scores, torch.device("cpu"), scale=2)
+        assert np.array_equal(np.asarray(stored), refine_labels(np.asarray(photo), keys, walked))
+        assert set(np.unique(stored)) <= set(keys.tolist())
+    assert len(list((affine / "n" / "rw_vis" / "02_1908").glob("*.png"))) == 12
+    again = succeeds("infer_aff.py", *aff_flags(toy, affine), "--vis")
+    assert "12 done before" in again
+    succeeds("evaluation.py", "--name", "n", "--experiment", affine, "--voc12_root", toy, "--list", toy / "train.txt",
+             "--task", "png", "--dict_dir", "rw/02_1908", "--json", tmp_path / "r.json")
+    assert 0 < json.loads((tmp_path / "r.json").read_text())["miou_present"] < 100
+    refused("infer_aff.py", *aff_flags(toy, affine), "--steps", 3, says=["other settings", "steps 64, not 3"])
+
+
+@pytest.mark.parametrize("size", [(1, 1), (8, 120), (100, 9), (37, 53)])
+def test_the_walk_takes_any_size(size):
+    """One-cell-wide maps have no pairs: the walk leaves their scores where they are."""
+    photo = Image.fromarray(np.random.default_rng(0).integers(0, 256, (*size, 3), dtype=np.uint8))
+    scores = np.random.default_rng(1).random((3, *size), dtype=np.float32)
+    walked = walk_scores(AffinityNet(0.0625).eval(), photo, scores, torch.device("cpu"))
+    assert walked.shape == scores.shape and np.isfinite(walked).all()
+    assert walked.min() >= 0 and walked.max() <= 1.0001
+
+
+def test_the_walk_on_a_uniform_image_keeps_uniform_scores():
+    """Columns sum to 1 and every affinity is 1, so a constant map stays what it is."""
+    photo = Image.new("RGB", (96, 96), (120, 130, 140))
+    scores = np.stack([np.full((96, 96), v, np.float32) for v in (0.2, 0.7)])
+    walked = walk_scores(AffinityNet(0.0625).eval(), photo, scores, torch.device("cpu"), beta=1e-6)
+    inner = walked[:, 40:56, 40:56]
+    np.testing.assert_allclose(inner[1] / inner[0], 3.5, rtol=1e-4)
+
+
+def test_background_score_by_hand():
+    keys, scores = stack_scores({3: np.array([[0.5, 0.2]]), 1: np.array([[0.1, 0.9]])}, 2)
+    assert keys.tolist() == [0, 2, 4]
+    np.testing.assert_allclose(scores[:, 0], [[0.25, 0.01], [0.1, 0.9], [0.5, 0.2]], atol=1e-6)
+    np.testing.assert_allclose(background_score(np.zeros((1, 1, 1)), 19), 1)
+
+
+def test_a_class_missing_from_one_alpha_is_zero_there(tmp_path):
+    write_scores(tmp_path / "low.npy", {0: np.full((4, 6), 0.4), 7: np.full((4, 6), 0.6)})
+    write_scores(tmp_path / "high.npy", {0: np.ones((4, 6))})
+    low, high = read_score_pair(tmp_path / "low.npy", tmp_path / "high.npy", (4, 6))
+    assert low.shape == high.shape == (2, 4, 6) and high[1].max() == 0 and low[1].min() == np.float32(0.6)
+    with pytest.raises(UserError, match=r"low\.npy: scores of 6 x 4 pixels for an image of 5 x 4"):
+        read_score_pair(tmp_path / "low.npy", tmp_path / "high.npy", (4, 5))
+
+
+def test_image_and_scores_are_cut_and_mirrored_together(tmp_path):
+    """Scores made from the image's own red channel still match it after the view."""
+    pixels = np.zeros((40, 56, 3), np.uint8)
+    pixels[:, :28, 0] = 255
+    view = AffinityView(crop=48, scale=1.0, jitter=(0, 0, 0, 0))
+    red = torch.from_numpy((pixels[None, :, :, 0] / 255).astype(np.float32))
+    mirrored = set()
+    for seed in range(12):
+        x, scores = view(Image.fromarray(pixels), red + 1, np.random.default_rng(seed))
+        assert x.shape == (3, 48, 48) and scores.shape == (1, 48, 48)
+        inside = scores[0] > 0
+        assert inside.sum() == 40 * 48 and (x[:, ~inside] == 0).all()
+        assert torch.equal((x[0] > 0) & inside, scores[0] == 2)
+        columns = torch.nonzero((scores[0] == 2).any(0)).flatten()
+        mirrored.add(bool(columns.min() > 0))
+    assert mirrored == {True, False}
+
+
+def test_pair_masks_come_from_the_crop_alone(toy, inferred):
+    ids = read_list(toy / "train.txt")
+    folder = inferred / "n" / "crf"
+    data = AffinitySet(toy, ids, folder / "02", folder / "19", AffinityView(96, 2.0), seed=1)
+    image_id, image, masks = data[(0, 3)]
+    assert image_id == ids[3] and image.shape == (3, 96, 96) and masks.shape == (3, 34, 8 * 4)
+    assert masks.sum(0).max() <= 1 and masks.dtype == torch.uint8
+    assert torch.equal(masks, data[(0, 3)][2]) and not torch.equal(image, data[(1, 3)][1])
+
+
+# ---------------------------------------------------------------- what bad input gets
+
+
+def test_alphas_and_stages_that_do_not_fit(toy, affine, copy):
+    flags = train_aff_flags(toy, copy)
+    for low, high in ((19, 2), (2, 2)):
+        powers = ["--low", low, "--high", high]
+        refused("train_aff.py", *flags, "--overwrite", *powers, says="low must be below high")
+        refused("infer_aff.py", *aff_flags(toy, copy), *powers, says="low must be below high")
+    refused("train_aff.py", *flags, says=["holds a run already", "--resume"])
+    refused("train_aff.py", *flags, "--high", 21, says=["no crf/21 for 12 of 12 images", "infer.py --crf --alphas 21"])
+    for name in read_list(toy / "train.txt")[:5]:
+        (copy / "n" / "crf" / "02" / f"{name}.npy").unlink()
+    refused("train_aff.py", *flags, "--overwrite", says=["no crf/02 for 5 of 12", "infer.py --crf --alphas 2"])
+    refused("infer_aff.py", *aff_flags(toy, copy), "--dup", 9, says=["aff021909", "run train_aff.py"])
+    refused("train_aff.py", *flags, "--crop_size", 100, says="multiple of 8")
+    (copy / "n" / "dict" / "toy_00000.npy").unlink()
+    refused("infer_aff.py", *aff_flags(toy, copy), says=["no dict for 1 of 12", "infer.py --dict"])
+
+
+def test_start_weights(toy, copy):
+    flags = [k if k != copy / "n" / "ckpt" / "003net_main.pth" else "auto" for k in train_aff_flags(toy, copy)]
+    if not any((ROOT / "pretrained" / n).exists() for n in ("res38_cls.pth", "resnet_38d.params")):
+        refused("train_aff.py", *flags, "--overwrite", says=["pretrained/README.md", "--pretrained none"])
+
+
+def test_score_files_that_are_not_ours(toy, copy):
+    stored = (copy / "n" / "dict" / "toy_00004.npy").read_bytes()
+    np.save(copy / "n" / "dict" / "toy_00004.npy", {"a": 1})
+    refused("infer_aff.py", *aff_flags(toy, copy), says=["dict/toy_00004.npy", "not a score file of ours"])
+    (copy / "n" / "dict" / "toy_00004.npy").write_bytes(stored)
+    path = copy / "n" / "crf" / "02" / "toy_00004.npy"
+    truth = open_mask(toy / "SegmentationClass" / "toy_00004.png", 21)
+    write_scores(path, {0: np.ones((truth.shape[0], truth.shape[1] + 1))})
+    flags = [*train_aff_flags(toy, copy), "--overwrite"]
+    refused("train_aff.py", *flags, says=["02/toy_00004.npy", "for an image of"])
+    path.write_bytes(b"hello")
+    refused("train_aff.py", *flags, says=["02/toy_00004.npy", "not a score file of ours"])
