@@ -4,7 +4,21 @@ PY = .venv/bin/python
 SEED ?= 0
 VENV = .venv/.installed
 
-.PHONY: venv demo test test-long lint bench clean
+# make pipeline VOC=data/VOC2012 NAME=aeft: the paper's settings; interrupted, it goes on where it was.
+VOC ?= data/VOC2012
+NAME ?= aeft
+EXPERIMENT ?= experiment
+TRAIN_LIST ?= voc12/train_aug.txt
+VAL_LIST ?= voc12/train.txt
+EPOCHS ?= 40
+LOW ?= 2
+HIGH ?= 21
+DUP ?= 19
+COMMON = --name $(NAME) --experiment $(EXPERIMENT) --voc12_root $(VOC)
+POWERS = --low $(LOW) --high $(HIGH) --dup $(DUP)
+TWO = $(shell printf '%02d' $(1))
+
+.PHONY: venv pipeline demo test test-long lint bench clean
 .DELETE_ON_ERROR:
 
 venv: $(VENV)
@@ -16,6 +30,17 @@ $(VENV): requirements.txt requirements-dev.txt
 
 demo: $(VENV)
 	$(PY) tool/demo.py --seed $(SEED)
+
+pipeline: $(VENV)
+	$(PY) train.py $(COMMON) --train_list $(TRAIN_LIST) --val_list $(VAL_LIST) --epochs $(EPOCHS) --resume $(TRAIN_FLAGS)
+	$(PY) infer.py $(COMMON) --infer_list $(TRAIN_LIST) --load_epo $$(( $(EPOCHS) - 1 )) \
+		--dict --crf --alphas $(LOW) $(DUP) $(HIGH) $(INFER_FLAGS)
+	$(PY) train_aff.py $(COMMON) $(POWERS) --train_list $(TRAIN_LIST) --val_list $(VAL_LIST) --resume $(AFF_FLAGS)
+	$(PY) infer_aff.py $(COMMON) $(POWERS) --train_list $(TRAIN_LIST) $(WALK_FLAGS)
+	$(PY) evaluation.py $(COMMON) --list $(VAL_LIST) --task cam --dict_dir dict
+	$(PY) evaluation.py $(COMMON) --list $(VAL_LIST) --task crf --dict_dir crf/$(call TWO,$(DUP))
+	$(PY) evaluation.py $(COMMON) --list $(VAL_LIST) --task png \
+		--dict_dir rw/$(call TWO,$(LOW))_$(call TWO,$(HIGH))$(call TWO,$(DUP))
 
 test: $(VENV)
 	$(PY) -m pytest -m "not slow"

@@ -18,7 +18,7 @@ from models.resnet38d import Conv1x1, ResNet38d, TrunkNet
 RADIUS = 5  # cells of 8 pixels
 FEATURES = (64, 128, 256)  # channels of f8_3, f8_4, f8_5; at any width
 EPS = 1e-5
-CPU_BLOCK = 2**18  # values of one difference on CPU: 1 MiB of float32, which stays in cache
+CPU_BLOCK = 2**19  # values of one difference on CPU: 2 MiB of float32, which stays in cache
 
 
 def fit_radius(height, width, radius=RADIUS):
@@ -93,7 +93,7 @@ class PairDistance(torch.autograd.Function):
 def blocks(features, radius):
     """Parts to work through: (images, anchor rows, feature rows) as slices.
 
-    On CPU a part's difference fits the cache, which more than halves the time; a GPU takes all in one part.
+    On CPU a part's difference fits the cache, however large the map; a GPU takes all in one part.
     """
     batch, channels = features.shape[:2]
     rows, columns = window(features, (0, 0), radius).shape[-2:]
@@ -108,7 +108,7 @@ def blocks(features, radius):
 
 
 def pair_affinity(features, radius=RADIUS):
-    """exp(-mean over channels |f_i - f_j|) of all pairs: features B x C x h x w -> B x offsets x anchors, in (0, 1].
+    """exp(-mean over channels |f_i - f_j|) of all pairs: features B x C x h x w -> B x offsets x anchors, in [0, 1].
 
     Offsets as `offsets`, anchors row by row, both for the radius that fits the map. Half precision comes out, and is
     computed, as float32; gradients reach the features once (no second derivatives).
@@ -119,7 +119,7 @@ def pair_affinity(features, radius=RADIUS):
 
 
 class AffinityNet(TrunkNet):
-    """image B x 3 x H x W -> affinities B x offsets x anchors in (0, 1], on a map of ceil(H/8) x ceil(W/8) cells.
+    """image B x 3 x H x W -> affinities B x offsets x anchors in [0, 1], on a map of ceil(H/8) x ceil(W/8) cells.
 
     width: of the trunk; the four f layers give 64, 128, 256 and 448 channels at any width.
     A map whose shorter side is under 2 * radius + 1 = 11 cells uses radius (shorter side - 1) // 2; see `fit_radius`.

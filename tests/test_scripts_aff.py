@@ -211,6 +211,7 @@ def test_start_weights(toy, copy):
 
 
 def test_score_files_that_are_not_ours(toy, copy):
+    shutil.rmtree(copy / "n" / "rw", ignore_errors=True)  # done images would be skipped
     stored = (copy / "n" / "dict" / "toy_00004.npy").read_bytes()
     np.save(copy / "n" / "dict" / "toy_00004.npy", {"a": 1})
     refused("infer_aff.py", *aff_flags(toy, copy), says=["dict/toy_00004.npy", "not a score file of ours"])
@@ -222,3 +223,20 @@ def test_score_files_that_are_not_ours(toy, copy):
     refused("train_aff.py", *flags, says=["02/toy_00004.npy", "for an image of"])
     path.write_bytes(b"hello")
     refused("train_aff.py", *flags, says=["02/toy_00004.npy", "not a score file of ours"])
+
+
+def test_make_pipeline_runs_all_stages_and_then_finds_them_done(toy, tmp_path):
+    narrow = "--width 0.0625 --num_workers 0 --device cpu"
+    command = [
+        "make", "-o", ".venv/.installed", "pipeline", f"PY={sys.executable}", f"VOC={toy}", f"EXPERIMENT={tmp_path}",
+        f"TRAIN_LIST={toy}/train.txt", f"VAL_LIST={toy}/train.txt", "EPOCHS=2", "LOW=2", "HIGH=9", "DUP=5",
+        f"TRAIN_FLAGS={narrow} --pretrained none --T 1 --batch_size 4 --batch_size_triplet 6 --crop_size 48 "
+        "--resize 48 72",
+        f"INFER_FLAGS={narrow}", f"WALK_FLAGS={narrow}",
+        f"AFF_FLAGS={narrow} --pretrained none --epochs 1 --batch_size 4 --crop_size 64",
+    ]
+    for expected in ("0 done before", "12 done before"):
+        result = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=400)
+        assert result.returncode == 0, result.stderr[-2000:]
+        assert result.stdout.count("over the") == 3 and f"12 images, {expected}" in result.stdout
+    assert len(list((tmp_path / "aeft" / "rw" / "02_0905").glob("*.png"))) == 12

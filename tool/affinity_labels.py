@@ -59,4 +59,4 @@ def pair_masks(label, radius=RADIUS):
     valid = (anchors != IGNORE) & (partners != IGNORE)
     same = valid & (anchors == partners)
     masks = (same & (anchors == BACKGROUND), same & (anchors != BACKGROUND), valid & ~same)
-    return tuple(mask.reshape(len(moves), -1).astype(np.float32) for mask in masks)
+    return tuple(mask.reshape(len(moves), anchors.size).astype(np.float32) for mask in masks)
