@@ -14,6 +14,7 @@ from torch import nn
 from torch.autograd.function import once_differentiable
 
 from models.resnet38d import Conv1x1, ResNet38d, TrunkNet
+from tool.threads import spread
 
 RADIUS = 5  # cells of 8 pixels
 FEATURES = (64, 128, 256)  # channels of f8_3, f8_4, f8_5; at any width
@@ -62,13 +63,17 @@ class PairDistance(torch.autograd.Function):
         ctx.radius = radius
         moves = offsets(radius)
         distance = features.new_empty(len(features), len(moves), *window(features, (0, 0), radius).shape[-2:])
-        for images, rows, source in blocks(features, radius):
-            part = features[images, :, source]
-            anchors = window(part, (0, 0), radius)
-            difference = torch.empty_like(anchors, memory_format=torch.channels_last)
-            for k, move in enumerate(moves):
-                torch.sub(anchors, window(part, move, radius), out=difference)
-                distance[images, k, rows] = difference.abs_().mean(1)
+
+        def measure(images):
+            for rows, source in row_blocks(features, radius):
+                part = features[images, :, source]
+                anchors = window(part, (0, 0), radius)
+                difference = torch.empty_like(anchors, memory_format=torch.channels_last)
+                for k, move in enumerate(moves):
+                    torch.sub(anchors, window(part, move, radius), out=difference)
+                    distance[images, k, rows] = difference.abs_().mean(1)
+
+        for_images(features, measure)
         return distance
 
     @staticmethod
@@ -78,33 +83,38 @@ class PairDistance(torch.autograd.Function):
         radius = ctx.radius
         grad_distance = grad_distance / features.shape[1]
         grad = torch.zeros_like(features, memory_format=torch.channels_last)
-        for images, rows, source in blocks(features, radius):
-            part, grad_part = features[images, :, source], grad[images, :, source]
-            anchors, grad_anchors = (window(x, (0, 0), radius) for x in (part, grad_part))
-            sign = torch.empty_like(anchors, memory_format=torch.channels_last)
-            for k, move in enumerate(offsets(radius)):
-                torch.sub(anchors, window(part, move, radius), out=sign)
-                sign.sign_().mul_(grad_distance[images, k, rows].unsqueeze(1))
-                grad_anchors.add_(sign)
-                window(grad_part, move, radius).sub_(sign)
+
+        def accumulate(images):
+            for rows, source in row_blocks(features, radius):
+                part, grad_part = features[images, :, source], grad[images, :, source]
+                anchors, grad_anchors = (window(x, (0, 0), radius) for x in (part, grad_part))
+                sign = torch.empty_like(anchors, memory_format=torch.channels_last)
+                for k, move in enumerate(offsets(radius)):
+                    torch.sub(anchors, window(part, move, radius), out=sign)
+                    sign.sign_().mul_(grad_distance[images, k, rows].unsqueeze(1))
+                    grad_anchors.add_(sign)
+                    window(grad_part, move, radius).sub_(sign)
+
+        for_images(features, accumulate)
         return grad, None
 
 
-def blocks(features, radius):
-    """Parts to work through: (images, anchor rows, feature rows) as slices.
-
-    On CPU a part's difference fits the cache, however large the map; a GPU takes all in one part.
-    """
-    batch, channels = features.shape[:2]
-    rows, columns = window(features, (0, 0), radius).shape[-2:]
-    images, step = batch, rows
+def for_images(features, work):
+    """work(slice of images): on CPU image by image, spread over the threads; on a GPU all at once."""
     if features.device.type == "cpu":
-        images, step = 1, max(1, CPU_BLOCK // max(1, channels * columns))
-    reach = max(0, radius - 1)
-    for b in range(0, batch, max(1, images)):
-        for top in range(0, rows, step):
-            stop = min(top + step, rows)
-            yield slice(b, b + images), slice(top, stop), slice(top, stop + reach)
+        spread(work, [slice(b, b + 1) for b in range(len(features))])
+    else:
+        work(slice(None))
+
+
+def row_blocks(features, radius):
+    """(anchor rows, feature rows they need), as slices; on CPU so few that their difference fits the cache."""
+    channels = features.shape[1]
+    rows, columns = window(features, (0, 0), radius).shape[-2:]
+    step = max(1, CPU_BLOCK // (channels * columns)) if features.device.type == "cpu" else rows
+    for top in range(0, rows, step):
+        stop = min(top + step, rows)
+        yield slice(top, stop), slice(top, stop + max(0, radius - 1))
 
 
 def pair_affinity(features, radius=RADIUS):

@@ -15,6 +15,7 @@ from models.resnet38d import count_parameters
 from tests.bench.reference import gathered_pair_affinity
 from tool.affinity_labels import affinity_label, pair_masks, pool_scores
 from tool.random_walk import sparse_affinity
+from tool.threads import spread
 
 SIDES = [1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13]
 
@@ -170,6 +171,38 @@ def test_under_autocast_pairs_are_float32_and_train():
 def test_half_precision_features_are_compared_in_float32():
     features = (100 + torch.randn(1, 4, 12, 12)).bfloat16()
     torch.testing.assert_close(pair_affinity(features), pair_affinity(features.float()), rtol=0, atol=0)
+
+
+@pytest.mark.parametrize("mode", [torch.no_grad, torch.inference_mode, torch.enable_grad])
+def test_pairs_are_the_same_in_every_mode(mode):
+    features = torch.randn(3, 6, 12, 13)
+    expected = gathered_pair_affinity(features)
+    with mode():
+        affinity = pair_affinity(features.clone().requires_grad_())
+    torch.testing.assert_close(affinity.detach(), expected)
+    assert affinity.requires_grad == (mode is torch.enable_grad)
+
+
+def test_an_empty_batch_has_no_pairs():
+    assert pair_affinity(torch.zeros(0, 6, 12, 13)).shape == (0, 34, 8 * 5)
+
+
+def test_the_pair_step_gives_torch_its_threads_back():
+    torch.set_num_threads(2)
+    features = torch.randn(3, 6, 12, 13, requires_grad=True)
+    pair_affinity(features).sum().backward()
+    assert torch.get_num_threads() == 2
+
+
+def test_an_error_in_a_thread_is_raised():
+    def work(item):
+        if item == 2:
+            raise RuntimeError("third")
+
+    torch.set_num_threads(2)
+    with pytest.raises(RuntimeError, match="third"):
+        spread(work, [0, 1, 2, 3])
+    assert torch.get_num_threads() == 2
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU here")

@@ -181,6 +181,14 @@ def test_the_walk_warns_of_nothing():
         propagate(sparse_affinity(torch.rand(34, 8 * 4), 12, 12), torch.rand(2, 144))
 
 
+def test_the_walk_gives_torch_its_threads_back():
+    torch.set_num_threads(2)
+    propagate(sparse_affinity(torch.rand(34, 8 * 4), 12, 12), torch.rand(2, 144))
+    with pytest.raises(ValueError):
+        sparse_affinity(torch.rand(3, 4), 12, 12)
+    assert torch.get_num_threads() == 2
+
+
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU here")
 def test_a_gpu_walks_the_same():
     pairs, scores = torch.rand(34, 10 * 9), torch.rand(3, 14 * 17)

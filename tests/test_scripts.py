@@ -291,3 +291,33 @@ def test_read_only_output_is_one_line(toy, trained, tmp_path):
     weights = trained / "n" / "ckpt" / "003net_main.pth"
     flags = [k for k in infer_flags(toy, tmp_path) if k not in ("--load_epo", 3)]
     refused("infer.py", *flags, "--weights", weights, "--dict", says=str(tmp_path / "n"))
+
+
+@pytest.fixture
+def small_disk(tmp_path):
+    """A file system of two megabytes; needs the right to mount."""
+    place = tmp_path / "disk"
+    place.mkdir()
+    mount = ["mount", "-t", "tmpfs", "-o", "size=2m", "tmpfs", str(place)]
+    if shutil.which("mount") is None or subprocess.run(mount, capture_output=True).returncode:
+        pytest.skip("cannot mount a tmpfs here")
+    yield place
+    subprocess.run(["umount", str(place)], check=True)
+
+
+def test_a_full_disk_is_one_line_and_leaves_nothing_half_written(toy, trained, small_disk):
+    flags = [small_disk if k == trained else k for k in infer_flags(toy, trained) if k not in ("--load_epo", 3)]
+    (small_disk / "filler").write_bytes(bytes(2**21 - 200_000))
+    result = run_script("infer.py", *flags, "--weights", trained / "n" / "ckpt" / "003net_main.pth", "--dict", "--crf")
+    assert result.returncode == 2 and "Traceback" not in result.stderr, result.stderr[-1500:]
+    assert "No space left" in result.stderr and str(small_disk) in result.stderr
+    written = list((small_disk / "n").rglob("*.npy"))
+    assert written and all(read_scores(p) for p in written)
+    assert not list(small_disk.rglob("*.tmp"))
+    (small_disk / "filler").unlink()
+    flags = [*flags, "--weights", trained / "n" / "ckpt" / "003net_main.pth"]
+    succeeds("infer.py", *flags, "--dict", "--alphas", 2)
+    train = ["--name", "t", "--experiment", small_disk, *quick(toy, small_disk)[2:], "--overwrite"]
+    result = run_script("train.py", *train)
+    assert result.returncode == 2 and "Traceback" not in result.stderr, result.stderr[-1500:]
+    assert "No space left" in result.stderr and not list(small_disk.rglob("*.tmp"))

@@ -23,8 +23,8 @@ from tool.images import contact_sheet, heat_overlay, label_overlay, open_image, 
 from voc12.data import image_path, mask_path
 
 ROOT = Path(__file__).resolve().parent.parent
-EPOCHS, T = 13, 10
-ALPHAS = (1, 2, 4, 8)
+EPOCHS, T = 18, 15
+ALPHAS = (2, 4, 8, 16)
 WIDTH = 0.125
 
 
@@ -94,10 +94,10 @@ def main(args):
     stages.run("train", "train.py", *common, "--train_list", data / "train.txt", "--val_list", "none",
                "--pretrained", "none", "--width", WIDTH, "--epochs", EPOCHS, "--T", T, "--batch_size", 8,
                "--batch_size_triplet", 16, "--crop_size", 128, "--resize", 128, 224, "--jitter", 0.1, 0.1, 0.1, 0.02,
-               "--W", 1.0, 0.2, 0.02, "--optimizer", "adamw", "--lr", 1e-3, "--seed", args.seed, "--num_workers", 1,
+               "--W", 1.0, 0.2, 0.02, "--optimizer", "adamw", "--lr", 5e-4, "--seed", args.seed, "--num_workers", 1,
                "--overwrite")
     stages.run("infer", "infer.py", *common, "--infer_list", data / "train.txt", "--width", WIDTH,
-               "--load_epo", EPOCHS - 1, "--dict", "--crf", "--alphas", *ALPHAS, "--overwrite")
+               "--load_epo", EPOCHS - 1, "--scales", 0.5, 1, 1.5, "--dict", "--crf", "--alphas", *ALPHAS, "--overwrite")
     cam = score(stages, common, data, experiment, "cam", "dict")
     crf = {a: score(stages, common, data, experiment, "crf", f"crf/{a:02d}") for a in ALPHAS}
     best = max(crf, key=lambda a: crf[a]["miou_present"])

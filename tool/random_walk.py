@@ -8,8 +8,10 @@ import torch
 import torch.nn.functional as F
 
 from models.affinity import RADIUS, fit_radius, offsets, window
+from tool.threads import one_thread
 
 
+@one_thread()
 def sparse_affinity(pairs, height, width, radius=RADIUS):
     """Affinities of one image, offsets x anchors as from AffinityNet -> sparse COO (coalesced), N x N, N = h * w.
 
@@ -37,7 +39,7 @@ def sparse_affinity(pairs, height, width, radius=RADIUS):
     values = weight.flatten(1)[step, row]
     cells = height * width
     indices = torch.stack([row, row + shift[step]])
-    with torch.sparse.check_sparse_tensor_invariants():  # left undecided, torch warns; the check takes a millisecond
+    with torch.sparse.check_sparse_tensor_invariants(False):  # they hold by construction; undecided, torch warns
         return torch.sparse_coo_tensor(indices, values, (cells, cells), is_coalesced=True)
 
 
@@ -60,11 +62,12 @@ def propagate(affinity, scores, beta=8, steps=64):
         for _ in range(steps):
             scores = scores @ transition
         return scores
-    transition = SparseColumns(affinity.to(dtype), beta)
-    walked = scores.t().contiguous()
-    for _ in range(steps):
-        walked = transition.multiply(walked)
-    return walked.t().contiguous()
+    with one_thread():
+        transition = SparseColumns(affinity.to(dtype), beta)
+        walked = scores.t().contiguous()
+        for _ in range(steps):
+            walked = transition.multiply(walked)
+        return walked.t().contiguous()
 
 
 class SparseColumns:

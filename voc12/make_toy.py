@@ -57,26 +57,26 @@ def background(rng, size):
 def part_pattern(kind, x, y):
     """The pattern of a class's part in its own coordinates, -1 to 1: RGB h x w x 3, the same for every object."""
     if kind == "bird":  # yellow and black stripes
-        return np.where((np.sin(9 * x) > 0)[..., None], (250, 210, 30), (20, 20, 20))
+        return np.where((np.sin(6.5 * x) > 0)[..., None], (250, 210, 30), (20, 20, 20))
     if kind == "bottle":  # red and white checks
-        return np.where((np.sin(7 * x) * np.sin(7 * y) > 0)[..., None], (220, 30, 40), (245, 245, 245))
-    if kind == "car":  # dark wheel with rings
-        return np.where((np.sin(11 * np.hypot(x, y)) > 0)[..., None], (15, 15, 20), (190, 190, 205))
+        return np.where((np.sin(5.5 * x) * np.sin(5.5 * y) > 0)[..., None], (220, 30, 40), (245, 245, 245))
+    if kind == "car":  # magenta rings
+        return np.where((np.sin(9 * np.hypot(x, y)) > 0)[..., None], (230, 60, 230), (30, 20, 60))
     if kind == "cat":  # green eyes: two dots on white
         dots = np.hypot(np.abs(x) - 0.45, y) < 0.33
         return np.where(dots[..., None], (30, 170, 60), (240, 235, 220))
-    return np.where((np.sin(10 * y) > 0)[..., None], (40, 90, 240), (120, 240, 250))  # tvmonitor: blue scan lines
+    return np.where((np.sin(7 * y) > 0)[..., None], (40, 90, 240), (120, 240, 250))  # tvmonitor: blue scan lines
 
 
 # ---------------------------------------------------------------- objects
 
 # Each class: outline of the body in units of its half size, and where the part sits: (centre x, y, half size).
 BODIES = {
-    "bird": ("ellipse", 1.0, 0.66, (0.55, -0.1, 0.42)),
-    "bottle": ("round", 0.5, 1.0, (0.0, -0.1, 0.40)),
-    "car": ("round", 1.0, 0.55, (-0.45, 0.15, 0.42)),
-    "cat": ("ellipse", 0.85, 0.85, (0.0, -0.2, 0.45)),
-    "tvmonitor": ("box", 1.0, 0.72, (0.1, 0.0, 0.45)),
+    "bird": ("ellipse", 1.0, 0.66, (0.5, -0.05, 0.5)),
+    "bottle": ("round", 0.5, 1.0, (0.0, -0.1, 0.46)),
+    "car": ("round", 1.0, 0.55, (-0.42, 0.05, 0.5)),
+    "cat": ("ellipse", 0.85, 0.85, (0.0, -0.15, 0.52)),
+    "tvmonitor": ("box", 1.0, 0.72, (0.1, 0.0, 0.54)),
 }
 
 
