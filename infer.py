@@ -151,7 +151,8 @@ def main(args):
         missing = {i: outputs_missing(i, folders, classes, labels[i]) for i in ids}
         left = [i for i in ids if missing[i]]
         stored = [i for i in left if "dict" in folders and "dict" not in missing[i]]
-        todo = [i for i in left if i not in set(stored)]
+        has_maps = set(stored)
+        todo = [i for i in left if i not in has_maps]
         print(f"infer.py: {weights}, {device}: {len(ids)} images, {len(ids) - len(left)} done before, "
               f"{len(stored)} from stored maps, {len(todo)} through the network", flush=True)
         from_stored_maps(stored, missing, args, folders, classes, pool)
