@@ -136,9 +136,9 @@ def main(args):
         print(f"{name:<34}{miou:>8}{f'{stages.seconds[stage]:.0f}' if stage else '':>10}")
     print(f"{'all':<34}{'':>8}{time.time() - started:>10.0f}")
     images = len(read_list(data / "train.txt"))
-    print(f"mIoU over the present classes, on {images} images whose masks no training saw; the CAM threshold and the best "
-          f"CRF alpha are\nchosen on these masks; low {LOW}, high {HIGH} and dup {DUP} of the pseudo labels were chosen "
-          f"once, on the drawings of seed 1.\nPicture: {picture}")
+    print(f"mIoU over the present classes, on {images} images whose masks no training saw; the CAM threshold and the "
+          f"best CRF alpha are\nchosen on these masks; low {LOW}, high {HIGH} and dup {DUP} of the pseudo labels were "
+          f"chosen once, on the drawings of seed 1.\nPicture: {picture}")
 
 
 if __name__ == "__main__":
