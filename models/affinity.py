@@ -159,18 +159,17 @@ class AffinityNet(TrunkNet):
         return pair_affinity(self.features(image), self.radius)
 
 
-def affinity_loss(affinity, bg, fg, neg):
+def affinity_loss(affinity, bg, fg, neg, over_all=lambda x: x):
     """Loss of affinities (any shape, as all masks; values 0 or 1) -> {"total", "bg", "fg", "neg"}, scalars.
 
     bg: pairs of background, fg: of one and the same class, neg: of different classes. Each term is the mean over its
     pairs of the whole batch, 0 without any; total = bg / 4 + fg / 4 + neg / 2.
+    over_all: with several processes, what sums a tensor over them (World.sum); pairs are counted over all, and what
+    comes out is this process's part of each term: their sums are the terms of the global batch.
     """
-
-    def mean(loss, mask):
-        mask = mask.to(loss.dtype)
-        return (loss * mask).sum() / (mask.sum() + EPS)
-
     same = -torch.log(affinity + EPS)
     different = -torch.log(1 + EPS - affinity)
-    terms = {"bg": mean(same, bg), "fg": mean(same, fg), "neg": mean(different, neg)}
-    return {"total": terms["bg"] / 4 + terms["fg"] / 4 + terms["neg"] / 2, **terms}
+    masks = [mask.to(same.dtype) for mask in (bg, fg, neg)]
+    pairs = over_all(torch.stack([mask.sum() for mask in masks]))
+    bg, fg, neg = ((loss * mask).sum() / (n + EPS) for loss, mask, n in zip((same, same, different), masks, pairs))
+    return {"total": bg / 4 + fg / 4 + neg / 2, "bg": bg, "fg": fg, "neg": neg}

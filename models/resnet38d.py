@@ -5,9 +5,13 @@ state dicts are flat, `b4_1.conv_branch2a.weight` next to `fc8.weight`, so a net
 instead of holding a `trunk.` of its own; published checkpoints then load unchanged, and ours load in published code.
 """
 
+import contextlib
+
 import torch
 import torch.nn.functional as F
 from torch import nn
+from torch.nn.modules.batchnorm import _BatchNorm
+from torch.utils.checkpoint import checkpoint
 
 from tool.files import UserError
 
@@ -122,6 +126,7 @@ class ResNet38d(nn.Module):
         self.b6 = Bottleneck(c(1024), c(2048), dilation=4, dropout=dropout[0])
         self.b7 = Bottleneck(c(2048), c(4096), dilation=4, dropout=dropout[1])
         self.bn7 = nn.BatchNorm2d(c(4096))
+        self.checkpoint_activations = False  # compute a block's activations again in backward, to save memory
         self.level_channels = (c(512), c(1024), c(4096))
         self.out_channels = c(4096)
         for module in self.modules():  # matters from scratch only; pretrained weights replace it
@@ -133,20 +138,44 @@ class ResNet38d(nn.Module):
         x = self.conv1a(x)
         for stage in (2, 3, 4):
             x = self._stage(stage, x)
-        x, level4 = self.b5(x, return_preact=True)
-        x = self.b5_2(self.b5_1(x))
-        x, level5 = self.b6(x, return_preact=True)
-        x = F.relu(self.bn7(self.b7(x)))
+        x, level4 = self._run(self.b5, x, return_preact=True)
+        x = self._run(self.b5_2, self._run(self.b5_1, x))
+        x, level5 = self._run(self.b6, x, return_preact=True)
+        x = F.relu(self.bn7(self._run(self.b7, x)))
         return level4, level5, x
 
     def _stage(self, stage, x):
-        x = getattr(self, f"b{stage}")(x)
+        x = self._run(getattr(self, f"b{stage}"), x)
         for k in range(1, self.STAGES[stage] + 1):
-            x = getattr(self, f"b{stage}_{k}")(x)
+            x = self._run(getattr(self, f"b{stage}_{k}"), x)
         return x
+
+    def _run(self, block, x, **options):
+        if not (self.checkpoint_activations and torch.is_grad_enabled()):
+            return block(x, **options)
+        # the second forward must not move running statistics a second time
+        contexts = contextlib.nullcontext(), running_statistics_kept(block)
+        return checkpoint(block, x, use_reentrant=False, context_fn=lambda: contexts, **options)
 
     def forward(self, x):
         return self.levels(x)[-1]
+
+
+@contextlib.contextmanager
+def running_statistics_kept(net):
+    """BatchNorm's running statistics do not move inside. Matters where BatchNorm trains, from scratch.
+
+    They are what inference normalises with. Erased images are not what it will see, and a forward that only restores
+    activations would count its batch twice.
+    """
+    layers = {m: m.momentum for m in net.modules() if isinstance(m, _BatchNorm) and m.training}
+    try:
+        for layer in layers:
+            layer.momentum = 0.0
+        yield
+    finally:
+        for layer, momentum in layers.items():
+            layer.momentum = momentum
 
 
 class TrunkNet(nn.Module):
@@ -169,6 +198,11 @@ class TrunkNet(nn.Module):
         for name, child in module.named_children():
             self.add_module(name, child)
 
+    def synchronise_batchnorm(self):
+        """BatchNorm over the batches of all processes (SyncBatchNorm); names and shapes of the state stay."""
+        nn.SyncBatchNorm.convert_sync_batchnorm(self.trunk)
+        self.adopt(self.trunk)
+
     def freeze(self):
         """Fine-tuning from pretrained weights: conv1a, b2* and every BatchNorm stay as they are.
 
@@ -179,7 +213,7 @@ class TrunkNet(nn.Module):
             if name == "conv1a" or name.split("_")[0] == "b2":
                 child.requires_grad_(False)
         for module in self.modules():
-            if isinstance(module, nn.modules.batchnorm._BatchNorm):
+            if isinstance(module, _BatchNorm):
                 module.requires_grad_(False)
         return self.train(self.training)
 
@@ -187,7 +221,7 @@ class TrunkNet(nn.Module):
         super().train(mode)
         if self.frozen:
             for module in self.modules():
-                if isinstance(module, nn.modules.batchnorm._BatchNorm):
+                if isinstance(module, _BatchNorm):
                     module.eval()
         return self
 
@@ -217,8 +251,3 @@ class TrunkNet(nn.Module):
 def count_parameters(net):
     """Number of learned values of a network."""
     return sum(p.numel() for p in net.parameters())
-
-
-def with_sync_batchnorm(trunk):
-    """Replace BatchNorm by SyncBatchNorm; call it on the trunk, before a network adopts its layers."""
-    return torch.nn.SyncBatchNorm.convert_sync_batchnorm(trunk)

@@ -10,12 +10,10 @@ partner is left out (released misaligns anchors and negatives there); every term
 them up in place, so its logged classification loss is the total).
 """
 
-import contextlib
-
 import torch
 import torch.nn.functional as F
-from torch.nn.modules.batchnorm import _BatchNorm
 
+from models.resnet38d import running_statistics_kept
 from tool.cam import EPS, maxnorm, upsample
 
 MIN_HARD_PAIRS = 4  # the repel term needs more hard pairs than this (released)
@@ -36,23 +34,6 @@ def class_disjoint_partner(label, generator=None):
     return anchors, partners[anchors]
 
 
-@contextlib.contextmanager
-def running_statistics_kept(net):
-    """BatchNorm's running statistics do not move inside.
-
-    They are what inference normalises with, and inference sees whole images, never erased ones. Matters from scratch
-    only: with pretrained weights every BatchNorm is frozen anyway.
-    """
-    layers = {m: m.momentum for m in net.modules() if isinstance(m, _BatchNorm) and m.training}
-    try:
-        for layer in layers:
-            layer.momentum = 0.0
-        yield
-    finally:
-        for layer, momentum in layers.items():
-            layer.momentum = momentum
-
-
 class TripletErasing:
     """One training step's losses.
 
@@ -68,21 +49,26 @@ class TripletErasing:
         self.weights = tuple(weights)
         self.cls_batch = cls_batch
 
-    def __call__(self, net, image, label, erase=True, generator=None):
+    def __call__(self, net, image, label, erase=True, generator=None, gather=lambda x: x):
         """image: B x 3 x H x W; label: B x C of 0 and 1; erase False is the warm-up (classification alone).
 
+        gather: with several processes, what makes the global batch of each one's part (World.gather); which samples
+        are classified, which negatives there are and how many pairs are hard is then decided over all of it.
         Returns {"total", "cls", "attract", "repel"}: scalar tensors, each term with its weight in it, so that
         total = cls + attract + repel.
         """
         cam, logits, gpp = net(image)
-        cls = self.weights[0] * self.classify(logits, label)
+        labels = gather(label)
+        cls = self.weights[0] * self.classify(gather(logits), labels)
         attract = repel = torch.zeros((), device=cls.device)
         if erase:
             positive = self.erase(image, cam, label)
             with running_statistics_kept(net):
                 gpp_positive = net(positive)[2]
-            attract = self.weights[1] * self.attract(gpp, gpp_positive, label)
-            repel = self.weights[2] * self.repel(cam, gpp, label, generator)
+            embeddings = gather(class_embedding(gpp, label)), gather(class_embedding(gpp_positive, label))
+            attract = self.weights[1] * self.attract(*embeddings)
+            regions = (gather(e) for e in self.region_embeddings(cam, gpp, label))
+            repel = self.weights[2] * self.repel(*regions, labels, generator)
         return {"total": cls + attract + repel, "cls": cls, "attract": attract, "repel": repel}
 
     def classify(self, logits, label):
@@ -98,16 +84,16 @@ class TripletErasing:
         f = (activation * label[:, :, None, None]).amax(dim=1, keepdim=True)  # B x 1 x H x W
         return image * f * (f < self.high)
 
-    def attract(self, gpp_anchor, gpp_positive, label):
-        """Mean L1 distance between class embeddings of image and positive image."""
-        e_anchor = F.relu(gpp_anchor).mean((2, 3)) * label  # B x C
-        e_positive = F.relu(gpp_positive).mean((2, 3)) * label
+    def attract(self, e_anchor, e_positive):
+        """Mean L1 distance between class embeddings of image and positive image, B x C each."""
         return F.l1_loss(e_positive, e_anchor)
 
-    def repel(self, cam, gpp, label, generator=None):
-        """Hinge on the squared distance between each anchor and the object embedding of a class-disjoint image."""
+    def repel(self, e_background, e_object, label, generator=None):
+        """Hinge on the squared distance between each anchor and the object embedding of a class-disjoint image.
+
+        e_background, e_object: B x C, of `region_embeddings`.
+        """
         anchors, partners = class_disjoint_partner(label, generator)
-        e_background, e_object = self.region_embeddings(cam, gpp, label)
         distance = (e_background[anchors] - e_object[partners]).square().sum(dim=1)
         hard = distance < self.margin
         if hard.sum() <= MIN_HARD_PAIRS:
@@ -123,6 +109,11 @@ class TripletErasing:
         m = maxnorm(cam) * label[:, :, None, None]
         g = gpp / (gpp.abs().amax((2, 3), keepdim=True) + EPS)
         return masked_mean(g, m < self.low) * label, masked_mean(g, m < 1) * label
+
+
+def class_embedding(gpp, label):
+    """Mean positive evidence of each class that the image has: B x C x h x w and B x C -> B x C."""
+    return F.relu(gpp).mean((2, 3)) * label
 
 
 def masked_mean(values, mask):

@@ -196,10 +196,8 @@ def test_masked_mean_by_hand():
 
 
 def repel_of(embeddings, margin):
-    """TripletErasing.repel with the region embeddings given: anchors are `embeddings`, every negative is 0."""
-    losses = TripletErasing(margin=margin)
-    losses.region_embeddings = lambda cam, gpp, label: (embeddings, torch.zeros_like(embeddings))
-    return losses.repel(None, None, torch.eye(len(embeddings), 8))
+    """TripletErasing.repel where anchors are `embeddings` and every negative is 0."""
+    return TripletErasing(margin=margin).repel(embeddings, torch.zeros_like(embeddings), torch.eye(len(embeddings), 8))
 
 
 def test_repel_needs_more_than_four_hard_pairs():

@@ -2,15 +2,21 @@
 
 import multiprocessing
 from concurrent.futures import FIRST_COMPLETED, ProcessPoolExecutor, wait
+from concurrent.futures.process import BrokenProcessPool
 
 from tool.crf import crf_with_alphas
-from tool.files import write_scores
+from tool.files import UserError, write_scores
+from tool.workers import WRITING, follow_parent
+
+KILLED = ("a CRF process was killed, probably for lack of memory; run it again with fewer --crf_workers, it continues "
+          "where it was")
 
 
 def crf_job(image, cams, paths, iterations):
     """Refine one image and write one file an alpha. paths: {alpha: path}."""
     for alpha, scores in crf_with_alphas(image, cams, list(paths), iterations).items():
-        write_scores(paths[alpha], scores)
+        with WRITING:
+            write_scores(paths[alpha], scores)
 
 
 def _ready():
@@ -30,12 +36,16 @@ class CrfPool:
         self.pool = None
         if not workers:
             return
-        self.pool = ProcessPoolExecutor(workers, mp_context=multiprocessing.get_context("fork"))
+        self.pool = ProcessPoolExecutor(workers, multiprocessing.get_context("fork"), initializer=follow_parent)
         self.pool.submit(_ready).result()
 
     def submit(self, *job):
-        self.pending.add(self.pool.submit(crf_job, *job))
-        self._drain(self.limit)
+        """Hand over the arguments of crf_job; UserError where a worker was killed."""
+        try:
+            self.pending.add(self.pool.submit(crf_job, *job))
+            self._drain(self.limit)
+        except BrokenProcessPool:
+            raise UserError(KILLED) from None
 
     def _drain(self, limit):
         while len(self.pending) > limit:
@@ -50,6 +60,8 @@ class CrfPool:
         try:
             if kind is None:
                 self._drain(0)
+        except BrokenProcessPool:
+            raise UserError(KILLED) from None
         finally:
             if self.pool:
                 self.pool.shutdown(wait=True, cancel_futures=True)

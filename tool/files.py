@@ -10,6 +10,7 @@ import json
 import os
 import pickle
 import re
+import signal
 import sys
 from pathlib import Path
 
@@ -32,9 +33,21 @@ class Interrupted(Exception):
         self.code = code
 
 
+class Terminated(KeyboardInterrupt):
+    """SIGTERM, to be handled as Ctrl-C is: like that, no `except Exception` swallows it."""
+
+
+def raise_terminated(number, frame):
+    raise Terminated
+
+
 def run_script(main, parser, argv=None):
-    """Parse the arguments, call main(args); a user's mistake becomes one line on stderr and exit code 2."""
+    """Parse the arguments, call main(args); a user's mistake becomes one line on stderr and exit code 2.
+
+    SIGINT and SIGTERM end it with one line and exit code 130 or 143, as shells expect.
+    """
     args = parser.parse_args(argv)
+    previous = signal.signal(signal.SIGTERM, raise_terminated)
     try:
         main(args)
     except UserError as error:
@@ -42,13 +55,20 @@ def run_script(main, parser, argv=None):
     except Interrupted as stop:
         print(f"{Path(parser.prog).name}: {stop}", file=sys.stderr)
         sys.exit(stop.code)
-    except KeyboardInterrupt:
+    except KeyboardInterrupt as stop:
         print(f"{Path(parser.prog).name}: interrupted; run it again and it continues", file=sys.stderr)
-        sys.exit(130)
+        sys.exit(143 if isinstance(stop, Terminated) else 130)
     except OSError as error:
         if error.errno not in DISK_ERRORS:
             raise
         fail(parser, explain_os_error(error))
+    except RuntimeError as error:
+        if "DataLoader worker" not in str(error):  # torch has no type of its own for it
+            raise
+        fail(parser, "a process that loads data was killed, probably for lack of memory; run it again with fewer "
+                     "--num_workers (a training with --resume)")
+    finally:
+        signal.signal(signal.SIGTERM, previous)
 
 
 DISK_ERRORS = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM, errno.EISDIR, errno.ENOTDIR,
@@ -99,7 +119,9 @@ def write_text(path, text):
 
 
 def write_json(path, value):
-    """JSON with a newline at the end; numpy numbers are accepted, NaN is not."""
+    """JSON with a newline at the end; numpy numbers are accepted, NaN is not. Removes what a killed run left of it."""
+    path = Path(path)
+    remove_stale(path.parent, path.name)
     write_text(path, json.dumps(value, indent=1, default=lambda v: v.item(), allow_nan=False) + "\n")
 
 
@@ -113,9 +135,9 @@ def read_json(path):
         raise UserError(f"{path}: not a JSON file; remove it and run the stage again") from None
 
 
-def remove_stale(folder):
-    """Remove temporary files that a killed run left in `folder`."""
-    for path in Path(folder).glob(".*.tmp"):
+def remove_stale(folder, name="*"):
+    """Remove temporary files that a killed run left in `folder`, of all files or of those that match `name`."""
+    for path in Path(folder).glob(f".{name}.*.tmp"):
         with contextlib.suppress(FileNotFoundError):
             path.unlink()
 
@@ -225,14 +247,14 @@ def unpickle_scores(data):
 
 def _empty_array(cls, shape, typecode):
     """Stands in for numpy's _reconstruct: an empty array only, so that no size is taken from the file."""
-    if cls is not np.ndarray or shape != (0,) and shape != ():
+    if cls is not ARRAY or shape != (0,) and shape != ():
         raise pickle.UnpicklingError("unexpected array constructor")
     return np.ndarray(shape, dtype="b" if shape == (0,) else object)
 
 
 def _dtype(name, align=False, copy=False):
-    if not re.fullmatch(r"[iuf][1248]|O8", str(name)):
-        raise pickle.UnpicklingError(f"unexpected array type {name!r}")
+    if not isinstance(name, str) or not re.fullmatch(r"[iuf][1248]|O8", name):
+        raise pickle.UnpicklingError("unexpected array type")
     return np.dtype(name)
 
 
@@ -242,16 +264,56 @@ def _scalar(dtype, data):
     return np.frombuffer(data, dtype, count=1)[0]
 
 
+ARRAY = object()  # stands for numpy.ndarray itself, which called with a shape would allocate whatever the file says
+
+
 class ScoreUnpickler(pickle._Unpickler):
-    """The pure-Python unpickler (its memory follows the file's size) with four constructors and no other name."""
+    """The pure-Python unpickler (its memory follows the file's size) with four constructors and no other name.
+
+    Nothing a few bytes can blow up is built: no keys but numbers and texts (hashing a tuple of itself twice, sixty
+    times over, never ends), no arrays of objects but the one around the dict (many can share one list of the file).
+    """
 
     ALLOWED = {("multiarray", "_reconstruct"): _empty_array, ("multiarray", "scalar"): _scalar,
-               ("numpy", "ndarray"): np.ndarray, ("numpy", "dtype"): _dtype}
+               ("numpy", "ndarray"): ARRAY, ("numpy", "dtype"): _dtype}
     REFUSED = ("BYTEARRAY8", "NEXT_BUFFER", "READONLY_BUFFER", "PERSID", "BINPERSID", "EXT1", "EXT2", "EXT4",
-               "INST", "OBJ", "NEWOBJ", "NEWOBJ_EX")
+               "INST", "OBJ", "NEWOBJ", "NEWOBJ_EX", "EMPTY_SET", "ADDITEMS", "FROZENSET")
     dispatch = dict(pickle._Unpickler.dispatch)
     for _name in REFUSED:
         dispatch.pop(getattr(pickle, _name)[0], None)
+
+    def _check_keys(self, keys):
+        if not all(isinstance(key, int | str | np.integer) for key in keys):
+            raise pickle.UnpicklingError("a key that is neither a number nor a text")
+
+    def load_dict(self):
+        self._check_keys(self.stack[::2])
+        super().load_dict()
+
+    def load_setitem(self):
+        self._check_keys(self.stack[-2:-1])
+        super().load_setitem()
+
+    def load_setitems(self):
+        self._check_keys(self.stack[::2])
+        super().load_setitems()
+
+    def load_build(self):
+        target, state = self.stack[-2:]
+        if isinstance(target, np.dtype):  # one of numpy's own, which no state changes; it names the byte order
+            if not isinstance(state, tuple) or len(state) < 2 or state[1] not in ("<", "|"):
+                raise pickle.UnpicklingError("numbers in the byte order of another machine")
+        elif isinstance(target, np.ndarray) and isinstance(state, tuple) and len(state) == 5:
+            _, shape, dtype, _, data = state
+            if not isinstance(dtype, np.dtype) or (shape != () if dtype.kind == "O" else not isinstance(data, bytes)):
+                raise pickle.UnpicklingError("unexpected array")
+        else:
+            raise pickle.UnpicklingError("unexpected state")
+        super().load_build()
+
+    for _code, _method in ((pickle.DICT, load_dict), (pickle.SETITEM, load_setitem), (pickle.SETITEMS, load_setitems),
+                           (pickle.BUILD, load_build)):
+        dispatch[_code[0]] = _method
 
     def find_class(self, module, name):
         last = module.removeprefix("numpy._core.").removeprefix("numpy.core.")

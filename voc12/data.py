@@ -14,6 +14,7 @@ from torch.utils.data import DataLoader, Dataset
 from tool.affinity_labels import affinity_label, pair_masks, pool_scores
 from tool.files import UserError, read_scores
 from tool.images import open_image
+from tool.workers import follow_parent
 
 
 def image_path(voc12_root, image_id):
@@ -160,10 +161,10 @@ def own_generator():
 def train_loader(dataset, batches, num_workers, pin_memory):
     """DataLoader over EpochBatches; its workers live on from epoch to epoch."""
     return DataLoader(dataset, batch_sampler=batches, num_workers=num_workers, pin_memory=pin_memory,
-                      persistent_workers=num_workers > 0, generator=own_generator())
+                      persistent_workers=num_workers > 0, generator=own_generator(), worker_init_fn=follow_parent)
 
 
 def inference_loader(dataset, num_workers, pin_memory=False):
     """DataLoader that gives single samples, not batches: images have different sizes."""
     return DataLoader(dataset, batch_size=None, num_workers=num_workers, pin_memory=pin_memory,
-                      generator=own_generator())
+                      generator=own_generator(), worker_init_fn=follow_parent)
