@@ -24,13 +24,13 @@ from tool.arguments import (
     positive,
     positive_int,
 )
-from tool.files import UserError, read_list, read_scores, run_script
-from tool.images import label_image, label_overlay, open_image, save_image
-from tool.pseudo_labels import refine_labels, stack_scores, walk_scores
+from tool.files import UserError, read_list, run_script
+from tool.images import label_image, label_overlay, save_image
+from tool.pseudo_labels import refine_labels, walk_image
 from tool.record import claim_folder, file_hash, folder_settings
 from tool.training import choose_device
 from voc12.classes import load_classes
-from voc12.data import check_images, check_score_size, check_scores, image_path
+from voc12.data import check_images, check_scores
 
 
 def get_args_parser():
@@ -46,20 +46,6 @@ def get_args_parser():
     parser.add_argument("--vis", action="store_true", help="also write colour overlays to rw_vis/")
     parser.add_argument("--overwrite", action="store_true", help="delete results of other settings")
     return parser
-
-
-def label_one(net, image_id, args, dict_dir, num_classes, device):
-    """Pseudo label of one image -> (photo as PIL, labels H x W uint8)."""
-    photo = open_image(image_path(args.voc12_root, image_id))
-    path = dict_dir / f"{image_id}.npy"
-    cams = read_scores(path)
-    check_score_size(path, cams, (photo.height, photo.width))
-    if max(cams) >= num_classes:
-        raise UserError(f"{path}: holds class {max(cams)}, but there are {num_classes}; check --classes")
-    keys, scores = stack_scores(cams, args.dup)
-    with torch.autocast(device.type, dtype=torch.bfloat16, enabled=args.amp):
-        walked = walk_scores(net, photo, scores, device, args.scale, args.beta, args.steps)
-    return photo, refine_labels(np.array(photo), keys, walked)
 
 
 def main(args):
@@ -89,7 +75,10 @@ def main(args):
     todo = [i for i in ids if not all((folder / f"{i}.png").is_file() for folder in folders.values())]
     print(f"infer_aff.py: {weights}, {device}: {len(ids)} images, {len(ids) - len(todo)} done before", flush=True)
     for image_id in tqdm(todo, "walk", unit="image", disable=None):
-        photo, labels = label_one(net, image_id, args, dict_dir, len(classes), device)
+        with torch.autocast(device.type, dtype=torch.bfloat16, enabled=args.amp):
+            keys, walked, photo = walk_image(net, args.voc12_root, image_id, dict_dir, len(classes), args.dup, device,
+                                             args.scale, args.beta, args.steps)
+        labels = refine_labels(np.array(photo), keys, walked)
         save_image(folders["labels"] / f"{image_id}.png", label_image(labels))
         if args.vis:
             save_image(folders["vis"] / f"{image_id}.png", label_overlay(photo, labels))

@@ -11,7 +11,7 @@ choose it; --select last uses none.
 """
 
 import argparse
-import time
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -23,30 +23,15 @@ from tool.affinity_labels import STRIDE
 from tool.arguments import (
     add_common_arguments,
     add_data_arguments,
-    add_optimizer_arguments,
+    add_training_arguments,
     add_walk_arguments,
     check_alphas,
-    nonnegative,
-    positive,
     positive_int,
 )
-from tool.files import UserError, read_list, remove_stale, run_script
-from tool.training import (
-    Log,
-    StopSignal,
-    build_optimizer,
-    choose_device,
-    describe_groups,
-    describe_run,
-    describe_terms,
-    epoch_record,
-    load_resume,
-    new_progress,
-    next_epoch,
-    run_epoch,
-    save_resume,
-    start_or_resume,
-)
+from tool.distributed import join_world
+from tool.files import UserError, read_list, run_script
+from tool.resume import Run
+from tool.training import check_batches, choose_device, fit, new_progress, prepare_network, update
 from tool.validation import can_validate, walk_miou
 from voc12.classes import load_classes
 from voc12.data import AffinitySet, EpochBatches, check_images, check_scores, train_loader
@@ -69,34 +54,26 @@ def get_args_parser():
                         help="what best.pth is: the best walk on the masks of --val_list (released), or the last epoch")
     parser.add_argument("--pretrained", type=str, default="auto",
                         help=f"start weights, or none; auto: the first that exists of {' '.join(START_WEIGHTS)}")
-    parser.add_argument("--epochs", "--max_epoches", type=positive_int, default=8, help="epochs of the whole run")
-    parser.add_argument("--batch_size", type=positive_int, default=8, help="images a step")
-    parser.add_argument("--crop_size", type=positive_int, default=448, help="side of a crop, pixels, a multiple of 8")
-    parser.add_argument("--jitter", type=nonnegative, nargs=4, default=[0.3, 0.3, 0.3, 0.1],
-                        metavar=("BRIGHTNESS", "CONTRAST", "SATURATION", "HUE"), help="strengths of colour jitter")
-    parser.add_argument("--width", type=positive, default=1.0, help="factor on the trunk's channels (1 = the paper's)")
-    add_optimizer_arguments(parser, scratch_lr_mult=10.0)
-    parser.add_argument("--stop_epoch", type=int, default=None,
-                        help="stop before this epoch, --resume goes on (for queues with a time limit)")
+    add_training_arguments(parser, epochs=8, crop_size=448, jitter=[0.3, 0.3, 0.3, 0.1], scratch_lr_mult=10.0)
     return parser
 
 
-def build_data(args, experiment):
+def build_data(args, experiment, world):
     """The training set, and the sampler that gives its batches."""
     ids = read_list(args.train_list)
     check_images(ids, args.voc12_root)
     folders = [experiment / "crf" / f"{alpha:02d}" for alpha in (args.low, args.high)]
     for folder, alpha in zip(folders, (args.low, args.high)):
         check_scores(ids, folder, args.train_list, f"infer.py --crf --alphas {alpha}")
-    if args.batch_size > len(ids):
-        raise UserError(f"{args.train_list}: {len(ids)} images do not fill one batch; lower --batch_size")
+    check_batches([args.batch_size], len(ids), args.train_list, world)
     view = AffinityView(args.crop_size, args.scale, args.jitter)
-    return AffinitySet(args.voc12_root, ids, *folders, view, args.seed), EpochBatches(len(ids), args.seed)
+    return (AffinitySet(args.voc12_root, ids, *folders, view, args.seed),
+            EpochBatches(len(ids), args.seed, world.rank, world.size))
 
 
-def build_net(args, device):
+def build_net(args):
     """AffinityNet with its start weights; frozen as released when there are any."""
-    net = AffinityNet(args.width)
+    net = AffinityNet(args.width, dropout=(0.3, 0.5) if args.dropout else (0.0, 0.0))
     path = args.pretrained
     if path == "auto":
         path = next((p for p in START_WEIGHTS if Path(p).is_file()), None)
@@ -106,28 +83,27 @@ def build_net(args, device):
     if path != "none":
         load_weights(net, path, part="trunk")
         net.freeze()
-    return net.to(device)
+    return net
 
 
-def train_step(net, optimizer, batch, amp, device):
-    """One update; returns {"total", "bg", "fg", "neg"} as floats."""
+def train_step(batch, progress, model, optimizer, amp, device, world):
+    """One update; returns {"total", "bg", "fg", "neg"} of the global batch as floats."""
     _, image, masks = batch
     image, masks = image.to(device, non_blocking=True), masks.to(device, non_blocking=True)
+    image = image.contiguous(memory_format=torch.channels_last)
     with torch.autocast(device.type, dtype=torch.bfloat16, enabled=amp):
-        affinity = net(image)  # B x offsets x anchors
-    terms = affinity_loss(affinity.float(), *masks.unbind(1))
-    optimizer.zero_grad(set_to_none=True)
-    terms["total"].backward()
-    optimizer.step()
-    return dict(zip(TERMS, torch.stack([terms[k].detach() for k in TERMS]).tolist()))
+        affinity = model(image)  # B x offsets x anchors
+    terms = affinity_loss(affinity.float(), *masks.unbind(1), over_all=world.sum)
+    update(optimizer, terms["total"], world)
+    return dict(zip(TERMS, world.sum(torch.stack([terms[k].detach() for k in TERMS])).tolist()))
 
 
 class BestCheckpoint:
     """Validates every `val_every` steps and keeps the best network as best.pth; progress["best"] is its mIoU."""
 
-    def __init__(self, net, args, classes, experiment, folder, device, log):
-        self.net, self.args, self.classes = net, args, classes
-        self.dict_dir, self.path, self.device, self.log = experiment / "dict", folder / "best.pth", device, log
+    def __init__(self, net, args, classes, dict_dir, path, device, run):
+        self.net, self.args, self.classes, self.device, self.run = net, args, classes, device, run
+        self.dict_dir, self.path = dict_dir, path
 
     def __call__(self, progress):
         if progress["global_step"] % self.args.val_every == 0:
@@ -136,12 +112,14 @@ class BestCheckpoint:
     def validate(self, progress):
         args = self.args
         miou = walk_miou(self.net, args.voc12_root, args.val_list, self.dict_dir, self.classes, args.dup, args.scale,
-                         self.device)
+                         self.device, self.run.world)
         better = miou > progress["best"]
         if better:
             progress["best"] = miou
-            save_weights(self.net, self.path)
-        self.log.line(f"step {progress['global_step']}: random walk mIoU {miou:.2f}{', best so far' if better else ''}")
+            if self.run.world.main:
+                save_weights(self.net, self.path)
+        self.run.log.line(f"step {progress['global_step']}: random walk mIoU {miou:.2f}"
+                          f"{', best so far' if better else ''}")
 
 
 def describe_selection(args, select):
@@ -151,70 +129,48 @@ def describe_selection(args, select):
     return "selection: best.pth is the last epoch; no ground truth is used"
 
 
-def train(net, loader, optimizer, progress, max_step, args, folder, best, device, log):
-    """All epochs that are left, with a checkpoint after each."""
-    last = min(args.epochs, args.stop_epoch) if args.stop_epoch is not None else args.epochs
-
-    def step(batch, global_step):
-        return train_step(net, optimizer, batch, args.amp, device)
-
-    with StopSignal() as stop:
-        while progress["epoch"] < last:
-            started = time.time()
-            net.train()
-            loader.batch_sampler.start(progress["epoch"], args.batch_size, progress["step"])
-            done = run_epoch(loader, step, optimizer, progress, max_step, TERMS, stop, best)
-            progress["seconds"] += time.time() - started
-            if done:
-                record = epoch_record(progress, max_step, TERMS) | {"seconds": progress["seconds"]}
-                if best and progress["epoch"] == args.epochs - 1 and progress["global_step"] % args.val_every:
-                    best.validate(progress)
-                record |= {"best": progress["best"]} if best else {}
-                log.line(f"epoch {progress['epoch']}: {describe_terms(record, TERMS)}, {record['seconds']:.0f} s")
-                save_weights(net, folder / f"{progress['epoch']:02d}.pth")
-                if not best:
-                    save_weights(net, folder / "best.pth")
-                log.epoch(record)
-                next_epoch(progress, TERMS)
-            save_resume(folder / "resume.pth", net, optimizer, progress, vars(args))
-            if stop.number is not None:
-                stop.stop(f"at epoch {progress['epoch']}, step {progress['step']}")
+def finish_epoch(progress, net, args, folder, best, world):
+    """Save the weights, and validate after the last epoch; returns numbers and text for the log."""
+    if best and progress["epoch"] == args.epochs - 1 and progress["global_step"] % args.val_every:
+        best.validate(progress)
+    if world.main:
+        save_weights(net, folder / f"{progress['epoch']:02d}.pth")
+        if not best:
+            save_weights(net, folder / "best.pth")
+    return {"best": progress["best"]} if best else {}, ""
 
 
 def main(args):
     check_alphas(args)
     if args.crop_size % STRIDE:
         raise UserError(f"--crop_size {args.crop_size}: must be a multiple of {STRIDE}, the size of a cell")
-    device = choose_device(args.device)
+    world, device = join_world(choose_device(args.device))
     torch.manual_seed(args.seed)
     classes = load_classes(args.classes)
     experiment = Path(args.experiment) / args.name
-    dataset, batches = build_data(args, experiment)
+    dataset, batches = build_data(args, experiment, world)
     select = args.select if can_validate(args.select, args.val_list, args.voc12_root, experiment / "dict") else "last"
-    net = build_net(args, device)
-    groups = net.param_groups(args.lr, args.wt_dec, args.scratch_lr_mult)
-    optimizer = build_optimizer(args.optimizer, groups, args.momentum)
+    net = build_net(args)
 
-    run = f"aff{args.low:02d}{args.high:02d}{args.dup:02d}"
-    folder = experiment / "ckpt_aff" / run
-    remove_stale(folder)
-    progress = new_progress(TERMS, args.lr) | {"best": -1.0}
-    if start_or_resume(folder, folder / "resume.pth", args.resume, args.overwrite):
-        progress = load_resume(folder / "resume.pth", net, optimizer, vars(args), may_change=("epochs",))
+    powers = f"aff{args.low:02d}{args.high:02d}{args.dup:02d}"
+    run = Run(experiment, experiment / "ckpt_aff" / powers, f"log_{powers}", args, world)
+    model, optimizer = prepare_network(net, args, device, world)
+    progress = run.begin(net, optimizer, new_progress(TERMS, args.lr) | {"best": -1.0})
     max_step = len(dataset) // args.batch_size * args.epochs
-    log = Log(experiment, f"log_{run}", first_epoch=progress["epoch"])
-    describe_run(log, "train_aff.py", device, args.seed, vars(args))
-    log.line(f"AffinityNet: {count_parameters(net):,} parameters, {len(dataset)} images, {max_step} steps of "
-             f"{args.batch_size}")
-    describe_groups(log, optimizer)
-    log.line(describe_selection(args, select))
+    run.describe("train_aff.py", device, optimizer, [
+        f"AffinityNet: {count_parameters(net):,} parameters, {len(dataset)} images, {max_step} steps of "
+        f"{args.batch_size}", describe_selection(args, select)])
 
+    best = None
+    if select == "best":
+        best = BestCheckpoint(net, args, classes, experiment / "dict", run.folder / "best.pth", device, run)
+    step = partial(train_step, model=model, optimizer=optimizer, amp=args.amp, device=device, world=world)
+    finish = partial(finish_epoch, net=net, args=args, folder=run.folder, best=best, world=world)
     loader = train_loader(dataset, batches, args.num_workers, device.type == "cuda")
-    best = BestCheckpoint(net, args, classes, experiment, folder, device, log) if select == "best" else None
-    train(net, loader, optimizer, progress, max_step, args, folder, best, device, log)
-    log.line(f"done: {folder}; next: python infer_aff.py --name {args.name} --low {args.low} --high {args.high} "
-             f"--dup {args.dup} --train_list {args.train_list}")
-    log.close()
+    fit(model, net, loader, optimizer, step, finish, progress, run, epochs=args.epochs, stop_epoch=args.stop_epoch,
+        max_step=max_step, batch_size=lambda epoch: args.batch_size, terms=TERMS, after_step=best)
+    run.end(f"python infer_aff.py --name {args.name} --low {args.low} --high {args.high} --dup {args.dup} "
+            f"--train_list {args.train_list}")
 
 
 if __name__ == "__main__":

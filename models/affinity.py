@@ -131,14 +131,14 @@ def pair_affinity(features, radius=RADIUS):
 class AffinityNet(TrunkNet):
     """image B x 3 x H x W -> affinities B x offsets x anchors in [0, 1], on a map of ceil(H/8) x ceil(W/8) cells.
 
-    width: of the trunk; the four f layers give 64, 128, 256 and 448 channels at any width.
+    width, dropout: of the trunk; the four f layers give 64, 128, 256 and 448 channels at any width.
     A map whose shorter side is under 2 * radius + 1 = 11 cells uses radius (shorter side - 1) // 2; see `fit_radius`.
     """
 
     scratch_layers = ("f8_3", "f8_4", "f8_5", "f9")
 
-    def __init__(self, width=1.0):
-        trunk = ResNet38d(width, dropout=(0.3, 0.5))
+    def __init__(self, width=1.0, dropout=(0.3, 0.5)):
+        trunk = ResNet38d(width, dropout)
         super().__init__(trunk)
         self.radius = RADIUS
         for name, inputs, outputs in zip(("f8_3", "f8_4", "f8_5"), trunk.level_channels, FEATURES):

@@ -6,7 +6,9 @@ halves: every entry is checked before the first one is written into the network.
 
 import contextlib
 import re
+import struct
 import warnings
+import zipfile
 from pathlib import Path
 
 import safetensors.torch
@@ -27,7 +29,8 @@ TORCH_SUFFIXES = (".pth", ".pt")
 class _KeepFirstError:
     """A file that accepts everything after its first failed write and keeps that error.
 
-    torch's writer turns a failed write (full disk) into a RuntimeError about positions; this keeps the real one.
+    torch's writer turns a failed write (full disk, Ctrl-C meanwhile) into a RuntimeError about positions; this keeps
+    the real one.
     """
 
     def __init__(self, file):
@@ -38,7 +41,7 @@ class _KeepFirstError:
         if self.error is None:
             try:
                 self.file.write(data)
-            except OSError as error:
+            except BaseException as error:
                 self.error = error
         return len(data)
 
@@ -63,8 +66,12 @@ def read_torch(path):
 
     UserError: missing, truncated or foreign file, or one that holds other objects.
     """
-    if check_weight_file(path) == 0:
+    size = check_weight_file(path)
+    if size == 0:
         raise UserError(f"{path}: is empty; get or make it again")
+    if _unpacked_size(path) > size:
+        raise UserError(f"{path}: would unpack to {_unpacked_size(path):,} bytes; torch writes checkpoints that are "
+                        "not packed, get or make it again")
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # what is odd about the file ends in a UserError or does not matter
@@ -80,6 +87,15 @@ def read_torch(path):
             f"{path}: not a whole torch checkpoint ({_reason(error)}); it is damaged or something else, "
             "get or make it again"
         ) from None
+
+
+def _unpacked_size(path):
+    """Bytes that the members of a zip file announce, a thousand times its size at worst; 0 for any other file."""
+    try:
+        with zipfile.ZipFile(path) as members:
+            return sum(member.file_size for member in members.infolist())
+    except (zipfile.BadZipFile, ValueError, NotImplementedError, OSError, struct.error):
+        return 0  # torch says what is wrong with it
 
 
 def _reason(error):

@@ -23,6 +23,7 @@ def _number(kind, test, what):
 FINITE = 1e30  # also rules out inf and nan
 positive_int = _number(int, lambda v: 1 <= v < 2**31, "a whole number from 1")
 natural = _number(int, lambda v: 0 <= v < 2**31, "a whole number from 0")
+workers = _number(int, lambda v: 0 <= v <= 1024, "a whole number from 0 to 1024")
 power = _number(int, lambda v: 1 <= v <= 99, "a whole number from 1 to 99")
 positive = _number(float, lambda v: 0 < v < FINITE, "a number above 0")
 nonnegative = _number(float, lambda v: 0 <= v < FINITE, "a number from 0")
@@ -40,7 +41,7 @@ def add_common_arguments(parser):
     parser.add_argument("--name", type=experiment_name, required=True, help="name of the experiment, a folder")
     parser.add_argument("--experiment", type=str, default="experiment", help="folder of all experiments")
     parser.add_argument("--device", type=str, default="auto", help="auto, cpu, cuda or cuda:N")
-    parser.add_argument("--num_workers", type=natural, default=min(8, os.cpu_count() or 1),
+    parser.add_argument("--num_workers", type=workers, default=min(8, os.cpu_count() or 1),
                         help="processes that load data, 0 = none (default: cores, at most 8)")
     parser.add_argument("--seed", type=natural, default=0, help="seed of everything random")
     parser.add_argument("--amp", action=argparse.BooleanOptionalAction, default=False,
@@ -57,8 +58,15 @@ def add_data_arguments(parser, labels=True):
     add_classes_argument(parser)
 
 
-def add_optimizer_arguments(parser, scratch_lr_mult):
-    """--optimizer, --lr, --momentum, --wt_dec, --scratch_lr_mult, --resume, --overwrite, with released defaults."""
+def add_training_arguments(parser, epochs, crop_size, jitter, scratch_lr_mult):
+    """What both trainings have: network, schedule, crops, optimiser, resuming; defaults as released."""
+    add_width_argument(parser)
+    parser.add_argument("--epochs", "--max_epoches", type=positive_int, default=epochs, help="epochs of the whole run")
+    parser.add_argument("--batch_size", type=positive_int, default=8,
+                        help="images a step, over all processes; in train.py before epoch T")
+    parser.add_argument("--crop_size", type=positive_int, default=crop_size, help="side of a training crop, pixels")
+    parser.add_argument("--jitter", type=nonnegative, nargs=4, default=jitter,
+                        metavar=("BRIGHTNESS", "CONTRAST", "SATURATION", "HUE"), help="strengths of colour jitter")
     parser.add_argument("--optimizer", type=str, default="sgd", choices=["sgd", "adamw"], help="released: sgd")
     parser.add_argument("--lr", type=positive, default=0.01, help="learning rate at step 0 of the poly schedule")
     parser.add_argument("--momentum", type=fraction, default=5e-4,
@@ -66,8 +74,18 @@ def add_optimizer_arguments(parser, scratch_lr_mult):
     parser.add_argument("--wt_dec", type=nonnegative, default=5e-4, help="weight decay of weights; biases have none")
     parser.add_argument("--scratch_lr_mult", type=positive, default=scratch_lr_mult,
                         help="factor on the rate of layers without pretrained weights")
+    parser.add_argument("--dropout", action=argparse.BooleanOptionalAction, default=True, help="the trunk's dropout")
+    parser.add_argument("--checkpoint_activations", action="store_true",
+                        help="compute activations again in backward: much less memory, about a third more time")
+    parser.add_argument("--compile", action="store_true", help="torch.compile the network (the first steps take long)")
+    parser.add_argument("--stop_epoch", type=natural, default=None,
+                        help="stop before this epoch, --resume goes on (for queues with a time limit)")
     parser.add_argument("--resume", action="store_true", help="continue where the run was; start it if there is none")
     parser.add_argument("--overwrite", action="store_true", help="delete the run that is there and start anew")
+
+
+def add_width_argument(parser):
+    parser.add_argument("--width", type=positive, default=1.0, help="factor on the trunk's channels (1 = the paper's)")
 
 
 def add_walk_arguments(parser):

@@ -47,6 +47,7 @@ def run_script(main, parser, argv=None):
     SIGINT and SIGTERM end it with one line and exit code 130 or 143, as shells expect.
     """
     args = parser.parse_args(argv)
+    check_texts(parser, args)
     previous = signal.signal(signal.SIGTERM, raise_terminated)
     try:
         main(args)
@@ -59,11 +60,14 @@ def run_script(main, parser, argv=None):
         print(f"{Path(parser.prog).name}: interrupted; run it again and it continues", file=sys.stderr)
         sys.exit(143 if isinstance(stop, Terminated) else 130)
     except OSError as error:
-        if error.errno not in DISK_ERRORS:
+        if error.errno not in DISK_ERRORS and error.filename is None:  # with a name it is about a file of the user's
             raise
         fail(parser, explain_os_error(error))
-    except RuntimeError as error:
-        if "DataLoader worker" not in str(error):  # torch has no type of its own for it
+    except (MemoryError, RuntimeError) as error:  # torch has no types of its own for the two that are meant here
+        if isinstance(error, MemoryError) or re.search(NO_MEMORY, str(error)):
+            fail(parser, f"not enough memory ({shorten(error, 200) or 'MemoryError'}); lower the batch, crop, image or "
+                         "network size, or the number of processes")
+        if "DataLoader worker" not in str(error):
             raise
         fail(parser, "a process that loads data was killed, probably for lack of memory; run it again with fewer "
                      "--num_workers (a training with --resume)")
@@ -73,6 +77,18 @@ def run_script(main, parser, argv=None):
 
 DISK_ERRORS = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM, errno.EISDIR, errno.ENOTDIR,
                errno.EEXIST, errno.ENAMETOOLONG, errno.EFBIG)
+CONTROL = re.compile("[\0-\x1f\x7f-\x9f\ud800-\udfff]")  # the last: bytes of the command line that are not UTF-8
+NO_MEMORY = "out of memory|not enough memory|can't allocate memory|Storage size calculation overflowed"
+
+
+def check_texts(parser, args):
+    """Refuse values that can only be an accident: empty ones (--weights "$UNSET"), and what is no text."""
+    flags = {action.dest: action.option_strings[0] for action in parser._actions if action.option_strings}
+    for name, value in vars(args).items():
+        for text in value if isinstance(value, list) else [value]:
+            if isinstance(text, str) and (not text or CONTROL.search(text)):
+                what = "holds characters that are no text" if text else "is empty"
+                fail(parser, f"{flags.get(name, name)}: {text!r} {what}")
 
 
 def explain_os_error(error):
@@ -86,15 +102,26 @@ def explain_os_error(error):
 
 
 def fail(parser, message):
-    line = " ".join(str(message).split())
-    print(f"{Path(parser.prog).name}: error: {line}", file=sys.stderr)
+    print(f"{Path(parser.prog).name}: error: {shorten(message, 1500)}", file=sys.stderr)
     sys.exit(2)
+
+
+def shorten(message, length):
+    """One line of at most about `length` characters, beginning and end kept."""
+    line = " ".join(str(message).split())
+    return line if len(line) <= length else f"{line[: length // 2]} ... {line[-length // 2 :]}"
 
 
 @contextlib.contextmanager
 def atomic(path):
-    """Give a temporary path beside `path`; renamed to `path` on success, removed on any failure."""
+    """Give a temporary path beside `path`; renamed to `path` on success, removed on any failure.
+
+    A pipe or a device (/dev/stdout) is written to as it is: renaming would put a file in its place.
+    """
     path = Path(path)
+    if path.exists() and not path.is_file() and not path.is_dir():
+        yield path
+        return
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
@@ -131,7 +158,7 @@ def read_json(path):
         return json.loads(Path(path).read_text())
     except FileNotFoundError:
         raise UserError(f"{path}: no such file") from None
-    except (ValueError, UnicodeDecodeError):
+    except (ValueError, RecursionError):  # the latter: thousands of brackets
         raise UserError(f"{path}: not a JSON file; remove it and run the stage again") from None
 
 
@@ -176,10 +203,10 @@ def parse_list_line(path, number, line):
     if "/" in first:
         parts = first.strip("/").split("/")
         if len(parts) != 2 or ".." in parts or not re.search(r"\.(jpg|jpeg|png)$", first, re.IGNORECASE):
-            raise UserError(f"{path}: line {number}: {first!r} is neither an ID nor /JPEGImages/ID.jpg")
+            raise UserError(f"{path}: line {number}: {first[:100]!r} is neither an ID nor /JPEGImages/ID.jpg")
         first = parts[-1].rsplit(".", 1)[0]
-    if not ID_PATTERN.fullmatch(first) or first in (".", "..") or "\0" in line:
-        raise UserError(f"{path}: line {number}: {first!r} is not an image ID")
+    if not ID_PATTERN.fullmatch(first) or first in (".", "..") or CONTROL.search(first) or "\0" in line:
+        raise UserError(f"{path}: line {number}: {first[:100]!r} is not an image ID")
     return first
 
 
@@ -270,8 +297,9 @@ ARRAY = object()  # stands for numpy.ndarray itself, which called with a shape w
 class ScoreUnpickler(pickle._Unpickler):
     """The pure-Python unpickler (its memory follows the file's size) with four constructors and no other name.
 
-    Nothing a few bytes can blow up is built: no keys but numbers and texts (hashing a tuple of itself twice, sixty
-    times over, never ends), no arrays of objects but the one around the dict (many can share one list of the file).
+    Nothing that a few bytes can blow up is built: no keys but numbers and texts (a tuple that holds another one twice,
+    sixty times over, is never hashed to the end), no arrays of more objects than the file has bytes (many arrays can
+    copy one list).
     """
 
     ALLOWED = {("multiarray", "_reconstruct"): _empty_array, ("multiarray", "scalar"): _scalar,
@@ -282,20 +310,26 @@ class ScoreUnpickler(pickle._Unpickler):
     for _name in REFUSED:
         dispatch.pop(getattr(pickle, _name)[0], None)
 
-    def _check_keys(self, keys):
+    def __init__(self, stream):
+        super().__init__(stream)
+        self.room = len(stream.getbuffer())  # objects that arrays may still hold
+
+    def _check_items(self, target, keys):
+        if not isinstance(target, dict):  # an array would turn any nest of lists into one, however large
+            raise pickle.UnpicklingError("unexpected assignment")
         if not all(isinstance(key, int | str | np.integer) for key in keys):
             raise pickle.UnpicklingError("a key that is neither a number nor a text")
 
     def load_dict(self):
-        self._check_keys(self.stack[::2])
+        self._check_items({}, self.stack[::2])
         super().load_dict()
 
     def load_setitem(self):
-        self._check_keys(self.stack[-2:-1])
+        self._check_items(self.stack[-3], self.stack[-2:-1])
         super().load_setitem()
 
     def load_setitems(self):
-        self._check_keys(self.stack[::2])
+        self._check_items(self.metastack[-1][-1], self.stack[::2])
         super().load_setitems()
 
     def load_build(self):
@@ -304,8 +338,9 @@ class ScoreUnpickler(pickle._Unpickler):
             if not isinstance(state, tuple) or len(state) < 2 or state[1] not in ("<", "|"):
                 raise pickle.UnpicklingError("numbers in the byte order of another machine")
         elif isinstance(target, np.ndarray) and isinstance(state, tuple) and len(state) == 5:
-            _, shape, dtype, _, data = state
-            if not isinstance(dtype, np.dtype) or (shape != () if dtype.kind == "O" else not isinstance(data, bytes)):
+            data = state[-1]
+            self.room -= len(data) if isinstance(data, list) else 0
+            if self.room < 0 or not isinstance(data, bytes | list):
                 raise pickle.UnpicklingError("unexpected array")
         else:
             raise pickle.UnpicklingError("unexpected state")

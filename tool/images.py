@@ -8,10 +8,13 @@ from PIL import Image, ImageDraw, UnidentifiedImageError
 from tool.files import UserError, atomic
 from voc12.classes import IGNORE
 
+# Told by content, whatever the name ends in. Not all that PIL knows: to read an EPS it runs Ghostscript on it.
+FORMATS = ("JPEG", "PNG", "TIFF", "BMP", "GIF", "PPM", "WEBP")
+
 
 def _open(path, what):
     try:
-        image = Image.open(path)
+        image = Image.open(path, formats=FORMATS)
         image.load()
     except FileNotFoundError:
         raise UserError(f"{path}: no such {what}; the list names it") from None

@@ -7,7 +7,10 @@ import torch.nn.functional as F
 from models.affinity import pair_affinity
 from tool.affinity_labels import STRIDE, pool_scores
 from tool.crf import DenseCRF, background_score
+from tool.files import UserError, read_scores
+from tool.images import open_image
 from tool.random_walk import propagate, sparse_affinity
+from voc12.data import check_score_size, image_path
 from voc12.transforms import normalise, rescale, resize_maps
 
 CRF_ITERATIONS = 1  # after the walk
@@ -42,6 +45,21 @@ def walk_scores(net, image, scores, device, scale=1.0, beta=8, steps=64):
     walked = propagate(affinity, pool_scores(maps).flatten(1), beta, steps).view(-1, h, w)
     full = resize_maps(walked, maps.shape[-2:])[:, : size[0], : size[1]]
     return resize_maps(full, (image.height, image.width)).float().cpu().numpy()
+
+
+def walk_image(net, voc12_root, image_id, dict_dir, num_classes, dup, device, scale=1.0, beta=8, steps=64):
+    """The walk on the stored maps of one image -> (keys, K x H x W scores, photo as PIL); see `walk_scores`.
+
+    UserError where the maps are broken, of another size than the photo, or of a class from `num_classes` on.
+    """
+    photo = open_image(image_path(voc12_root, image_id))
+    path = dict_dir / f"{image_id}.npy"
+    cams = read_scores(path)
+    check_score_size(path, cams, (photo.height, photo.width))
+    if max(cams) >= num_classes:
+        raise UserError(f"{path}: holds class {max(cams)}, but there are {num_classes}; check --classes")
+    keys, scores = stack_scores(cams, dup)
+    return keys, walk_scores(net, photo, scores, device, scale, beta, steps), photo
 
 
 def refine_labels(image, keys, scores):

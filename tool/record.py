@@ -10,7 +10,7 @@ import numpy as np
 import torch
 
 from tool.files import UserError, read_json, remove_stale, write_json
-from tool.training import VERSION
+from tool.log import VERSION
 
 RUN_FILE = "run.json"
 
@@ -18,13 +18,9 @@ RUN_FILE = "run.json"
 def file_hash(path):
     """SHA-256 of a file, hex."""
     with open(path, "rb") as stream:
-        return hashlib.file_digest(stream, "sha256").hexdigest() if sys.version_info >= (3, 11) else _sha256(stream)
-
-
-def _sha256(stream):
-    digest = hashlib.sha256()
-    while block := stream.read(1 << 20):
-        digest.update(block)
+        digest = hashlib.sha256()
+        while block := stream.read(1 << 20):
+            digest.update(block)
     return digest.hexdigest()
 
 
@@ -59,7 +55,8 @@ def claim_folder(folder, settings, pattern, overwrite=False):
 def folder_settings(folder):
     """The settings that made a folder's results; None where it has no run.json (files of another tool)."""
     path = Path(folder) / RUN_FILE
-    return read_json(path).get("settings") if path.is_file() else None
+    record = read_json(path) if path.is_file() else None
+    return record.get("settings") if isinstance(record, dict) else None
 
 
 def difference(old, new):

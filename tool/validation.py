@@ -5,33 +5,35 @@ import torch
 from tqdm import tqdm
 
 from tool.cam import multi_scale_cam
-from tool.files import UserError, read_list, read_scores
-from tool.images import open_image, open_mask
+from tool.files import UserError, read_list
+from tool.images import open_mask
 from tool.metrics import ThresholdSweep, check_size, confusion, iou, mean_iou
-from tool.pseudo_labels import stack_scores, walk_scores
-from voc12.data import InferenceSet, check_score_size, check_scores, image_path, inference_loader, mask_path
+from tool.pseudo_labels import walk_image
+from voc12.data import InferenceSet, check_scores, inference_loader, mask_path
 from voc12.labels import load_labels
 from voc12.transforms import InferenceViews
 
 
 @torch.no_grad()
-def cam_sweep(net, voc12_root, list_path, classes, cls_labels, device, num_workers):
-    """Best CAM mIoU over the thresholds: {"miou", "miou_present"} in percent, and "threshold".
+def cam_sweep(net, voc12_root, list_path, classes, cls_labels, device, num_workers, world):
+    """Best CAM mIoU over the thresholds: {"miou", "miou_present"} in percent, and "threshold"; ranks share the list.
 
     The threshold is chosen on the masks it is scored with: an oracle, as released.
     """
-    ids = read_list(list_path)
+    ids = world.share(read_list(list_path))
     labels = load_labels(ids, voc12_root, classes, cls_labels)
     loader = inference_loader(InferenceSet(voc12_root, ids, labels, InferenceViews((1.0,), mirror=False)), num_workers)
     sweep = ThresholdSweep(len(classes) + 1)
     was_training = net.training
     net.eval()
-    for image_id, image, views, label in tqdm(loader, "validate", unit="image", disable=None, leave=False):
+    for image_id, image, views, label in tqdm(loader, "validate", unit="image",
+                                              disable=None if world.main else True, leave=False):
         cam = multi_scale_cam(net, [v.to(device) for v in views], label, image.shape[:2]).cpu().numpy()
         truth = open_mask(mask_path(voc12_root, image_id), len(classes) + 1)
         check_size(truth, image.shape[:2], image_id)
         sweep.add(truth, {int(k): cam[k] for k in np.flatnonzero(label.numpy())})
     net.train(was_training)
+    sweep.histogram = world.sum(sweep.histogram)
     mious, present = sweep.mious()
     best = int(np.argmax(mious))
     return {"miou": 100 * mious[best], "miou_present": 100 * present[best], "threshold": float(sweep.thresholds[best])}
@@ -57,21 +59,18 @@ def can_validate(select, list_path, voc12_root, dict_dir):
 
 
 @torch.no_grad()
-def walk_miou(net, voc12_root, list_path, dict_dir, classes, dup, scale, device):
-    """mIoU (percent, absent classes as 0, as released) of the walked maps' best label, without CRF."""
+def walk_miou(net, voc12_root, list_path, dict_dir, classes, dup, scale, device, world):
+    """mIoU (percent, absent classes as 0, as released) of the walked maps' best label, without CRF; ranks share it."""
     num_labels = len(classes) + 1
     counts = np.zeros((num_labels, num_labels), dtype=np.int64)
     was_training = net.training
     net.eval()
-    for image_id in tqdm(read_list(list_path), "validate", unit="image", disable=None, leave=False):
-        photo = open_image(image_path(voc12_root, image_id))
-        path = dict_dir / f"{image_id}.npy"
-        cams = read_scores(path)
-        check_score_size(path, cams, (photo.height, photo.width))
-        keys, scores = stack_scores(cams, dup)
-        predicted = keys[walk_scores(net, photo, scores, device, scale).argmax(0)]
+    for image_id in tqdm(world.share(read_list(list_path)), "validate", unit="image",
+                         disable=None if world.main else True, leave=False):
+        keys, walked, photo = walk_image(net, voc12_root, image_id, dict_dir, len(classes), dup, device, scale)
+        predicted = keys[walked.argmax(0)]
         truth = open_mask(mask_path(voc12_root, image_id), num_labels)
         check_size(truth, predicted.shape, image_id)
         counts += confusion(truth, predicted, num_labels)
     net.train(was_training)
-    return 100 * mean_iou(iou(counts))[0]
+    return 100 * mean_iou(iou(world.sum(counts)))[0]

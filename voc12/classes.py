@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from tool.files import UserError
+from tool.files import CONTROL, UserError
 
 BACKGROUND = "background"
 VOC_CLASSES = (
@@ -27,6 +27,9 @@ def load_classes(path=None):
         raise UserError(f"{path}: not a text file; --classes takes one class name a line") from None
     if not names or len(names) > 254 or len(set(names)) < len(names) or BACKGROUND in names:
         raise UserError(f"{path}: needs 1 to 254 different class names, one a line, without {BACKGROUND!r}")
+    for name in names:
+        if "/" in name or CONTROL.search(name) or len(name) > 100:
+            raise UserError(f"{path}: {name[:100]!r} is no class name: names of files are made of them")
     return tuple(names)
 
 

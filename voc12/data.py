@@ -134,11 +134,13 @@ class EpochBatches:
     """Batch sampler of keys (epoch, index): a fresh permutation each epoch, the incomplete last batch dropped.
 
     `start(epoch, batch_size, skip)` sets what the next iteration gives; `skip` batches are left out, for resuming.
+    Of `size` processes, this is number `rank`: batch_size is the global one, and every size-th sample of it is ours.
     """
 
-    def __init__(self, length, seed):
+    def __init__(self, length, seed, rank=0, size=1):
         self.length = length
         self.seed = seed
+        self.rank, self.size = rank, size
         self.start(0, 1)
 
     def start(self, epoch, batch_size, skip=0):
@@ -150,7 +152,8 @@ class EpochBatches:
     def __iter__(self):
         order = np.random.default_rng([self.seed, self.epoch]).permutation(self.length)
         for k in range(self.skip, self.length // self.batch_size):
-            yield [(self.epoch, int(i)) for i in order[k * self.batch_size : (k + 1) * self.batch_size]]
+            batch = order[k * self.batch_size : (k + 1) * self.batch_size]
+            yield [(self.epoch, int(i)) for i in batch[self.rank :: self.size]]
 
 
 def own_generator():

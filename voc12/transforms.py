@@ -6,8 +6,11 @@ from PIL import Image
 from torch.nn.functional import interpolate
 from torchvision.transforms import functional as TF
 
+from tool.files import UserError
+
 MEAN = (0.485, 0.456, 0.406)  # ImageNet, RGB, of values in [0, 1]
 STD = (0.229, 0.224, 0.225)
+MAX_PIXELS = 2**30  # of a resized image
 
 
 def normalise(image):
@@ -17,8 +20,11 @@ def normalise(image):
 
 
 def resize(image, size):
-    """Bicubic; size is (width, height) in pixels, at least 1 each."""
+    """Bicubic; size is (width, height) in pixels, at least 1 each. UserError where it is beyond any use."""
     size = tuple(max(1, int(n)) for n in size)
+    if size[0] * size[1] > MAX_PIXELS:
+        raise UserError(f"an image of {image.width} x {image.height} pixels would be resized to {size[0]} x {size[1]}; "
+                        "lower the scale or the size that the flags ask for")
     return image if size == image.size else image.resize(size, Image.BICUBIC)
 
 
@@ -31,6 +37,12 @@ def resize_long_side(image, length):
 def rescale(image, scale):
     """Bicubic, both sides times `scale`, rounded."""
     return resize(image, (round(image.width * scale), round(image.height * scale)))
+
+
+def check_jitter(strength):
+    """UserError where the hue's strength is above 0.5, half of the colour circle."""
+    if strength[3] > 0.5:
+        raise UserError(f"--jitter: hue {strength[3]} is above 0.5, half of the colour circle")
 
 
 def colour_jitter(image, strength, rng):
@@ -82,6 +94,7 @@ class TrainView:
     def __init__(self, resize=(256, 512), crop=320, jitter=(0.4, 0.4, 0.4, 0.1), jitter_p=0.8):
         self.resize = resize
         self.crop = crop
+        check_jitter(jitter)
         self.jitter = jitter
         self.jitter_p = jitter_p
 
@@ -123,6 +136,7 @@ class AffinityView:
     def __init__(self, crop=448, scale=1.0, jitter=(0.3, 0.3, 0.3, 0.1)):
         self.crop = crop
         self.scale = scale
+        check_jitter(jitter)
         self.jitter = jitter
 
     def __call__(self, image, scores, rng):

@@ -1,0 +1,273 @@
+"""The five scripts, killed anywhere and started again, end with the files of a run that nobody disturbed."""
+
+import re
+import shutil
+import signal
+import time
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+import pytest
+import torch
+from conftest import infer_flags, train_flags
+from kill_harness import SCRIPTS, Launcher, differences, wait_until
+from test_scripts_aff import aff_flags, train_aff_flags
+
+KILLED = -signal.SIGKILL
+TRAININGS = {"train.py": "ckpt", "train_aff.py": "ckpt_aff/aff021908"}
+
+
+class Stage(NamedTuple):
+    """One script on the toy data, run in the folder that holds the experiments.
+
+    before, after: that folder before and after an undisturbed run; seconds, points: how long it was.
+    """
+
+    script: str
+    args: list
+    before: Path
+    after: Path
+    seconds: float
+    points: int
+
+    def again(self):
+        """What a user types after a crash."""
+        if self.script not in TRAININGS:
+            return self.args
+        return [k for k in self.args if k != "--overwrite"] + ["--resume"]
+
+    def checkpoints(self, folder):
+        return folder / "e" / "n" / TRAININGS[self.script]
+
+
+def stage_args(toy):
+    """Arguments of the five stages; every path but the data set's is relative. Loading and CRF have processes."""
+    folder = Path("e")
+    workers = ["--num_workers", 1]
+    return {
+        "train.py": ["--name", "n", "--experiment", folder, *train_flags(toy), *workers, "--val_list", toy / "val.txt"],
+        "infer.py": [*infer_flags(toy, folder), *workers, "--dict", "--crf", "--vis", "--alphas", 2, 19],
+        "train_aff.py": [*train_aff_flags(toy, folder), *workers, "--val_every", 4],  # inside an epoch, and at the end
+        "infer_aff.py": [*aff_flags(toy, folder), *workers, "--vis"],
+        "evaluation.py": ["--name", "n", "--experiment", folder, "--voc12_root", toy, "--list", toy / "train.txt",
+                          "--task", "cam", "--dict_dir", "dict", "--json", "e/n/result.json"],
+    }
+
+
+@pytest.fixture(scope="module")
+def launcher(tmp_path_factory):
+    with Launcher(tmp_path_factory.mktemp("logs")) as launcher:
+        yield launcher
+
+
+@pytest.fixture(scope="module")
+def stages(toy, launcher, tmp_path_factory):
+    """{script: Stage} of undisturbed runs, one after the other."""
+    root = tmp_path_factory.mktemp("reference")
+    (root / "work").mkdir()
+    found = {}
+    for script, args in stage_args(toy).items():
+        before, after = root / f"before_{script}", root / f"after_{script}"
+        shutil.copytree(root / "work", before)
+        started = time.monotonic()
+        run = launcher.fork(script, args, root / "work")
+        assert run.wait() == 0, run.output()[-2000:]
+        seconds = time.monotonic() - started
+        shutil.copytree(root / "work", after)
+        found[script] = Stage(script, args, before, after, seconds, launcher.points(run))
+    return found
+
+
+def finished_outputs(folder):
+    """{file of one image: when it was written}; what a restarted run must leave alone."""
+    return {p: p.stat().st_mtime_ns for p in folder.rglob("*") if p.suffix in (".npy", ".png") and p.name[0] != "."}
+
+
+def epochs_done(stage, folder):
+    """How many epochs a killed training need not repeat."""
+    path = stage.checkpoints(folder) / "resume.pth"
+    return torch.load(path, weights_only=True)["progress"]["epoch"] if path.exists() else 0
+
+
+def no_process_left(runs):
+    """Workers of a killed run must end by themselves."""
+    left = lambda: {run.log.name: run.processes() for run in runs if run.processes()}  # noqa: E731
+    assert wait_until(lambda: not left(), 30, every=0.1), f"alive: {left()}"
+
+
+def killed(run, seconds):
+    """Kill the main process after `seconds` (None: it dies by itself) -> False where it finished before."""
+    if seconds is not None:
+        wait_until(run.finished, seconds)
+        run.signal(signal.SIGKILL)
+    assert run.wait() in (0, KILLED), run.output()[-2000:]
+    return run.code == KILLED
+
+
+def chain(stage, folder, start, moments, keeps=True):
+    """Start, kill and start again until all moments are used or the script is done; returns the number of kills.
+
+    start(args, moment) -> (Run, seconds after which it is killed; None: it dies by itself). Then one undisturbed run,
+    which must not repeat what was finished (unless keeps is False), and the comparison.
+    """
+    shutil.copytree(stage.before, folder)
+    runs, kills = [], 0
+    for moment in moments:
+        run, seconds = start(stage.again() if runs else stage.args, moment)
+        runs.append(run)
+        if not killed(run, seconds):
+            break
+        kills += 1
+    if kills == len(runs):
+        no_process_left(runs)
+        kept = finished_outputs(folder)
+        done = epochs_done(stage, folder) if stage.script in TRAININGS else 0
+        runs.append(start(stage.again(), None)[0])
+        assert runs[-1].wait() == 0, runs[-1].output()[-2000:]
+        now = finished_outputs(folder)
+        if keeps:
+            assert [p for p in kept if now.get(p) != kept[p]] == [], "written again"
+        if stage.script in TRAININGS:
+            assert re.findall(r"^epoch (\d+)", runs[-1].output(), re.MULTILINE)[:1] in ([], [str(done)])
+    no_process_left(runs)
+    assert differences(folder, stage.after) == []
+    return kills
+
+
+def forked(launcher, stage, folder):
+    """`start` for chain: a moment is ("seconds", s) or ("point", n)."""
+    def start(args, moment):
+        kind, value = moment or ("seconds", None)
+        run = launcher.fork(stage.script, args, folder, point=value if kind == "point" else 0)
+        return run, value if kind == "seconds" else None
+    return start
+
+
+def spread_points(stage, count):
+    return sorted({int(k) for k in np.linspace(1, stage.points, count)})
+
+
+@pytest.mark.parametrize("script", SCRIPTS)
+def test_two_kills(script, stages, launcher, tmp_path):
+    """One at a random change of a file, one at a random moment, then to the end."""
+    stage = stages[script]
+    rng = np.random.default_rng(0)
+    moments = [("point", int(rng.integers(1, stage.points + 1))), ("seconds", rng.uniform(0, stage.seconds))]
+    assert chain(stage, tmp_path / "w", forked(launcher, stage, tmp_path / "w"), moments) >= 1
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("script", SCRIPTS)
+def test_killed_at_random_moments(script, stages, launcher, tmp_path):
+    """At least 25 kills of the script as a user starts it, more of them late, because the first seconds only import."""
+    stage = stages[script]
+    started = time.monotonic()
+    assert launcher.spawn(script, stage.args, shutil.copytree(stage.before, tmp_path / "whole")).wait() == 0
+    seconds = time.monotonic() - started
+    assert differences(tmp_path / "whole", stage.after) == []
+    rng = np.random.default_rng(SCRIPTS.index(script))
+    kills = chains = 0
+    while kills < 25:
+        folder = tmp_path / f"chain_{chains}"
+        start = lambda args, moment: (launcher.spawn(script, args, folder), moment)  # noqa: B023, E731
+        kills += chain(stage, folder, start, seconds * (1 - rng.random(rng.integers(1, 6)) ** 2))
+        chains += 1
+    print(f"{script}: {kills} kills in {chains} chains, undisturbed {seconds:.1f} s")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("script", SCRIPTS)
+def test_killed_at_changes_of_files(script, stages, launcher, tmp_path):
+    """Fresh runs that die at a point, and again at a random one when they go on; the points are spread over the run."""
+    stage = stages[script]
+    rng = np.random.default_rng(SCRIPTS.index(script))
+    kills = 0
+    points = spread_points(stage, 30)
+    for n in points:
+        folder = tmp_path / f"point_{n}"
+        moments = [("point", n), ("point", int(rng.integers(1, stage.points + 1)))]
+        kills += chain(stage, folder, forked(launcher, stage, folder), moments)
+        shutil.rmtree(folder)
+    assert kills >= len(points)
+    print(f"{script}: {kills} kills at {len(points)} of {stage.points} points")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("script", ["train.py", "infer.py"])
+def test_killed_while_overwriting(script, stages, launcher, tmp_path):
+    """--overwrite, killed while it deletes the results that were there: nothing of them may be taken for new."""
+    stage = stages[script]
+    old = shutil.copytree(stage.before, tmp_path / "old")
+    args = [1 if before == "--load_epo" else k for before, k in zip(["", *stage.args], stage.args)]
+    assert launcher.fork(script, args, old).wait() == 0
+    stage = stage._replace(before=old, args=[*stage.args, "--overwrite"])
+    for n in range(1, 26):
+        folder = tmp_path / f"point_{n}"
+        assert chain(stage, folder, forked(launcher, stage, folder), [("point", n)], keeps=False) == 1
+
+
+# ---------------------------------------------------------------- signals that ask
+
+
+def asked(*short, scripts):
+    """Parameters (script, signal, exit code, target) of all scripts; those that `short` does not list are slow."""
+    return [
+        pytest.param(script, number, 128 + number, target, id=f"{script}-{number.name}-{target}",
+                     marks=[] if (script, number, target) in short else pytest.mark.slow)
+        for script in scripts for number in (signal.SIGINT, signal.SIGTERM) for target in ("main", "all")
+    ]
+
+
+@pytest.mark.parametrize(("script", "number", "code", "target"), asked(
+    ("train.py", signal.SIGINT, "all"), ("train_aff.py", signal.SIGTERM, "all"), scripts=TRAININGS))
+def test_a_signal_stops_a_training_with_a_checkpoint(script, number, code, target, stages, launcher, tmp_path):
+    """Also one that reaches the loading processes, as Ctrl-C in a terminal does and schedulers do."""
+    stage = stages[script]
+    folder = shutil.copytree(stage.before, tmp_path / "w")
+    run = launcher.fork(script, stage.args, folder)
+    assert wait_until(lambda: "\nepoch 0" in run.output() or run.finished(), 200)
+    run.signal(number, group=target == "all")
+    assert run.wait() == code, run.output()[-2000:]
+    assert "Traceback" not in run.output()
+    no_process_left([run])
+    place = re.search(r"stopped by SIG\w+ at epoch (\d), step (\d+); --resume continues\n$", run.output())
+    progress = torch.load(stage.checkpoints(folder) / "resume.pth", weights_only=True)["progress"]
+    assert [progress["epoch"], progress["step"]] == [int(k) for k in place.groups()] and progress["epoch"] > 0
+    run = launcher.fork(script, stage.again(), folder)
+    assert run.wait() == 0, run.output()[-2000:]
+    assert differences(folder, stage.after) == []
+
+
+@pytest.mark.parametrize(("script", "number", "code", "target"), asked(
+    ("infer.py", signal.SIGINT, "all"), ("infer.py", signal.SIGTERM, "main"), ("infer_aff.py", signal.SIGTERM, "all"),
+    scripts=("infer.py", "infer_aff.py", "evaluation.py")))
+def test_a_signal_stops_the_others_with_one_line(script, number, code, target, stages, launcher, tmp_path):
+    stage = stages[script]
+    folder = shutil.copytree(stage.before, tmp_path / "w")
+    run = launcher.fork(script, stage.args, folder, point=stage.points // 2 + 1, number=number, target=target)
+    assert run.wait() == code, run.output()[-2000:]
+    assert run.output().endswith(f"{script}: interrupted; run it again and it continues\n")
+    assert "Traceback" not in run.output() and "Exception" not in run.output()
+    no_process_left([run])
+    assert not list(folder.rglob(".*.tmp"))
+    run = launcher.fork(script, stage.args, folder)
+    assert run.wait() == 0, run.output()[-2000:]
+    assert differences(folder, stage.after) == []
+
+
+@pytest.mark.parametrize(("script", "target", "flag"), [
+    ("train.py", "youngest", "--num_workers"), ("infer.py", "oldest", "--crf_workers"),
+    pytest.param("infer.py", "youngest", "--num_workers", marks=pytest.mark.slow),
+])
+def test_a_killed_worker_ends_the_run_with_one_line(script, target, flag, stages, launcher, tmp_path):
+    """Where memory is short, the system often kills a worker."""
+    stage = stages[script]
+    folder = shutil.copytree(stage.before, tmp_path / "w")
+    run = launcher.fork(script, stage.args, folder, point=stage.points // 2, target=target)
+    assert run.wait() == 2, run.output()[-2000:]
+    assert "Traceback" not in run.output() and flag in run.output().splitlines()[-1], run.output()[-2000:]
+    no_process_left([run])
+    run = launcher.fork(script, stage.again(), folder)
+    assert run.wait() == 0, run.output()[-2000:]
+    assert differences(folder, stage.after) == []

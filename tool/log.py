@@ -1,0 +1,93 @@
+"""The log of a training: lines for people, one JSON line an epoch for programs."""
+
+import contextlib
+import json
+import math
+import platform
+import time
+from pathlib import Path
+
+import torch
+
+from tool.files import remove_stale, write_text
+
+VERSION = "0.1.0"
+
+
+class Log:
+    """Console and log.txt for people, log.jsonl (one line an epoch) for programs, TensorBoard where installed.
+
+    folder: the experiment. first_epoch: lines of this epoch and later, left by an earlier try, are removed.
+    active: False for ranks that write nothing.
+    """
+
+    def __init__(self, folder, name="log", first_epoch=0, active=True):
+        self.active, self.writer = active, None
+        if not active:
+            return
+        self.folder = Path(folder)
+        self.folder.mkdir(parents=True, exist_ok=True)
+        remove_stale(self.folder, f"{name}.*")
+        self.text_path = self.folder / f"{name}.txt"
+        self.json_path = self.folder / f"{name}.jsonl"
+        if not first_epoch:
+            write_text(self.text_path, "")
+        lines = self.json_path.read_text().splitlines() if first_epoch and self.json_path.exists() else []
+        write_text(self.json_path, "".join(f"{k}\n" for k in lines if epoch_of(k) < first_epoch))
+        with contextlib.suppress(ImportError):
+            from torch.utils.tensorboard import SummaryWriter
+
+            self.writer = SummaryWriter(self.folder / "tensorboard" / name, purge_step=first_epoch)
+
+    def line(self, text):
+        """One line to console and log.txt."""
+        if not self.active:
+            return
+        print(text, flush=True)
+        with open(self.text_path, "a") as stream:
+            stream.write(f"{time.strftime('%Y-%m-%d %H:%M:%S')} {text}\n")
+
+    def epoch(self, record):
+        """One JSON line; "epoch" is its key, the numbers also go to TensorBoard."""
+        if not self.active:
+            return
+        with open(self.json_path, "a") as stream:
+            stream.write(json.dumps(record, allow_nan=False) + "\n")
+        if self.writer:
+            for key, value in record.items():
+                if isinstance(value, int | float) and key != "epoch":
+                    self.writer.add_scalar(key, value, record["epoch"])
+            self.writer.flush()
+
+    def close(self):
+        if self.writer:
+            self.writer.close()
+
+
+def epoch_of(line):
+    """Epoch of a line of log.jsonl; infinity where the line is broken, as a full disk leaves it."""
+    try:
+        return json.loads(line)["epoch"]
+    except (ValueError, TypeError, KeyError):
+        return math.inf
+
+
+def describe_run(log, script, device, seed, settings, world):
+    """The first lines of a log: version, machine, processes, settings."""
+    name = torch.cuda.get_device_name(device) if device.type == "cuda" else platform.processor() or platform.machine()
+    log.line(f"AEFT {VERSION}, {script}: torch {torch.__version__}, {device} ({name}), "
+             f"{world.size} process{'es' if world.size > 1 else ''}, seed {seed}")
+    log.line("settings: " + " ".join(f"{k}={v}" for k, v in sorted(settings.items())))
+
+
+def describe_terms(record, terms):
+    """steps, rate and mean losses of an epoch's record, for the log."""
+    losses = ", ".join(f"{k} {record[k]:.4f}" for k in terms)
+    return f"{record['steps']} steps, lr {record['lr']:.5f}, {losses}"
+
+
+def describe_groups(log, optimizer):
+    """One line a parameter group: name, tensors, values, rate, decay."""
+    for group in optimizer.param_groups:
+        log.line(f"group {group['name']}: {len(group['params'])} tensors, {sum(p.numel() for p in group['params']):,} "
+                 f"values, lr {group['initial_lr']:g}, weight decay {group['weight_decay']:g}")
