@@ -123,9 +123,9 @@ def finish_epoch(progress, net, args, classes, device, ckpt, world):
         save_weights(net, ckpt / f"{epoch:03d}net_main.pth")
     phase = "triplet" if epoch >= args.T else "warm-up"
     if args.val_list == "none" or epoch < args.T - 1:
-        return {"phase": phase}, f" ({phase})"
+        return {"phase": phase}, f", {phase}"
     best = cam_sweep(net, args.voc12_root, args.val_list, classes, args.cls_labels, device, args.num_workers, world)
-    text = f" ({phase}), CAM mIoU {best['miou']:.2f} ({best['miou_present']:.2f} present) at {best['threshold']:.2f}"
+    text = f", {phase}, CAM mIoU {best['miou']:.2f} ({best['miou_present']:.2f} present) at {best['threshold']:.2f}"
     return {"phase": phase} | best, text
 
 

@@ -168,14 +168,16 @@ def running_statistics_kept(net):
     They are what inference normalises with. Erased images are not what it will see, and a forward that only restores
     activations would count its batch twice.
     """
-    layers = {m: m.momentum for m in net.modules() if isinstance(m, _BatchNorm) and m.training}
+    layers = [m for m in net.modules() if isinstance(m, _BatchNorm) and m.training]
+    before = [(layer.momentum, layer.num_batches_tracked.clone()) for layer in layers]
     try:
         for layer in layers:
             layer.momentum = 0.0
         yield
     finally:
-        for layer, momentum in layers.items():
+        for layer, (momentum, batches) in zip(layers, before):
             layer.momentum = momentum
+            layer.num_batches_tracked.copy_(batches)
 
 
 class TrunkNet(nn.Module):

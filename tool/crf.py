@@ -7,26 +7,64 @@ import numpy as np
 from pydensecrf.densecrf import DenseCRF2D
 
 MIN_PROBABILITY = 1e-5  # unary = -log of at least this
+SMALLEST_SHARE = 1e-20  # of a unary in the softmax over several
+TOGETHER_VALUES = 2**23  # labels x pixels refined at once: 32 MiB of float32 in each of some six buffers
 
 
 class DenseCRF:
-    """The CRF of one image for a number of labels; the lattices are built once and used for every unary.
+    """The CRF of one image; the lattices are built once and used for every unary.
 
-    image: H x W x 3 uint8, RGB.
+    image: H x W x 3 uint8, RGB. num_labels: of one unary. unaries: how many are refined together, by `together`.
     """
 
-    def __init__(self, image, num_labels):
+    def __init__(self, image, num_labels, unaries=1):
         image = np.array(image, dtype=np.uint8, order="C")  # a copy: pydensecrf refuses read-only arrays
         self.shape = (num_labels, *image.shape[:2])
-        self.crf = DenseCRF2D(image.shape[1], image.shape[0], num_labels)
+        self.unaries = unaries
+        self.crf = DenseCRF2D(image.shape[1], image.shape[0], unaries * num_labels)
         self.crf.addPairwiseGaussian(sxy=3, compat=3)
         self.crf.addPairwiseBilateral(sxy=80, srgb=13, rgbim=image, compat=10)
 
+    def _set(self, probabilities):
+        unary = -np.log(np.clip(probabilities, MIN_PROBABILITY, 1.0)).astype(np.float32)
+        self.crf.setUnaryEnergy(np.ascontiguousarray(unary.reshape(self.unaries * self.shape[0], -1)))
+
     def __call__(self, probabilities, iterations):
         """probabilities: labels x H x W -> the same, refined; each pixel sums to 1."""
-        unary = -np.log(np.clip(probabilities, MIN_PROBABILITY, 1.0)).astype(np.float32)
-        self.crf.setUnaryEnergy(np.ascontiguousarray(unary.reshape(self.shape[0], -1)))
+        self._set(probabilities)
         return np.array(self.crf.inference(iterations), dtype=np.float32).reshape(self.shape)
+
+    def together(self, probabilities, iterations):
+        """probabilities: unaries x labels x H x W -> the same, refined; each pixel of a unary sums to 1.
+
+        Messages of one label never reach another, only the softmax binds labels. pydensecrf takes it over the labels
+        of all unaries; divided by the sum over its own labels, each unary has what it would have had alone. Filtering
+        nine values on a lattice takes half the time of filtering three, three times.
+        Returns None where a unary's share of the common softmax is too small for float32.
+        """
+        self._set(probabilities)
+        state = self.crf.startInference()  # (Q, buffer, buffer)
+        q = np.asarray(state[0])  # a view, labels of all unaries x pixels
+        for step in range(iterations + 1):
+            if step:
+                self.crf.stepInference(*state)
+            for part in np.split(q, self.unaries):
+                total = sum(part[1:], part[0])  # row by row: ten times as fast as sum(0) and one division
+                if total.min() < SMALLEST_SHARE:
+                    return None
+                for row in part:
+                    row /= total
+        return np.array(q, order="C").reshape(self.unaries, *self.shape)
+
+
+def refine(image, probabilities, iterations):
+    """Refine several unaries of one image: H x W x 3 uint8, unaries x labels x H x W -> the same, on one lattice."""
+    if len(probabilities) > 1 and probabilities.size <= TOGETHER_VALUES:
+        result = DenseCRF(image, probabilities.shape[1], len(probabilities)).together(probabilities, iterations)
+        if result is not None:
+            return result
+    crf = DenseCRF(image, probabilities.shape[1])
+    return np.stack([crf(unary, iterations) for unary in probabilities])
 
 
 def background_score(cams, alpha):
@@ -42,9 +80,6 @@ def crf_with_alphas(image, cams, alphas, iterations=10):
     """
     keys = sorted(cams)
     stack = np.stack([cams[k] for k in keys])
-    crf = DenseCRF(image, len(keys) + 1)
-    results = {}
-    for alpha in alphas:
-        scores = crf(np.concatenate([background_score(stack, alpha)[None], stack]), iterations)
-        results[alpha] = {0: scores[0], **{k + 1: score for k, score in zip(keys, scores[1:])}}
-    return results
+    unaries = np.stack([np.concatenate([background_score(stack, alpha)[None], stack]) for alpha in alphas])
+    labels = (0, *(k + 1 for k in keys))
+    return {alpha: dict(zip(labels, scores)) for alpha, scores in zip(alphas, refine(image, unaries, iterations))}

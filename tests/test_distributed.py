@@ -1,0 +1,110 @@
+"""torchrun: N processes give the losses and weights of one, and share the images that have to be inferred."""
+
+import json
+import subprocess
+import sys
+
+import pytest
+import torch
+from conftest import ROOT, succeeds, train_flags
+
+from models.aeft import AEFTNet
+from models.resnet38d import ResNet38d, running_statistics_kept
+
+
+def torchrun(processes, script, *args):
+    """Run a script as several processes on this machine; returns what all of them printed."""
+    command = [sys.executable, "-m", "torch.distributed.run", f"--nproc_per_node={processes}",
+               "--rdzv_backend=c10d", "--rdzv_endpoint=localhost:0", "--", str(ROOT / script), *map(str, args)]
+    result = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=400)
+    assert result.returncode == 0, result.stderr[-3000:]
+    return result.stdout
+
+
+def read_log(path):
+    return [json.loads(line) for line in path.read_text().splitlines()]
+
+
+def assert_same_losses(ours, theirs, terms):
+    assert len(ours) == len(theirs) > 1
+    for a, b in zip(ours, theirs):
+        assert a.keys() == b.keys()
+        for term in set(terms) & a.keys():
+            assert a[term] == pytest.approx(b[term], rel=1e-5, abs=1e-7), (a["epoch"], term)
+
+
+def assert_same_weights(ours, theirs):
+    ours, theirs = (torch.load(path, weights_only=True) for path in (ours, theirs))
+    assert ours.keys() == theirs.keys()
+    for name in ours:
+        torch.testing.assert_close(ours[name], theirs[name], rtol=1e-5, atol=1e-5, msg=name)
+
+
+@pytest.fixture(scope="module")
+def alone(toy, trained, tmp_path_factory):
+    """A fine-tuning (BatchNorm frozen, no dropout) by one process -> (folder of experiments, its flags).
+
+    Batches of 5 and 7: no number of processes divides them. cls_batch 3: some ranks have no share in the
+    classification loss of the triplet batches. A wide margin, so that more than four pairs are hard.
+    """
+    flags = [*train_flags(toy), "--pretrained", trained / "n/ckpt/003net_main.pth", "--no-dropout", "--batch_size", 5,
+             "--batch_size_triplet", 7, "--cls_batch", 3, "--M", 50, "--lr", 0.1]
+    folder = tmp_path_factory.mktemp("alone")
+    succeeds("train.py", "--name", "n", "--experiment", folder, *flags)
+    records = read_log(folder / "n/log.jsonl")
+    assert records[0]["cls"] != records[1]["cls"] and records[-1]["repel"] > 0  # it learns, and pairs are hard
+    return folder, flags
+
+
+@pytest.mark.parametrize("processes", [2, 3])
+def test_processes_train_as_one(alone, tmp_path, processes):
+    folder, flags = alone
+    out = torchrun(processes, "train.py", "--name", "n", "--experiment", tmp_path, *flags)
+    assert f"{processes} processes" in out and out.count("epoch 0:") == 1
+    assert_same_losses(read_log(tmp_path / "n/log.jsonl"), read_log(folder / "n/log.jsonl"),
+                       ("total", "cls", "attract", "repel", "miou"))
+    assert_same_weights(tmp_path / "n/ckpt/003net_main.pth", folder / "n/ckpt/003net_main.pth")
+
+
+@pytest.mark.slow
+def test_processes_resume_as_one(alone, tmp_path):
+    folder, flags = alone
+    torchrun(2, "train.py", "--name", "n", "--experiment", tmp_path, *flags, "--stop_epoch", 2)
+    torchrun(2, "train.py", "--name", "n", "--experiment", tmp_path, *flags, "--resume")
+    assert_same_weights(tmp_path / "n/ckpt/003net_main.pth", folder / "n/ckpt/003net_main.pth")
+
+
+def test_processes_train_affinitynet_as_one(toy, inferred, tmp_path):
+    flags = ["--name", "n", "--voc12_root", toy, "--train_list", toy / "train.txt", "--low", 2, "--high", 19, "--dup",
+             19, "--pretrained", inferred / "n/ckpt/003net_main.pth", "--no-dropout", "--width", 0.0625, "--epochs", 2,
+             "--batch_size", 5, "--crop_size", 64, "--select", "last", "--num_workers", 0, "--device", "cpu"]
+    for name in ("one", "two"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "n").symlink_to(tmp_path / f"{name}_n")
+        (tmp_path / f"{name}_n").mkdir()
+        (tmp_path / f"{name}_n/crf").symlink_to(inferred / "n/crf")
+    succeeds("train_aff.py", "--experiment", tmp_path / "one", *flags)
+    torchrun(2, "train_aff.py", "--experiment", tmp_path / "two", *flags)
+    logs = [read_log(tmp_path / k / "n/log_aff021919.jsonl") for k in ("two", "one")]
+    assert_same_losses(*logs, ("total", "bg", "fg", "neg"))
+    assert_same_weights(*(tmp_path / k / "n/ckpt_aff/aff021919/best.pth" for k in ("two", "one")))
+
+
+def test_recomputed_activations_change_nothing():
+    """Same losses, gradients and running statistics with and without --checkpoint_activations."""
+    torch.manual_seed(0)
+    image = torch.randn(2, 3, 48, 40)
+    results = []
+    for recompute in (False, True):
+        torch.manual_seed(1)
+        net = AEFTNet(ResNet38d(1 / 16)).train()
+        net.trunk.checkpoint_activations = recompute
+        torch.manual_seed(2)  # dropout
+        with running_statistics_kept(net):
+            logits = net(image)[1]
+        (logits.sum() + net(image)[1].square().sum()).backward()
+        results.append(([p.grad for p in net.parameters() if p.requires_grad], list(net.buffers())))
+    for ours, theirs in zip(*results):
+        for a, b in zip(ours, theirs):
+            torch.testing.assert_close(a, b, rtol=1e-5, atol=1e-6)
+    assert any(b.abs().max() > 0 for b in results[0][1])
