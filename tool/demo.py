@@ -27,7 +27,7 @@ ROOT = Path(__file__).resolve().parent.parent
 EPOCHS, T = 18, 15
 ALPHAS = (2, 4, 8, 16)
 LOW, HIGH, DUP = 2, 16, 8
-AFF_EPOCHS = 3
+AFF_EPOCHS = 2
 WIDTH = 0.125
 
 
