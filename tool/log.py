@@ -32,7 +32,7 @@ class Log:
         self.json_path = self.folder / f"{name}.jsonl"
         if not first_epoch:
             write_text(self.text_path, "")
-        lines = self.json_path.read_text().splitlines() if first_epoch and self.json_path.exists() else []
+        lines = self.json_path.read_text(errors="replace").splitlines() if first_epoch and self.json_path.exists() else []
         write_text(self.json_path, "".join(f"{k}\n" for k in lines if epoch_of(k) < first_epoch))
         with contextlib.suppress(ImportError):
             from torch.utils.tensorboard import SummaryWriter

@@ -7,7 +7,7 @@ from pathlib import Path
 import torch
 
 from models.checkpoint import read_torch, save_torch
-from tool.files import UserError, remove_stale
+from tool.files import UserError, remove_stale, shorten
 from tool.log import Log, describe_groups, describe_run
 
 # Settings that may change between the parts of a run without changing what it computes.
@@ -31,7 +31,7 @@ def save_resume(path, net, optimizer, progress, settings, world):
 def load_resume(path, net, optimizer, settings, world, may_change=()):
     """Restore what save_resume wrote and return its progress; UserError where the settings are not the same."""
     state = read_torch(path)
-    if not isinstance(state, dict) or not {"net", "optimizer", "progress", "settings", "rng"} <= set(state):
+    if not _is_resume_state(state):
         raise UserError(f"{path}: not a resume file of this stage; remove it to start anew")
     old = json.loads(json.dumps(state["settings"]))
     new = json.loads(json.dumps({k: v for k, v in settings.items() if k not in FREE_SETTINGS}))
@@ -44,13 +44,22 @@ def load_resume(path, net, optimizer, settings, world, may_change=()):
                         "resume with the same settings")
     for k in changed if world.main else ():
         print(f"warning: resuming with --{k} {new.get(k)} (the run was started with {old.get(k)})", file=sys.stderr)
-    net.load_state_dict(state["net"])
     rates = [group["initial_lr"] for group in optimizer.param_groups]
-    optimizer.load_state_dict(state["optimizer"])
+    try:
+        net.load_state_dict(state["net"])
+        optimizer.load_state_dict(state["optimizer"])
+        restore_rng(state["rng"], next(net.parameters()).device, world)
+    except (AttributeError, LookupError, RuntimeError, TypeError, ValueError) as error:  # torch raises any of them
+        raise UserError(f"{path}: does not fit this run ({shorten(error, 150)}); remove it to start anew") from None
     for group, rate in zip(optimizer.param_groups, rates):
         group["initial_lr"] = rate
-    restore_rng(state["rng"], next(net.parameters()).device, world)
     return state["progress"]
+
+
+def _is_resume_state(state):
+    return (isinstance(state, dict) and {"net", "optimizer", "rng"} <= set(state)
+            and isinstance(state.get("settings"), dict) and isinstance(state.get("progress"), dict)
+            and {"epoch", "step", "global_step", "sums", "lr", "seconds"} <= set(state["progress"]))
 
 
 def restore_rng(states, device, world):
