@@ -23,6 +23,7 @@ from tool.arguments import add_data_arguments, experiment_name, fraction
 from tool.files import UserError, read_list, read_scores, run_script, write_json
 from tool.images import open_mask
 from tool.metrics import THRESHOLDS, ThresholdSweep, check_size, confusion, iou, mean_iou
+from tool.record import describe_origin
 from voc12.classes import BACKGROUND, load_classes
 from voc12.data import mask_path
 
@@ -153,6 +154,7 @@ def main(args):
         thresholds, counts = [], score_labels(ids, folder, args, len(classes) + 1)
     result = summarise(counts, thresholds, classes, args)
     print_table(result, len(ids))
+    print(describe_origin(folder))
     if args.json:
         write_json(args.json, result)
 

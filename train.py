@@ -30,12 +30,13 @@ from tool.arguments import (
     positive_int,
 )
 from tool.distributed import join_world
+from tool.failures import Failures, add_failure_argument
 from tool.files import UserError, read_list, run_script
 from tool.resume import Run
-from tool.training import check_batches, choose_device, fit, new_progress, prepare_network, update
+from tool.training import check_batches, choose_device, fit, memory_format, new_progress, prepare_network, update
 from tool.validation import cam_sweep
 from voc12.classes import load_classes
-from voc12.data import EpochBatches, TrainSet, check_images, train_loader
+from voc12.data import EpochBatches, Substituting, TrainSet, check_images, train_loader
 from voc12.labels import load_labels
 from voc12.transforms import TrainView
 
@@ -66,6 +67,7 @@ def get_args_parser():
                         help="range of the long side, pixels")
     parser.add_argument("--jitter_p", type=fraction, default=0.8, help="probability of colour jitter")
     add_training_arguments(parser, epochs=40, crop_size=320, jitter=[0.4, 0.4, 0.4, 0.1], scratch_lr_mult=1.0)
+    add_failure_argument(parser)
     return parser
 
 
@@ -80,7 +82,8 @@ def check_args(args):
 def build_data(args, classes, world):
     """The training set, and the sampler that gives its batches."""
     ids = read_list(args.train_list)
-    check_images(ids, args.voc12_root)
+    if args.on_error == "stop":
+        check_images(ids, args.voc12_root)
     sizes = [args.batch_size] if args.T > 0 else []
     sizes += [args.batch_size_triplet] if args.T < args.epochs else []
     check_batches(sizes, len(ids), args.train_list, world)
@@ -107,7 +110,7 @@ def train_step(batch, progress, model, losses, optimizer, args, device, world):
     """One update; returns {"total", "cls", "attract", "repel"} of the global batch as floats."""
     _, image, label = batch
     image, label = image.to(device, non_blocking=True), label.to(device, non_blocking=True)
-    image = image.contiguous(memory_format=torch.channels_last)
+    image = image.contiguous(memory_format=memory_format(device, args.amp))
     gather = partial(world.gather, total=batch_size_of(progress["epoch"], args))
     negatives = torch.Generator().manual_seed(args.seed * 1_000_003 + progress["global_step"])  # same on every rank
     with torch.autocast(device.type, dtype=torch.bfloat16, enabled=args.amp):
@@ -156,9 +159,13 @@ def main(args):
 
     step = partial(train_step, model=model, losses=losses, optimizer=optimizer, args=args, device=device, world=world)
     finish = partial(finish_epoch, net=net, args=args, classes=classes, device=device, ckpt=run.folder, world=world)
+    failures = Failures(args.on_error, run.folder / "failed.txt")
+    if failures.skip:
+        dataset = Substituting(dataset, failures)
     loader = train_loader(dataset, batches, args.num_workers, device.type == "cuda")
     fit(model, net, loader, optimizer, step, finish, progress, run, epochs=args.epochs,
         stop_epoch=args.stop_epoch, max_step=max_step, batch_size=partial(batch_size_of, args=args), terms=TERMS)
+    failures.report()
     run.end(f"python infer.py --name {args.name} --load_epo {progress['epoch'] - 1} --dict --crf")
 
 

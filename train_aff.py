@@ -29,12 +29,13 @@ from tool.arguments import (
     positive_int,
 )
 from tool.distributed import join_world
+from tool.failures import Failures, add_failure_argument
 from tool.files import UserError, read_list, run_script
 from tool.resume import Run
-from tool.training import check_batches, choose_device, fit, new_progress, prepare_network, update
+from tool.training import check_batches, choose_device, fit, memory_format, new_progress, prepare_network, update
 from tool.validation import can_validate, walk_miou
 from voc12.classes import load_classes
-from voc12.data import AffinitySet, EpochBatches, check_images, check_scores, train_loader
+from voc12.data import AffinitySet, EpochBatches, Substituting, check_images, check_scores, train_loader
 from voc12.transforms import AffinityView
 
 TERMS = ("total", "bg", "fg", "neg")
@@ -55,15 +56,17 @@ def get_args_parser():
     parser.add_argument("--pretrained", type=str, default="auto",
                         help=f"start weights, or none; auto: the first that exists of {' '.join(START_WEIGHTS)}")
     add_training_arguments(parser, epochs=8, crop_size=448, jitter=[0.3, 0.3, 0.3, 0.1], scratch_lr_mult=10.0)
+    add_failure_argument(parser)
     return parser
 
 
 def build_data(args, experiment, world):
     """The training set, and the sampler that gives its batches."""
     ids = read_list(args.train_list)
-    check_images(ids, args.voc12_root)
     folders = [experiment / "crf" / f"{alpha:02d}" for alpha in (args.low, args.high)]
-    for folder, alpha in zip(folders, (args.low, args.high)):
+    if args.on_error == "stop":
+        check_images(ids, args.voc12_root)
+    for folder, alpha in zip(folders, (args.low, args.high)) if args.on_error == "stop" else ():
         check_scores(ids, folder, args.train_list, f"infer.py --crf --alphas {alpha}")
     check_batches([args.batch_size], len(ids), args.train_list, world)
     view = AffinityView(args.crop_size, args.scale, args.jitter)
@@ -90,7 +93,7 @@ def train_step(batch, progress, model, optimizer, amp, device, world):
     """One update; returns {"total", "bg", "fg", "neg"} of the global batch as floats."""
     _, image, masks = batch
     image, masks = image.to(device, non_blocking=True), masks.to(device, non_blocking=True)
-    image = image.contiguous(memory_format=torch.channels_last)
+    image = image.contiguous(memory_format=memory_format(device, amp))
     with torch.autocast(device.type, dtype=torch.bfloat16, enabled=amp):
         affinity = model(image)  # B x offsets x anchors
     terms = affinity_loss(affinity.float(), *masks.unbind(1), over_all=world.sum)
@@ -166,9 +169,13 @@ def main(args):
         best = BestCheckpoint(net, args, classes, experiment / "dict", run.folder / "best.pth", device, run)
     step = partial(train_step, model=model, optimizer=optimizer, amp=args.amp, device=device, world=world)
     finish = partial(finish_epoch, net=net, args=args, folder=run.folder, best=best, world=world)
+    failures = Failures(args.on_error, run.folder / "failed.txt")
+    if failures.skip:
+        dataset = Substituting(dataset, failures)
     loader = train_loader(dataset, batches, args.num_workers, device.type == "cuda")
     fit(model, net, loader, optimizer, step, finish, progress, run, epochs=args.epochs, stop_epoch=args.stop_epoch,
         max_step=max_step, batch_size=lambda epoch: args.batch_size, terms=TERMS, after_step=best)
+    failures.report()
     run.end(f"python infer_aff.py --name {args.name} --low {args.low} --high {args.high} --dup {args.dup} "
             f"--train_list {args.train_list}")
 

@@ -4,12 +4,14 @@ import json
 import subprocess
 import sys
 
+import numpy as np
 import pytest
 import torch
-from conftest import ROOT, succeeds, train_flags
+from conftest import ROOT, infer_flags, succeeds, train_flags
 
 from models.aeft import AEFTNet
 from models.resnet38d import ResNet38d, running_statistics_kept
+from tool.files import read_scores
 
 
 def torchrun(processes, script, *args):
@@ -108,3 +110,23 @@ def test_recomputed_activations_change_nothing():
         for a, b in zip(ours, theirs):
             torch.testing.assert_close(a, b, rtol=1e-5, atol=1e-6)
     assert any(b.abs().max() > 0 for b in results[0][1])
+
+
+def test_processes_share_the_list(toy, inferred, tmp_path):
+    """infer.py by two processes writes the files of one; what a dead one left out, the next run does."""
+    (tmp_path / "n").mkdir()
+    (tmp_path / "n/ckpt").symlink_to(inferred / "n/ckpt")
+    flags = [*infer_flags(toy, tmp_path), "--dict", "--crf", "--alphas", 2, 19]
+    out = torchrun(2, "infer.py", *flags)
+    assert "process 0 of 2: 6 images" in out and "process 1 of 2: 6 images" in out
+    for folder in ("dict", "crf/02", "crf/19"):
+        ours = sorted((tmp_path / "n" / folder).glob("*.npy"))
+        assert [p.name for p in ours] == sorted(p.name for p in (inferred / "n" / folder).glob("*.npy"))
+        assert len(ours) == 12
+        for path in ours:
+            a, b = read_scores(path), read_scores(inferred / "n" / folder / path.name)
+            assert a.keys() == b.keys() and all(np.allclose(a[k], b[k], atol=1e-5) for k in a)
+    for path in ours[3:6]:
+        path.unlink()
+    assert "9 done before" in succeeds("infer.py", *flags)
+    assert len(list((tmp_path / "n/crf/19").glob("*.npy"))) == 12

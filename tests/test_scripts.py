@@ -142,6 +142,7 @@ def test_results_of_another_epoch_are_not_mixed(toy, inferred, tmp_path):
 def test_evaluation_of_maps(toy, inferred, tmp_path):
     common = ["--name", "n", "--experiment", inferred, "--voc12_root", toy, "--list", toy / "train.txt"]
     out = succeeds("evaluation.py", *common, "--task", "cam", "--dict_dir", "dict", "--json", tmp_path / "r.json")
+    assert "origin: infer.py of AEFT" in out and "epoch 3" in out
     result = json.loads((tmp_path / "r.json").read_text())
     sweep = ThresholdSweep(21)
     for image_id in read_list(toy / "train.txt"):

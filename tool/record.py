@@ -59,6 +59,18 @@ def folder_settings(folder):
     return record.get("settings") if isinstance(record, dict) else None
 
 
+def describe_origin(folder):
+    """One line: what made a folder's results, as its run.json says."""
+    path = Path(folder) / RUN_FILE
+    record = read_json(path) if path.is_file() else None
+    if not isinstance(record, dict) or not isinstance(record.get("settings"), dict):
+        return f"origin: unknown, {folder} has no {RUN_FILE}"
+    settings = ", ".join(f"{k} {str(v)[:12] if k == 'weights' else v}" for k, v in record["settings"].items()
+                         if k not in ("classes", "maps"))
+    return (f"origin: {Path(str((record.get('command') or ['?'])[0])).name} of AEFT {record.get('version')}, "
+            f"{record.get('started')}: {settings}")
+
+
 def difference(old, new):
     """How two settings differ, in words, for a message."""
     if not isinstance(old, dict):

@@ -11,7 +11,7 @@ from tool.files import UserError, remove_stale, shorten
 from tool.log import Log, describe_groups, describe_run
 
 # Settings that may change between the parts of a run without changing what it computes.
-FREE_SETTINGS = {"resume", "overwrite", "num_workers", "device", "stop_epoch", "voc12_root", "log_every", "check"}
+FREE_SETTINGS = {"resume", "overwrite", "num_workers", "device", "stop_epoch", "voc12_root", "on_error"}
 
 
 def save_resume(path, net, optimizer, progress, settings, world):

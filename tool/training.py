@@ -28,6 +28,11 @@ def choose_device(name):
     return device
 
 
+def memory_format(device, amp):
+    """channels_last where convolutions are faster with it: on GPUs, and in bfloat16 on CPUs."""
+    return torch.channels_last if amp or device.type == "cuda" else torch.contiguous_format
+
+
 def poly_factor(step, max_step):
     """(1 - step/max_step)^0.9, 0 from max_step on."""
     return max(0.0, 1 - step / max(1, max_step)) ** POWER
@@ -70,7 +75,7 @@ def prepare_network(net, args, device, world):
     """Network and optimiser as they train: (what a step runs, optimiser)."""
     net.trunk.checkpoint_activations = args.checkpoint_activations
     world.prepare(net, device)
-    net.to(memory_format=torch.channels_last)
+    net.to(memory_format=memory_format(device, args.amp))
     optimizer = build_optimizer(args.optimizer, net.param_groups(args.lr, args.wt_dec, args.scratch_lr_mult),
                                 args.momentum)
     torch.manual_seed(args.seed + 1_000_003 * world.rank)  # ranks drop different channels

@@ -28,6 +28,8 @@ def cam_sweep(net, voc12_root, list_path, classes, cls_labels, device, num_worke
     net.eval()
     for image_id, image, views, label in tqdm(loader, "validate", unit="image",
                                               disable=None if world.main else True, leave=False):
+        if image is None:
+            raise UserError(views)
         cam = multi_scale_cam(net, [v.to(device) for v in views], label, image.shape[:2]).cpu().numpy()
         truth = open_mask(mask_path(voc12_root, image_id), len(classes) + 1)
         check_size(truth, image.shape[:2], image_id)

@@ -115,8 +115,34 @@ def check_score_size(path, scores, size):
                         "remove it and run infer.py again")
 
 
+class Substituting(Dataset):
+    """A training set that gives the next usable image where one is broken; `failures` notes the broken one.
+
+    Which one that is depends on the list alone, so every process and every resumed run sees the same samples.
+    """
+
+    def __init__(self, dataset, failures):
+        self.dataset, self.failures = dataset, failures
+
+    def __len__(self):
+        return len(self.dataset)
+
+    def __getitem__(self, key):
+        epoch, index = key
+        for k in range(len(self)):
+            at = (index + k) % len(self)
+            try:
+                return self.dataset[epoch, at]
+            except UserError as error:
+                self.failures.add(self.dataset.ids[at], error)
+        raise UserError(f"no image is left: all {len(self)} failed; see {self.failures.path}")
+
+
 class InferenceSet(Dataset):
-    """Samples (id, image H x W x 3 uint8 tensor, views, label C float32), in the order of the list."""
+    """Samples (id, image H x W x 3 uint8 tensor, views, label C float32), in the order of the list.
+
+    A broken image gives (id, None, its UserError's message, None).
+    """
 
     def __init__(self, voc12_root, ids, labels, views):
         self.root, self.ids, self.labels, self.views = voc12_root, ids, labels, views
@@ -126,7 +152,10 @@ class InferenceSet(Dataset):
 
     def __getitem__(self, index):
         image_id = self.ids[index]
-        image = open_image(image_path(self.root, image_id))
+        try:
+            image = open_image(image_path(self.root, image_id))
+        except UserError as error:
+            return image_id, None, str(error), None
         return image_id, torch.from_numpy(np.array(image)), self.views(image), torch.from_numpy(self.labels[image_id])
 
 

@@ -1,0 +1,61 @@
+"""--on_error: whether a broken image ends a run, or is left out and listed in failed.txt."""
+
+import sys
+from pathlib import Path
+
+from tool.files import UserError
+
+
+def add_failure_argument(parser):
+    parser.add_argument("--on_error", type=str, default="stop", choices=["stop", "skip"],
+                        help="a broken or missing file: stop the run, or leave its image out and list it in failed.txt")
+
+
+class Failures:
+    """Images that could not be used. Processes of a run may share one file: each adds whole lines to its end.
+
+    skip: False = the first failure ends the run. path: failed.txt, one "ID<tab>reason" a line.
+    """
+
+    def __init__(self, on_error, path):
+        self.skip = on_error == "skip"
+        self.path = Path(path)
+
+    def clear(self):
+        """Forget an earlier run's failures: this one tries these images again."""
+        self.path.unlink(missing_ok=True)
+
+    def add(self, image_id, error):
+        """Raise `error`, or note the image and go on."""
+        if not self.skip:
+            raise UserError(str(error))
+        if image_id in self.ids():
+            return
+        print(f"warning: left out {image_id}: {error}", file=sys.stderr)
+        self.path.parent.mkdir(parents=True, exist_ok=True)
+        with open(self.path, "a") as stream:
+            stream.write(f"{image_id}\t{' '.join(str(error).split())}\n")
+
+    def ids(self):
+        """IDs noted so far, by this and other processes."""
+        lines = self.path.read_text().splitlines() if self.path.is_file() else []
+        return {line.split("\t")[0] for line in lines}
+
+    def usable(self, ids, check):
+        """The IDs for which check(id) raises no UserError; the others are noted."""
+        usable = []
+        for image_id in ids:
+            try:
+                check(image_id)
+            except UserError as error:
+                self.add(image_id, error)
+            else:
+                usable.append(image_id)
+        if not usable:
+            raise UserError(f"no image is left: all {len(ids)} failed; see {self.path}")
+        return usable
+
+    def report(self):
+        """Say at the end of a run how many images are missing from its results."""
+        if count := len(self.ids()):
+            print(f"warning: {count} images could not be used and are left out; see {self.path}", file=sys.stderr)
