@@ -42,8 +42,9 @@ pipeline: $(VENV)
 	$(PY) evaluation.py $(COMMON) --list $(VAL_LIST) --task png \
 		--dict_dir rw/$(call TWO,$(LOW))_$(call TWO,$(HIGH))$(call TWO,$(DUP))
 
+# Two processes of one thread each: two torch processes of two threads would slow each other down on two cores.
 test: $(VENV)
-	$(PY) -m pytest -m "not slow"
+	OMP_NUM_THREADS=1 $(PY) -m pytest -m "not slow" -n 2 --dist loadfile
 
 test-long: $(VENV)
 	$(PY) -m pytest -m slow

@@ -27,12 +27,12 @@ from tool.cam import multi_scale_cam
 from tool.crf_pool import CrfPool
 from tool.distributed import join_world, local_processes
 from tool.failures import Failures, add_failure_argument
-from tool.files import UserError, read_list, read_scores, run_script, write_scores
+from tool.files import UserError, read_list, run_script, write_scores
 from tool.images import heat_overlay, open_image, save_image
 from tool.record import claim_folder, file_hash
 from tool.training import choose_device, memory_format
 from voc12.classes import load_classes
-from voc12.data import InferenceSet, check_images, image_path, inference_loader
+from voc12.data import InferenceSet, check_images, image_path, inference_loader, read_maps
 from voc12.labels import load_labels
 from voc12.transforms import InferenceViews
 
@@ -139,7 +139,7 @@ def from_stored_maps(stored, missing, args, folders, classes, pool, failures):
     for image_id in tqdm(stored, "from dict", unit="image", disable=None):
         try:
             image = np.array(open_image(image_path(args.voc12_root, image_id)))
-            cams = read_scores(folders["dict"] / f"{image_id}.npy")
+            cams = read_maps(folders["dict"] / f"{image_id}.npy", image.shape[:2], len(classes))
         except UserError as error:
             failures.add(image_id, error)
             continue

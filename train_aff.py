@@ -60,7 +60,7 @@ def get_args_parser():
     return parser
 
 
-def build_data(args, experiment, world):
+def build_data(args, experiment, num_labels, world):
     """The training set, and the sampler that gives its batches."""
     ids = read_list(args.train_list)
     folders = [experiment / "crf" / f"{alpha:02d}" for alpha in (args.low, args.high)]
@@ -70,7 +70,7 @@ def build_data(args, experiment, world):
         check_scores(ids, folder, args.train_list, f"infer.py --crf --alphas {alpha}")
     check_batches([args.batch_size], len(ids), args.train_list, world)
     view = AffinityView(args.crop_size, args.scale, args.jitter)
-    return (AffinitySet(args.voc12_root, ids, *folders, view, args.seed),
+    return (AffinitySet(args.voc12_root, ids, *folders, view, args.seed, num_labels),
             EpochBatches(len(ids), args.seed, world.rank, world.size))
 
 
@@ -151,7 +151,7 @@ def main(args):
     torch.manual_seed(args.seed)
     classes = load_classes(args.classes)
     experiment = Path(args.experiment) / args.name
-    dataset, batches = build_data(args, experiment, world)
+    dataset, batches = build_data(args, experiment, len(classes) + 1, world)
     select = args.select if can_validate(args.select, args.val_list, args.voc12_root, experiment / "dict") else "last"
     net = build_net(args)
 

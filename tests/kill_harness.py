@@ -23,6 +23,7 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
 SCRIPTS = ("train.py", "infer.py", "train_aff.py", "infer_aff.py", "evaluation.py")
+TIMES = ("seconds", "started", "finished", "images_per_second", "peak")  # names that measured values begin with
 WRITING = os.O_WRONLY | os.O_RDWR | os.O_CREAT
 
 
@@ -153,18 +154,20 @@ def signature(path):
         return plain(torch.load(path, weights_only=True))
     if path.suffix == ".jsonl":
         return [plain(json.loads(line)) for line in path.read_text().splitlines()]
-    if path.name == "run.json":
-        settings = json.loads(path.read_text()).get("settings")
-        return {k: v for k, v in (settings or {}).items() if k not in ("resume", "overwrite")}
+    if path.name == "run.json":  # the rest is when and how often it ran, on which machine
+        settings = json.loads(path.read_text()).get("settings") or {}
+        return {k: v for k, v in settings.items() if k not in ("resume", "overwrite")}
+    if path.suffix == ".json":
+        return plain(json.loads(path.read_text()))
     if path.suffix == ".txt" and path.name.startswith("log"):
         return "log"
     return path.read_bytes()
 
 
 def plain(value):
-    """Nested containers with tensors as bytes, so that == compares them; without durations."""
+    """Nested containers with tensors as bytes, so that == compares them; without times."""
     if isinstance(value, dict):
-        return {k: plain(v) for k, v in value.items() if not str(k).startswith(("seconds", "time", "memory", "peak"))}
+        return {k: plain(v) for k, v in value.items() if not str(k).startswith(TIMES)}
     if isinstance(value, list | tuple):
         return [plain(v) for v in value]
     if hasattr(value, "numpy"):

@@ -14,6 +14,8 @@ from conftest import infer_flags, train_flags
 from kill_harness import SCRIPTS, Launcher, differences, wait_until
 from test_scripts_aff import aff_flags, train_aff_flags
 
+from tool.log import Log
+
 KILLED = -signal.SIGKILL
 TRAININGS = {"train.py": "ckpt", "train_aff.py": "ckpt_aff/aff021908"}
 
@@ -84,6 +86,10 @@ def finished_outputs(folder):
     return {p: p.stat().st_mtime_ns for p in folder.rglob("*") if p.suffix in (".npy", ".png") and p.name[0] != "."}
 
 
+def image_of(path):
+    return re.match(r"toy_\d+", path.name)[0]
+
+
 def epochs_done(stage, folder):
     """How many epochs a killed training need not repeat."""
     path = stage.checkpoints(folder) / "resume.pth"
@@ -126,10 +132,11 @@ def chain(stage, folder, start, moments, keeps=True):
         runs.append(start(stage.again(), None)[0])
         assert runs[-1].wait() == 0, runs[-1].output()[-2000:]
         now = finished_outputs(folder)
-        if keeps:
-            assert [p for p in kept if now.get(p) != kept[p]] == [], "written again"
+        again = [p for p in kept if now.get(p) != kept[p]]
+        assert not keeps or len({image_of(p) for p in again}) <= 1, again  # the one in progress may be repeated
         if stage.script in TRAININGS:
-            assert re.findall(r"^epoch (\d+)", runs[-1].output(), re.MULTILINE)[:1] in ([], [str(done)])
+            left = range(done, epochs_done(stage, stage.after))
+            assert re.findall(r"^epoch (\d+)", runs[-1].output(), re.MULTILINE) == [str(epoch) for epoch in left]
     no_process_left(runs)
     assert differences(folder, stage.after) == []
     return kills
@@ -205,6 +212,13 @@ def test_killed_while_overwriting(script, stages, launcher, tmp_path):
     for n in range(1, 26):
         folder = tmp_path / f"point_{n}"
         assert chain(stage, folder, forked(launcher, stage, folder), [("point", n)], keeps=False) == 1
+
+
+def test_a_broken_line_of_the_log_is_dropped(tmp_path):
+    """Lines are appended, so a full disk may leave a part of the last one; resuming must not stumble over it."""
+    (tmp_path / "log.jsonl").write_text('{"epoch": 0, "total": 1.5}\n{"epoch": 1, "tot')
+    Log(tmp_path, first_epoch=1).close()
+    assert (tmp_path / "log.jsonl").read_text() == '{"epoch": 0, "total": 1.5}\n'
 
 
 # ---------------------------------------------------------------- signals that ask

@@ -32,7 +32,8 @@ class Log:
         self.json_path = self.folder / f"{name}.jsonl"
         if not first_epoch:
             write_text(self.text_path, "")
-        lines = self.json_path.read_text(errors="replace").splitlines() if first_epoch and self.json_path.exists() else []
+        keep = first_epoch and self.json_path.exists()
+        lines = self.json_path.read_text(errors="replace").splitlines() if keep else []
         write_text(self.json_path, "".join(f"{k}\n" for k in lines if epoch_of(k) < first_epoch))
         with contextlib.suppress(ImportError):
             from torch.utils.tensorboard import SummaryWriter

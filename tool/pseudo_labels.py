@@ -7,10 +7,9 @@ import torch.nn.functional as F
 from models.affinity import pair_affinity
 from tool.affinity_labels import STRIDE, pool_scores
 from tool.crf import DenseCRF, background_score
-from tool.files import UserError, read_scores
 from tool.images import open_image
 from tool.random_walk import propagate, sparse_affinity
-from voc12.data import check_score_size, image_path
+from voc12.data import image_path, read_maps
 from voc12.transforms import normalise, rescale, resize_maps
 
 CRF_ITERATIONS = 1  # after the walk
@@ -53,11 +52,7 @@ def walk_image(net, voc12_root, image_id, dict_dir, num_classes, dup, device, sc
     UserError where the maps are broken, of another size than the photo, or of a class from `num_classes` on.
     """
     photo = open_image(image_path(voc12_root, image_id))
-    path = dict_dir / f"{image_id}.npy"
-    cams = read_scores(path)
-    check_score_size(path, cams, (photo.height, photo.width))
-    if max(cams) >= num_classes:
-        raise UserError(f"{path}: holds class {max(cams)}, but there are {num_classes}; check --classes")
+    cams = read_maps(dict_dir / f"{image_id}.npy", (photo.height, photo.width), num_classes)
     keys, scores = stack_scores(cams, dup)
     return keys, walk_scores(net, photo, scores, device, scale, beta, steps), photo
 

@@ -74,8 +74,8 @@ class AffinitySet(Dataset):
     low_dir, high_dir: CRF scores with the low and the high background power; labels come from the crop alone.
     """
 
-    def __init__(self, voc12_root, ids, low_dir, high_dir, view, seed):
-        self.root, self.ids, self.view, self.seed = voc12_root, ids, view, seed
+    def __init__(self, voc12_root, ids, low_dir, high_dir, view, seed, num_labels=256):
+        self.root, self.ids, self.view, self.seed, self.num_labels = voc12_root, ids, view, seed, num_labels
         self.dirs = Path(low_dir), Path(high_dir)
 
     def __len__(self):
@@ -86,7 +86,7 @@ class AffinitySet(Dataset):
         image_id = self.ids[index]
         image = open_image(image_path(self.root, image_id))
         paths = [folder / f"{image_id}.npy" for folder in self.dirs]
-        low, high = read_score_pair(*paths, (image.height, image.width))
+        low, high = read_score_pair(*paths, (image.height, image.width), self.num_labels)
         both = torch.from_numpy(np.concatenate([low, high]))
         x, scores = self.view(image, both, sample_rng(self.seed, epoch, image_id))
         low, high = pool_scores(scores).split(len(low))
@@ -94,17 +94,24 @@ class AffinitySet(Dataset):
         return image_id, x, torch.from_numpy(masks.astype(np.uint8))
 
 
-def read_score_pair(low_path, high_path, size):
+def read_score_pair(low_path, high_path, size, num_labels=256):
     """CRF scores of two alphas over the classes of either -> two (K + 1) x H x W float32, background first.
 
     A class that one of them lacks is 0 there. UserError where a file is broken or not of the image's size (h, w).
     """
-    pair = [read_scores(low_path), read_scores(high_path)]
-    for path, scores in zip((low_path, high_path), pair):
-        check_score_size(path, scores, size)
+    pair = [read_maps(path, size, num_labels) for path in (low_path, high_path)]
     keys = sorted({0, *pair[0], *pair[1]})
     zero = np.zeros(size, np.float32)
     return tuple(np.stack([scores.get(k, zero) for k in keys]).astype(np.float32) for scores in pair)
+
+
+def read_maps(path, size, num_keys):
+    """Score maps of an image of `size` (h, w) -> {key: H x W}; UserError also where a key is not below num_keys."""
+    scores = read_scores(path)
+    check_score_size(path, scores, size)
+    if max(scores) >= num_keys:
+        raise UserError(f"{path}: holds class {max(scores)}, but there are {num_keys}; check --classes")
+    return scores
 
 
 def check_score_size(path, scores, size):
