@@ -11,28 +11,36 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parents[2]
 
 
-def interleaved(ours, published, repetitions=5):
-    """Run both in turn after one run of each to warm up -> medians in ms and the warm-up's two results.
+def interleaved(forms, repetitions=5, warm_up=True):
+    """Run all forms in turn, `repetitions` times -> (median time of each in ms, a result of each).
 
-    In turn, so that what else the machine does meets both alike. Returns (ours ms, published ms, result, result).
+    In turn, so that what else the machine does meets all alike. warm_up: one run of each first, not counted; without
+    it the results are those of the first run.
     """
-    forms = (ours, published)
-    results = [form() for form in forms]
-    times = ([], [])
+    results = [form() for form in forms] if warm_up else [None] * len(forms)
+    times = [[] for _ in forms]
     for _ in range(max(5, repetitions)):
-        for form, spent in zip(forms, times):
+        for k, form in enumerate(forms):
             start = time.perf_counter()
-            form()
-            spent.append(1000 * (time.perf_counter() - start))
-    return *(statistics.median(spent) for spent in times), *results
+            result = form()
+            times[k].append(1000 * (time.perf_counter() - start))
+            if results[k] is None:
+                results[k] = result
+    return [statistics.median(spent) for spent in times], results
 
 
-def compare(name, ours, published, difference, note="", repetitions=5):
-    """One row of the table; `difference(result, result)` gives the largest absolute difference."""
-    a, b, one, other = interleaved(ours, published, repetitions)
+def row(name, ours, published, difference, note):
+    """A row of the table; ours and published in ms (or another unit, then the note says which)."""
     return {
-        "name": name, "ours": a, "published": b, "ratio": b / a, "difference": difference(one, other), "note": note,
+        "name": name, "ours": ours, "published": published, "ratio": published / ours, "difference": difference,
+        "note": note,
     }
+
+
+def compare(name, ours, published, difference, note="", repetitions=5, warm_up=True):
+    """Measure two forms; `difference(our result, theirs)` gives the largest absolute difference."""
+    (a, b), results = interleaved((ours, published), repetitions, warm_up)
+    return row(name, a, b, difference(*results), note)
 
 
 def peak_memory(target, *args):

@@ -1,6 +1,10 @@
 """Formulations as they are published, written plainly: what tests compare with and `make bench` measures against."""
 
+import numpy as np
 import torch
+import torch.nn.functional as F
+from PIL import Image
+from pydensecrf.densecrf import DenseCRF2D
 
 
 def pair_indices(height, width, radius):
@@ -46,3 +50,84 @@ def dense_walk(affinity, scores, beta=8, log_steps=6):
     for _ in range(log_steps):
         transition = transition @ transition
     return scores @ transition
+
+
+def threshold_counts(maps, masks, thresholds, num_labels=21):
+    """The threshold sweep: for every threshold a pass over all files. maps, masks: paths of .npy dicts and of PNGs.
+
+    Returns thresholds x 3 x labels int64: for each label the pixels hit, predicted and true, without ignored ones.
+    """
+    counts = np.zeros((len(thresholds), 3, num_labels), np.int64)
+    for k, threshold in enumerate(thresholds):
+        for map_path, mask_path in zip(maps, masks):
+            scores = np.load(map_path, allow_pickle=True).item()
+            stack = np.zeros((num_labels, *next(iter(scores.values())).shape), np.float32)
+            for label, score in scores.items():
+                stack[label + 1] = score
+            stack[0] = threshold
+            predicted = stack.argmax(axis=0).astype(np.uint8)
+            truth = np.array(Image.open(mask_path))
+            valid = truth < 255
+            hit = (predicted == truth) * valid
+            for label in range(num_labels):
+                counts[k, 0, label] += np.sum((truth == label) * hit)
+                counts[k, 1, label] += np.sum((predicted == label) * valid)
+                counts[k, 2, label] += np.sum((truth == label) * valid)
+    return counts
+
+
+def crf(image, probabilities, iterations):
+    """Dense CRF of image H x W x 3 uint8 over probabilities labels x H x W, its lattices built for this call alone."""
+    labels, height, width = probabilities.shape
+    field = DenseCRF2D(width, height, labels)
+    unary = -np.log(np.clip(probabilities, 1e-5, 1.0))
+    field.setUnaryEnergy(np.ascontiguousarray(unary.reshape(labels, -1).astype(np.float32)))
+    field.addPairwiseGaussian(sxy=3, compat=3)
+    field.addPairwiseBilateral(sxy=80, srgb=13, rgbim=np.copy(image), compat=10)
+    return np.array(field.inference(iterations)).reshape(labels, height, width)
+
+
+def crf_with_alpha(image, cams, alpha, iterations=10):
+    """CRF scores of one background power: {class: H x W} -> {0: background, class + 1: H x W}."""
+    stack = np.array(list(cams.values()))
+    background = np.power(1 - np.max(stack, axis=0, keepdims=True), alpha)
+    scores = crf(image, np.concatenate([background, stack]), iterations)
+    return {0: scores[0], **{key + 1: scores[k + 1] for k, key in enumerate(cams)}}
+
+
+@torch.no_grad()
+def cam_of_views(net, views, label, size):
+    """Multi-scale CAM, one forward a view. views: list of 1 x 3 x h x w, each image followed by its mirror image.
+
+    label: C values 0 or 1; size: (H, W). Returns C x H x W in [0, 1].
+    """
+    total = 0
+    for k, view in enumerate(views):
+        cam = F.interpolate(F.relu(net.class_maps(view)), size, mode="bilinear", align_corners=False)[0]
+        total = total + (cam.flip(-1) if k % 2 else cam) * label.view(-1, 1, 1)
+    return total / (total.amax((1, 2), keepdim=True) + 1e-5)
+
+
+@torch.no_grad()
+def pseudo_labels(net, image, cams, dup, num_labels=21, radius=5):
+    """Random walk and CRF of one image over all labels, on the image padded to a multiple of 8 -> H x W uint8.
+
+    net: AffinityNet. image: H x W x 3 uint8; cams: {class: H x W float32}; dup: power of the background score.
+    """
+    height, width = image.shape[:2]
+    bottom, right = -height % 8, -width % 8
+    mean, deviation = np.float32((0.485, 0.456, 0.406)), np.float32((0.229, 0.224, 0.225))
+    pixels = (image.astype(np.float32) / 255 - mean) / deviation
+    tensor = F.pad(torch.from_numpy(pixels.transpose(2, 0, 1))[None], (0, right, 0, bottom))
+    scores = np.zeros((num_labels, height, width), np.float32)
+    for key, cam in cams.items():
+        scores[key + 1] = cam
+    scores[0] = (1 - scores[1:].max(axis=0)) ** dup
+    scores = F.avg_pool2d(torch.from_numpy(np.pad(scores, ((0, 0), (0, bottom), (0, right))))[None], 8)[0]
+    cells = scores.shape[1:]
+    affinity = dense_affinity(gathered_pair_affinity(net.features(tensor), radius)[0], *cells, radius)
+    walked = dense_walk(affinity, scores.flatten(1)).view(1, num_labels, *cells)
+    walked = F.interpolate(walked, tensor.shape[-2:], mode="bilinear", align_corners=False)[0].numpy()
+    colours = np.clip((tensor[0].numpy().transpose(1, 2, 0) * deviation + mean) * 255, 0, 255).astype(np.uint8)
+    labels = crf(np.ascontiguousarray(colours), walked, iterations=1).argmax(axis=0)
+    return labels[:height, :width].astype(np.uint8)
