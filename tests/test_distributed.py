@@ -51,7 +51,7 @@ def alone(toy, trained, tmp_path_factory):
     classification loss of the triplet batches. A wide margin, so that more than four pairs are hard.
     """
     flags = [*train_flags(toy), "--pretrained", trained / "n/ckpt/003net_main.pth", "--no-dropout", "--batch_size", 5,
-             "--batch_size_triplet", 7, "--cls_batch", 3, "--M", 50, "--lr", 0.1]
+             "--batch_size_triplet", 7, "--cls_batch", 3, "--M", 50, "--lr", 0.01]
     folder = tmp_path_factory.mktemp("alone")
     succeeds("train.py", "--name", "n", "--experiment", folder, *flags)
     records = read_log(folder / "n/log.jsonl")
