@@ -40,7 +40,7 @@ def assert_same_weights(ours, theirs):
     ours, theirs = (torch.load(path, weights_only=True) for path in (ours, theirs))
     assert ours.keys() == theirs.keys()
     for name in ours:
-        torch.testing.assert_close(ours[name], theirs[name], rtol=1e-5, atol=1e-5, msg=name)
+        torch.testing.assert_close(ours[name], theirs[name], rtol=1e-4, atol=1e-4, msg=name)
 
 
 @pytest.fixture(scope="module")
@@ -51,7 +51,7 @@ def alone(toy, trained, tmp_path_factory):
     classification loss of the triplet batches. A wide margin, so that more than four pairs are hard.
     """
     flags = [*train_flags(toy), "--pretrained", trained / "n/ckpt/003net_main.pth", "--no-dropout", "--batch_size", 5,
-             "--batch_size_triplet", 7, "--cls_batch", 3, "--M", 50, "--lr", 0.01]
+             "--batch_size_triplet", 7, "--cls_batch", 3, "--M", 50, "--lr", 0.1]
     folder = tmp_path_factory.mktemp("alone")
     succeeds("train.py", "--name", "n", "--experiment", folder, *flags)
     records = read_log(folder / "n/log.jsonl")
