@@ -7,11 +7,12 @@ writes  experiment/NAME/dict/ID.npy (--dict), crf/{alpha:02d}/ID.npy (--crf), vi
 
 Images that are done are skipped, so a run that was cut off goes on when it is started again. Each output folder has a
 run.json; results of another epoch or other settings are refused, or replaced with --overwrite. Under torchrun each
-process takes its share of the list; where one dies, the next run does its images.
+process takes its share of the list; where one dies, the next run does its images. While the network sees one image,
+processes refine those before it and a thread writes.
 """
 
 import argparse
-import os
+from contextlib import ExitStack
 from functools import partial
 from pathlib import Path
 
@@ -22,21 +23,23 @@ from tqdm import tqdm
 from models.aeft import AEFTNet
 from models.checkpoint import load_weights
 from models.resnet38d import ResNet38d
-from tool.arguments import add_common_arguments, add_data_arguments, natural, positive, positive_int, power
+from tool.arguments import add_common_arguments, add_crf_workers_argument, add_data_arguments, natural, positive, power
+from tool.background import Background
 from tool.cam import multi_scale_cam
-from tool.crf_pool import CrfPool
-from tool.distributed import join_world, local_processes
+from tool.check import Check, add_check_argument, timed
+from tool.crf import crf_with_alphas
+from tool.distributed import join_world
 from tool.failures import Failures, add_failure_argument
-from tool.files import UserError, read_list, run_script, write_scores
-from tool.images import heat_overlay, open_image, save_image
-from tool.record import claim_folder, file_hash
+from tool.files import UserError, read_list, run_script
+from tool.images import open_image
+from tool.outputs import CRF_ITERATIONS, Outputs
+from tool.record import check_claim, claim_folder, file_hash, this_run
+from tool.summary import Summary
 from tool.training import choose_device, memory_format
 from voc12.classes import load_classes
 from voc12.data import InferenceSet, check_images, image_path, inference_loader, read_maps
 from voc12.labels import load_labels
 from voc12.transforms import InferenceViews
-
-CRF_ITERATIONS = 10
 
 
 def get_args_parser():
@@ -55,9 +58,11 @@ def get_args_parser():
                         help="powers of the background score for CRF, 1 to 99")
     parser.add_argument("--scales", type=positive, nargs="+", default=[0.5, 1.0, 1.5, 2.0],
                         help="sizes at which an image is seen, relative to its own")
-    parser.add_argument("--crf_workers", type=positive_int, default=max(1, (os.cpu_count() or 1) // local_processes()),
-                        help="processes for CRF, of each process that torchrun starts")
+    add_crf_workers_argument(parser)
+    parser.add_argument("--compress", action="store_true",
+                        help="write scores as compressed half floats, about a tenth of the disk; all scripts read both")
     add_failure_argument(parser)
+    add_check_argument(parser)
     parser.add_argument("--overwrite", action="store_true", help="delete results of other settings")
     return parser
 
@@ -100,58 +105,26 @@ def output_folders(args, experiment):
     return folders | ({"vis": experiment / "vis"} if args.vis else {})
 
 
-def claim_outputs(args, folders, weights):
-    """Claim every output folder for results of these weights and settings."""
-    settings = {"weights": file_hash(weights), "epoch": args.load_epo, "model": args.model, "width": args.width,
-                "scales": args.scales, "amp": args.amp, "classes": list(load_classes(args.classes))}
-    for key, folder in folders.items():
-        more = {"alpha": key, "iterations": CRF_ITERATIONS} if isinstance(key, int) else {}
-        claim_folder(folder, settings | more, "*.png" if key == "vis" else "*.npy", args.overwrite)
-
-
-def outputs_missing(image_id, folders, classes, label):
-    """Keys of `folders` that lack this image."""
-    missing = []
-    for key, folder in folders.items():
-        if key == "vis":
-            paths = [folder / f"{image_id}_{classes[c]}.png" for c in np.flatnonzero(label)]
-        else:
-            paths = [folder / f"{image_id}.npy"]
-        if not all(path.is_file() for path in paths):
-            missing.append(key)
-    return missing
-
-
-def write_outputs(image_id, image, cams, missing, folders, classes, pool):
-    """Write what is missing for one image. image: H x W x 3 uint8; cams: {class: H x W float32}."""
-    if "dict" in missing:
-        write_scores(folders["dict"] / f"{image_id}.npy", cams)
-    if "vis" in missing:
-        for c, cam in cams.items():
-            save_image(folders["vis"] / f"{image_id}_{classes[c]}.png", heat_overlay(image, cam))
-    paths = {key: folders[key] / f"{image_id}.npy" for key in missing if isinstance(key, int)}
-    if paths:
-        pool.submit(image, cams, paths, CRF_ITERATIONS)
-
-
-def from_stored_maps(stored, missing, args, folders, classes, pool, failures):
-    """Images whose maps were written before: CRF and overlays need no network."""
+def stored_maps(stored, outputs, voc12_root, failures):
+    """Images whose maps were written before: CRF and overlays need no network. Yields as `network_maps`."""
     for image_id in tqdm(stored, "from dict", unit="image", disable=None):
         try:
-            image = np.array(open_image(image_path(args.voc12_root, image_id)))
-            cams = read_maps(folders["dict"] / f"{image_id}.npy", image.shape[:2], len(classes))
+            image = np.array(open_image(image_path(voc12_root, image_id)))
+            cams = read_maps(outputs.folders["dict"] / f"{image_id}.npy", image.shape[:2], len(outputs.classes))
         except UserError as error:
             failures.add(image_id, error)
             continue
-        write_outputs(image_id, image, cams, missing[image_id], folders, classes, pool)
+        yield image_id, image, cams
 
 
-def from_network(net, todo, missing, labels, args, folders, classes, pool, device, failures):
-    """Images without maps: run the network on every view."""
-    net = net.to(device, memory_format=memory_format(device, args.amp)).eval()
+def network_maps(net, todo, labels, args, device, num_workers, failures=None):
+    """Images without maps: run the network on every view -> (ID, H x W x 3 uint8, {class: H x W float32}) of each."""
+    if not todo:
+        return
     form = memory_format(device, args.amp)
+    net = net.to(device, memory_format=form).eval()
     dataset = InferenceSet(args.voc12_root, todo, labels, InferenceViews(args.scales))
-    loader = inference_loader(dataset, args.num_workers, pin_memory=device.type == "cuda")
+    loader = inference_loader(dataset, num_workers, pin_memory=device.type == "cuda")
     for image_id, image, views, label in tqdm(loader, "maps", unit="image", disable=None):
         if image is None:
             failures.add(image_id, views)
@@ -159,8 +132,28 @@ def from_network(net, todo, missing, labels, args, folders, classes, pool, devic
         with torch.autocast(device.type, dtype=torch.bfloat16, enabled=args.amp):
             views = [view.to(device, non_blocking=True).contiguous(memory_format=form) for view in views]
             cam = multi_scale_cam(net, views, label, image.shape[:2]).cpu().numpy()
-        cams = {int(c): cam[c] for c in np.flatnonzero(label.numpy())}
-        write_outputs(image_id, image.numpy(), cams, missing[image_id], folders, classes, pool)
+        yield image_id, image.numpy(), {int(c): cam[c] for c in np.flatnonzero(label.numpy())}
+
+
+def check_run(check, outputs, net, todo, stored, labels, args, device):
+    """--check: images, disk, and one image through network and CRF."""
+    sizes = check.images([*todo, *stored], args.voc12_root)
+    share = 1 / 8 if args.compress else 1
+    per_map = {i: 4 * w * h * share for i, (w, h) in sizes.items()}
+    present = {i: int(labels[i].sum()) for i in sizes}
+    for key, folder in outputs.folders.items():
+        maps = 0.5 if key == "vis" else 1
+        check.disk(folder, sum(per_map[i] * maps * (present[i] + isinstance(key, int)) for i in sizes))
+    usable = [i for i in todo if i in sizes]
+    seconds, crf_seconds = 0.0, 0.0
+    if usable:
+        (_, image, cams), seconds = timed(next, network_maps(net, usable[:1], labels, args, device, 0))
+        if args.crf:
+            _, crf_seconds = timed(crf_with_alphas, image, cams, args.alphas, CRF_ITERATIONS)
+    crf_seconds /= args.crf_workers
+    both = seconds + crf_seconds if device.type == "cpu" else max(seconds, crf_seconds)  # they share the cores there
+    check.end(both * len(todo) + crf_seconds * len(stored), len(todo),
+              f"network {seconds:.2f} s an image, CRF {crf_seconds:.2f} s")
 
 
 def main(args):
@@ -172,33 +165,50 @@ def main(args):
     folders = output_folders(args, experiment)
     failures = Failures(args.on_error, next(iter(folders.values())) / "failed.txt")
     weights = find_checkpoint(args, experiment)
-    with CrfPool(args.crf_workers if args.crf else 0) as pool:  # first: it forks, before torch has threads
+    with ExitStack() as stack:
+        # first: it forks, before torch has threads
+        crf = stack.enter_context(Background(args.crf_workers if args.crf and not args.check else 0))
         world, device = join_world(choose_device(args.device))
+        summary = Summary(device)
         torch.manual_seed(args.seed)
         net = AEFTNet(ResNet38d(args.width), len(classes))
         load_weights(net, weights, part="all")
-        world.first(failures.clear)
+        settings = {"weights": file_hash(weights), "epoch": args.load_epo, "model": args.model, "width": args.width,
+                    "scales": args.scales, "amp": args.amp, "compress": args.compress, "classes": list(classes)}
+        outputs = Outputs(folders, classes, settings, args.compress)
+        if args.check:
+            check = Check("infer.py", device, world)
+            outputs.anew = [k for k, same in outputs.each(check_claim, overwrite=args.overwrite).items() if not same]
+        else:
+            world.first(failures.clear)
         ids, labels = usable_images(world.share(ids), args, classes, failures)
-        world.first(partial(claim_outputs, args, folders, weights))
-        missing = {i: outputs_missing(i, folders, classes, labels[i]) for i in ids}
+        if not args.check:
+            run = this_run(args, device, world.size, [args.infer_list], weights)
+            outputs.origins = world.first(partial(outputs.each, claim_folder, overwrite=args.overwrite, run=run))
+        missing = {i: outputs.missing(i, labels[i]) for i in ids}
         left = [i for i in ids if missing[i]]
         stored = [i for i in left if "dict" in folders and "dict" not in missing[i]]
         has_maps = set(stored)
         todo = [i for i in left if i not in has_maps]
+        if args.check:
+            return check_run(check, outputs, net, todo, stored, labels, args, device)
         print(f"infer.py: {weights}, {device}, process {world.rank} of {world.size}: {len(ids)} images, "
               f"{len(ids) - len(left)} done before, {len(stored)} from stored maps, {len(todo)} through the network",
               flush=True)
-        from_stored_maps(stored, missing, args, folders, classes, pool, failures)
-        if todo:
-            from_network(net, todo, missing, labels, args, folders, classes, pool, device, failures)
-    world.leave()
-    if not world.main:
-        return
-    for folder in folders.values():
-        print(f"infer.py: wrote {folder}")
-    failures.report()
+        outputs.crf, outputs.writer = crf, stack.enter_context(Background())
+        for name, maps in (("from dict", stored_maps(stored, outputs, args.voc12_root, failures)),
+                           ("maps", network_maps(net, todo, labels, args, device, args.num_workers, failures))):
+            with summary.stage(name) as stage:
+                for image_id, image, cams in maps:
+                    outputs.write(image_id, image, cams, missing[image_id])
+                    stage["images"] += 1
+    summary.counts |= {"done": sum(stage["images"] for stage in summary.stages.values()),
+                       "skipped": len(ids) - len(left)}
+    summary.add("crf", crf)
+    summary.add("writing", outputs.writer)
     next_task = f"crf --dict_dir crf/{args.alphas[0]:02d}" if args.crf else "cam --dict_dir dict"
-    print(f"next: python evaluation.py --name {args.name} --task {next_task}")
+    summary.end("infer.py", world, folders.values(), failures,
+                f"python evaluation.py --name {args.name} --task {next_task}")
 
 
 if __name__ == "__main__":

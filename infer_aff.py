@@ -19,18 +19,21 @@ from models.affinity import AffinityNet
 from models.checkpoint import load_weights
 from tool.arguments import (
     add_common_arguments,
+    add_crf_workers_argument,
     add_data_arguments,
     add_walk_arguments,
     check_alphas,
     positive,
     positive_int,
 )
+from tool.background import Background, label_job
+from tool.check import Check, add_check_argument, timed
 from tool.distributed import join_world
 from tool.failures import Failures, add_failure_argument
 from tool.files import UserError, read_list, run_script
-from tool.images import label_image, label_overlay, save_image
 from tool.pseudo_labels import refine_labels, walk_image
-from tool.record import claim_folder, file_hash, folder_settings
+from tool.record import check_claim, claim_folder, file_hash, folder_settings, this_run
+from tool.summary import Summary
 from tool.training import choose_device, memory_format
 from voc12.classes import load_classes
 from voc12.data import check_images, check_scores
@@ -47,65 +50,99 @@ def get_args_parser():
     parser.add_argument("--beta", type=positive, default=8.0, help="power on the affinities")
     parser.add_argument("--steps", type=positive_int, default=64, help="length of the random walk")
     parser.add_argument("--vis", action="store_true", help="also write colour overlays to rw_vis/")
+    add_crf_workers_argument(parser)
     add_failure_argument(parser)
+    add_check_argument(parser)
     parser.add_argument("--overwrite", action="store_true", help="delete results of other settings")
     return parser
 
 
-def main(args):
-    check_alphas(args)
-    world, device = join_world(choose_device(args.device))
-    torch.manual_seed(args.seed)
-    classes = load_classes(args.classes)
-    ids = read_list(args.train_list)
-    experiment = Path(args.experiment) / args.name
-    dict_dir = experiment / "dict"
-    powers = f"{args.low:02d}_{args.high:02d}{args.dup:02d}"
-    failures = Failures(args.on_error, experiment / "rw" / powers / "failed.txt")
-    if not failures.skip:
-        check_images(ids, args.voc12_root)
-        check_scores(ids, dict_dir, args.train_list, "infer.py --dict")
+def images_left(ids, folders):
+    return [i for i in ids if not all((folder / f"{i}.png").is_file() for folder in folders.values())]
+
+
+def check_run(check, net, ids, folders, settings, classes, dict_dir, args, device):
+    """--check: images, maps, disk, and one image through the walk."""
+    same = [check_claim(folder, settings, "*.png", args.overwrite) for folder in folders.values()]
+    todo = images_left(ids, folders) if all(same) else ids
+    sizes = check.images(todo, args.voc12_root)
+    for folder in folders.values():
+        check.disk(folder, sum(w * h / 4 for w, h in sizes.values()))  # palette PNGs take less, overlays about this
+    if not sizes:
+        return check.end(0, 0, "nothing to do")
+    (keys, walked, photo), seconds = timed(walk_image, net, args.voc12_root, next(iter(sizes)), dict_dir, len(classes),
+                                           args.dup, device, args.scale, args.beta, args.steps)
+    _, crf_seconds = timed(refine_labels, np.array(photo), keys, walked)
+    check.end(len(todo) * (seconds + crf_seconds / args.crf_workers), len(todo),
+              f"walk {seconds:.2f} s an image, CRF {crf_seconds:.2f} s")
+
+
+def walk_all(net, todo, dict_dir, num_classes, args, device, failures):
+    """Walk the maps of all images -> (ID, photo H x W x 3 uint8, keys, scores K x H x W) of each."""
+    for image_id in tqdm(todo, "walk", unit="image", disable=None):
+        try:
+            with torch.autocast(device.type, dtype=torch.bfloat16, enabled=args.amp):
+                keys, walked, photo = walk_image(net, args.voc12_root, image_id, dict_dir, num_classes, args.dup,
+                                                 device, args.scale, args.beta, args.steps)
+        except UserError as error:
+            failures.add(image_id, error)
+            continue
+        yield image_id, np.array(photo), keys, walked
+
+
+def load_net(args, experiment, powers, device):
+    """AffinityNet with the weights of --weights or best.pth -> (network, path)."""
     weights = Path(args.weights or experiment / "ckpt_aff" / f"aff{powers.replace('_', '')}" / "best.pth")
     if not weights.is_file():
         raise UserError(f"{weights}: no such checkpoint; run train_aff.py --name {args.name} --low {args.low} "
                         f"--high {args.high} --dup {args.dup}")
     net = AffinityNet(args.width)
     load_weights(net, weights, part="all")
-    net = net.to(device, memory_format=memory_format(device, args.amp)).eval()
-    folders = {"labels": experiment / "rw" / powers} | ({"vis": experiment / "rw_vis" / powers} if args.vis else {})
-    settings = {"weights": file_hash(weights), "width": args.width, "dup": args.dup, "scale": args.scale,
-                "beta": args.beta, "steps": args.steps, "amp": args.amp, "classes": list(classes),
-                "maps": folder_settings(dict_dir)}
+    return net.to(device, memory_format=memory_format(device, args.amp)).eval(), weights
 
-    def claim():
-        failures.clear()
-        for folder in folders.values():
-            claim_folder(folder, settings, "*.png", args.overwrite)
 
-    world.first(claim)
-    ids = world.share(ids)
-    todo = [i for i in ids if not all((folder / f"{i}.png").is_file() for folder in folders.values())]
-    print(f"infer_aff.py: {weights}, {device}, process {world.rank} of {world.size}: {len(ids)} images, "
-          f"{len(ids) - len(todo)} done before", flush=True)
-    for image_id in tqdm(todo, "walk", unit="image", disable=None):
-        try:
-            with torch.autocast(device.type, dtype=torch.bfloat16, enabled=args.amp):
-                keys, walked, photo = walk_image(net, args.voc12_root, image_id, dict_dir, len(classes), args.dup,
-                                                 device, args.scale, args.beta, args.steps)
-        except UserError as error:
-            failures.add(image_id, error)
-            continue
-        labels = refine_labels(np.array(photo), keys, walked)
-        save_image(folders["labels"] / f"{image_id}.png", label_image(labels))
-        if args.vis:
-            save_image(folders["vis"] / f"{image_id}.png", label_overlay(photo, labels))
-    world.leave()
-    if not world.main:
-        return
-    for folder in folders.values():
-        print(f"infer_aff.py: wrote {folder}")
-    failures.report()
-    print(f"next: python evaluation.py --name {args.name} --task png --dict_dir rw/{powers}")
+def main(args):
+    check_alphas(args)
+    with Background(0 if args.check else args.crf_workers) as crf:  # first: it forks, before torch has threads
+        world, device = join_world(choose_device(args.device))
+        summary = Summary(device)
+        torch.manual_seed(args.seed)
+        classes = load_classes(args.classes)
+        ids = read_list(args.train_list)
+        experiment = Path(args.experiment) / args.name
+        dict_dir = experiment / "dict"
+        powers = f"{args.low:02d}_{args.high:02d}{args.dup:02d}"
+        failures = Failures(args.on_error, experiment / "rw" / powers / "failed.txt")
+        if not failures.skip:
+            check_images(ids, args.voc12_root)
+            check_scores(ids, dict_dir, args.train_list, "infer.py --dict")
+        net, weights = load_net(args, experiment, powers, device)
+        folders = {"labels": experiment / "rw" / powers} | ({"vis": experiment / "rw_vis" / powers} if args.vis else {})
+        settings = {"weights": file_hash(weights), "width": args.width, "dup": args.dup, "scale": args.scale,
+                    "beta": args.beta, "steps": args.steps, "amp": args.amp, "classes": list(classes),
+                    "maps": folder_settings(dict_dir)}
+        ids = world.share(ids)
+        if args.check:
+            return check_run(Check("infer_aff.py", device, world), net, ids, folders, settings, classes, dict_dir, args,
+                             device)
+        run = this_run(args, device, world.size, [args.train_list], weights)
+
+        def claim():
+            failures.clear()
+            return [claim_folder(folder, settings, "*.png", args.overwrite, run) for folder in folders.values()]
+
+        origin = world.first(claim)[0]
+        todo = images_left(ids, folders)
+        print(f"infer_aff.py: {weights}, {device}, process {world.rank} of {world.size}: {len(ids)} images, "
+              f"{len(ids) - len(todo)} done before", flush=True)
+        with summary.stage("walk") as stage:
+            for image_id, *job in walk_all(net, todo, dict_dir, len(classes), args, device, failures):
+                crf.submit(label_job, *job, [folder / f"{image_id}.png" for folder in folders.values()], origin)
+                stage["images"] += 1
+    summary.counts |= {"done": stage["images"], "skipped": len(ids) - len(todo)}
+    summary.add("crf", crf)
+    summary.end("infer_aff.py", world, folders.values(), failures,
+                f"python evaluation.py --name {args.name} --task png --dict_dir rw/{powers}")
 
 
 if __name__ == "__main__":

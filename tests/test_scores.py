@@ -1,7 +1,10 @@
 """CRF, metrics and score files: golden values, brute force, hand-made attacks."""
 
+import io
 import os
 import pickle
+import tracemalloc
+import zipfile
 
 import numpy as np
 import pytest
@@ -11,6 +14,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
+from tool import crf, files
 from tool.cam import multi_scale_cam
 from tool.crf import crf_with_alphas
 from tool.files import UserError, atomic, read_scores, write_scores
@@ -186,3 +190,137 @@ def test_atomic_leaves_nothing_behind_on_failure(tmp_path):
         temporary.write_text("half")
         _ = 1 / 0
     assert [p.name for p in tmp_path.iterdir()] == ["x"] and (tmp_path / "x").read_text() == "old"
+
+
+# ---------------------------------------------------------------- compressed score files
+
+
+@given(st.dictionaries(st.integers(0, 255), st.integers(0, 2**31), min_size=1, max_size=5), st.integers(1, 7))
+@settings(max_examples=40, deadline=None)
+def test_compressed_score_files_round_trip_in_half_precision(tmp_path_factory, seeds, side):
+    path = tmp_path_factory.mktemp("scores") / "x.npy"
+    scores = {k: np.random.default_rng(seed).random((side, side + 1), np.float32) for k, seed in seeds.items()}
+    next(iter(scores.values())).flat[:2] = 0, 1
+    write_scores(path, scores, compressed=True)
+    ours = read_scores(path)
+    numpys = {int(k): v for k, v in np.load(path).items()}  # what the docstring tells other tools
+    assert list(ours) == list(numpys) == list(scores)
+    for key, score in scores.items():
+        assert ours[key].dtype == np.float32 and np.array_equal(ours[key], numpys[key])
+        # half a step of 1/4096; above 0.5 half a step of 1/2048 more
+        assert (np.abs(ours[key] - score) <= np.where(score <= 0.5, 2**-13, 3 * 2**-13)).all()
+        assert ours[key].min() >= 0 and ours[key].max() <= 1
+        assert np.array_equal(ours[key] == 0, score < 2**-13) and (ours[key][score == 1] == 1).all()
+    again = path.with_name("y.npy")
+    write_scores(again, ours, compressed=True)
+    assert again.read_bytes() == path.read_bytes()  # nothing more is lost, and the same maps give the same bytes
+
+
+def test_compressed_crf_scores_still_sum_to_one_and_keep_their_labels(tmp_path):
+    golden = load("crf")
+    scores = crf_with_alphas(golden["img"], dict(zip(golden["keys"].tolist(), golden["cams"])), [2])[2]
+    write_scores(tmp_path / "x.npy", scores, compressed=True)
+    write_scores(tmp_path / "plain.npy", scores)
+    ours = read_scores(tmp_path / "x.npy")
+    np.testing.assert_allclose(sum(ours.values()), 1, atol=len(ours) * 2**-12)
+    labels = [np.argmax(list(s.values()), axis=0) for s in (scores, ours)]
+    assert np.mean(labels[0] != labels[1]) < 0.002
+    assert (tmp_path / "x.npy").stat().st_size < (tmp_path / "plain.npy").stat().st_size / 4
+
+
+def archive(path, members, compression=zipfile.ZIP_DEFLATED):
+    """A zip file of {name: bytes or array}; arrays as .npy."""
+    with zipfile.ZipFile(path, "w", compression) as target:
+        for name, content in members.items():
+            if isinstance(content, np.ndarray):
+                buffer = io.BytesIO()
+                np.save(buffer, content, allow_pickle=True)
+                content = buffer.getvalue()
+            target.writestr(name, content)
+
+
+HALF = np.ones((2, 3), np.float16)
+
+
+@pytest.mark.parametrize("members", [
+    {"a.npy": HALF}, {"0": HALF.tobytes()}, {"-1.npy": HALF}, {"256.npy": HALF}, {"0000.npy": HALF},
+    {"\u0663.npy": HALF}, {"../0.npy": HALF}, {"0.npy": HALF, "00.npy": HALF}, {"0.npy": HALF, "1.npy": HALF.T.copy()},
+    {"0.npy": HALF.astype(np.float32)}, {"0.npy": HALF.astype(int)}, {"0.npy": np.float16([1, 2])},
+    {"0.npy": np.array({0: HALF})}, {"0.npy": np.asfortranarray(HALF)}, {"0.npy": np.ones((0, 3), np.float16)},
+    {"0.npy": HALF * np.float16(np.nan)}, {"0.npy": b""}, {"0.npy": b"\x93NUMPY\x01\x00"},
+])
+def test_archives_of_other_things_are_refused(tmp_path, members):
+    archive(tmp_path / "x.npy", members)
+    with pytest.raises(UserError, match=r"x\.npy: not a score file of ours"):
+        read_scores(tmp_path / "x.npy")
+
+
+def test_archives_in_a_compression_that_inflates_further_are_refused(tmp_path):
+    for compression in (zipfile.ZIP_BZIP2, zipfile.ZIP_LZMA):
+        archive(tmp_path / "x.npy", {"0.npy": HALF}, compression)
+        with pytest.raises(UserError, match="compressed in another way"):
+            read_scores(tmp_path / "x.npy")
+
+
+def test_a_decompression_bomb_is_refused_before_it_is_unpacked(tmp_path, monkeypatch):
+    monkeypatch.setattr(files, "COMPRESSED_LIMIT", 2**20)
+    archive(tmp_path / "x.npy", {f"{k}.npy": np.zeros((256, 512), np.float16) for k in range(5)})
+    with pytest.raises(UserError, match="more than 1 MiB"):
+        read_scores(tmp_path / "x.npy")
+
+
+def test_an_archive_that_understates_its_size_is_unpacked_no_further(tmp_path):
+    """The size in both headers of the zip is forged; the memory that reading takes follows the forged one."""
+    archive(tmp_path / "x.npy", {"0.npy": np.zeros((4096, 4096), np.float16)})
+    data = bytearray((tmp_path / "x.npy").read_bytes())
+    claimed = (2 * 4096**2 + 128).to_bytes(4, "little")
+    assert data.count(claimed) == 2
+    (tmp_path / "x.npy").write_bytes(data.replace(claimed, (1000).to_bytes(4, "little")))
+    tracemalloc.start()
+    try:
+        with pytest.raises(UserError, match=r"x\.npy: not a score file of ours"):
+            read_scores(tmp_path / "x.npy")
+        assert tracemalloc.get_traced_memory()[1] < 2**20
+    finally:
+        tracemalloc.stop()
+
+
+def test_maps_too_large_for_compression_are_written_plainly(tmp_path, monkeypatch):
+    monkeypatch.setattr(files, "COMPRESSED_LIMIT", 1000)
+    scores = {3: np.random.default_rng(0).random((30, 30), np.float32)}
+    write_scores(tmp_path / "x.npy", scores, compressed=True)
+    assert np.array_equal(read_scores(tmp_path / "x.npy")[3], scores[3])  # nothing rounded
+
+
+@given(st.data())
+@settings(max_examples=300, deadline=None)
+def test_damaged_compressed_files_raise_one_kind_of_error(tmp_path_factory, data):
+    folder = tmp_path_factory.getbasetemp()
+    write_scores(folder / "whole.npy", {0: np.ones((3, 4)), 5: np.zeros((3, 4))}, compressed=True)
+    content = bytearray((folder / "whole.npy").read_bytes())
+    if data.draw(st.booleans()):
+        content = content[: data.draw(st.integers(0, len(content) - 1))]
+    for _ in range(data.draw(st.integers(1, 6))):
+        if content:
+            content[data.draw(st.integers(0, len(content) - 1))] = data.draw(st.integers(0, 255))
+    (folder / "damaged.npy").write_bytes(content)
+    try:
+        result = read_scores(folder / "damaged.npy")
+    except UserError:
+        return
+    assert all(0 <= k <= 255 and v.shape == (3, 4) and v.dtype == np.float32 for k, v in result.items())
+
+
+def test_crf_of_several_alphas_falls_back_to_one_after_the_other(monkeypatch):
+    """Where the common softmax would underflow, or the image is large, each alpha is refined by itself."""
+    golden = load("crf")
+    inputs = golden["img"], dict(zip(golden["keys"].tolist(), golden["cams"])), [2, 19, 21]
+    together = crf_with_alphas(*inputs)
+    for name, value in (("SMALLEST_SHARE", 2.0), ("TOGETHER_VALUES", 0)):
+        with monkeypatch.context() as patch:
+            patch.setattr(crf, name, value)
+            apart = crf_with_alphas(*inputs)
+        for alpha, scores in together.items():
+            assert list(scores) == list(apart[alpha])
+            for key in scores:
+                np.testing.assert_allclose(apart[alpha][key], scores[key], atol=1e-5)

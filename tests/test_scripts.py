@@ -13,7 +13,7 @@ import torch
 from conftest import ROOT, infer_flags, refused, run_script, succeeds
 from PIL import Image
 
-from tool.files import read_list, read_scores, unpickle_scores
+from tool.files import check_maps, read_list, read_scores, unpickle_dict
 from tool.images import open_mask
 from tool.metrics import ThresholdSweep
 
@@ -113,7 +113,7 @@ def test_maps_have_the_specified_form(toy, inferred):
 
 def unpickled(data):
     """Bytes of a score file -> its maps in the order of their keys."""
-    return np.stack([score for _, score in sorted(unpickle_scores(data).items())])
+    return np.stack([score for _, score in sorted(check_maps(unpickle_dict(data)).items())])
 
 
 def test_done_images_are_skipped_and_missing_ones_made_again(toy, inferred):

@@ -3,6 +3,7 @@
 import argparse
 import os
 
+from tool.distributed import local_processes
 from tool.files import UserError
 from voc12.classes import add_classes_argument
 
@@ -46,6 +47,11 @@ def add_common_arguments(parser):
     parser.add_argument("--seed", type=natural, default=0, help="seed of everything random")
     parser.add_argument("--amp", action=argparse.BooleanOptionalAction, default=False,
                         help="bfloat16 autocast of the network")
+
+
+def add_crf_workers_argument(parser):
+    parser.add_argument("--crf_workers", type=positive_int, default=max(1, (os.cpu_count() or 1) // local_processes()),
+                        help="processes for CRF, of each process that torchrun starts")
 
 
 def add_data_arguments(parser, labels=True):

@@ -12,6 +12,7 @@ import pickle
 import re
 import signal
 import sys
+import zipfile
 from pathlib import Path
 
 import numpy as np
@@ -212,26 +213,55 @@ def parse_list_line(path, number, line):
 
 # ---------------------------------------------------------------- score files
 
-def write_scores(path, scores):
-    """`np.save` of {class index: float32 H x W}, the format that other tools of the field read."""
+ORIGIN_MARK = b"AEFT-origin\0"  # as a PNG text chunk has it: keyword, zero byte, text
+ZIP_MAGIC = b"PK\3\4"
+COMPRESSED_LIMIT = 2**28  # bytes of all maps of a file before compression: 134 million values
+HEADER_ROOM = 128  # bytes of an .npy header
+
+
+def write_scores(path, scores, compressed=False, origin=""):
+    """Write {class index: H x W scores in [0, 1]}; `read_scores` reads either form.
+
+    Plain: `np.save` of that dict with float32 maps, the format that other tools of the field read. Compressed: see
+    `zip_scores`; where the maps are too large for it (COMPRESSED_LIMIT), they are written plainly. origin: 16 hex
+    digits that `file_origin` gives back (tool/record.py); they stand at the end, where np.load does not look.
+    """
+    mark = ORIGIN_MARK + origin.encode() if origin else b""
+    scores = {int(k): np.ascontiguousarray(v, dtype=np.float32) for k, v in scores.items()}
+    if compressed and sum(v.nbytes // 2 + HEADER_ROOM for v in scores.values()) <= COMPRESSED_LIMIT:
+        write_bytes(path, zip_scores(scores, mark))
+        return
     buffer = io.BytesIO()
-    np.save(buffer, {int(k): np.ascontiguousarray(v, dtype=np.float32) for k, v in scores.items()}, allow_pickle=True)
-    write_bytes(path, buffer.getvalue())
+    np.save(buffer, scores, allow_pickle=True)
+    write_bytes(path, buffer.getvalue() + mark)
+
+
+def file_origin(path):
+    """The `origin` that a score file or a PNG of ours was written with; None for files of other tools."""
+    with open(path, "rb") as stream:
+        if stream.read(8) == b"\x89PNG\r\n\x1a\n":
+            tail = stream.read(4096)  # PIL puts a text chunk before the pixels
+        else:
+            stream.seek(0, os.SEEK_END)
+            stream.seek(max(0, stream.tell() - 64))
+            tail = stream.read()
+    found = re.search(re.escape(ORIGIN_MARK) + rb"([0-9a-f]{16})", tail)
+    return found and found.group(1).decode()
 
 
 def read_scores(path):
-    """Read a score file without trusting it: {int: H x W float array}, all of one size, finite.
+    """Read a score file, plain or compressed, without trusting it: {int: H x W float array}, all of one size, finite.
 
-    The format is a pickle, which can run code; only plain dicts, ints and numpy arrays are built, anything else is
-    refused. UserError names the file.
+    The plain format is a pickle, which can run code; only plain dicts, ints and numpy arrays are built, anything else
+    is refused. Compressed maps come out as float32. UserError names the file.
     """
     try:
         data = Path(path).read_bytes()
     except FileNotFoundError:
         raise UserError(f"{path}: no such score file; run the stage that writes it") from None
     try:
-        scores = unpickle_scores(data)
-    except Exception as error:  # a broken pickle raises nearly anything; none of it may escape as a traceback
+        scores = check_maps(unzip_scores(data) if data.startswith(ZIP_MAGIC) else unpickle_dict(data))
+    except Exception as error:  # a broken pickle or zip raises nearly anything; none of it may escape as a traceback
         reason = " ".join(str(error).split())[:120] or type(error).__name__
         raise UserError(f"{path}: not a score file of ours ({reason}); remove it and run the stage again") from None
     return scores
@@ -257,9 +287,8 @@ def unpickle_dict(data):
     return value
 
 
-def unpickle_scores(data):
-    """bytes of `np.save(dict)` -> checked dict; ValueError and what unpickling raises otherwise."""
-    value = unpickle_dict(data)
+def check_maps(value):
+    """The dict of a score file with int keys; ValueError where it is not {class index: finite H x W floats}."""
     for key, score in value.items():
         if not isinstance(key, int | np.integer) or not 0 <= key <= 255:
             raise ValueError(f"key {key!r} is not a class index")
@@ -270,6 +299,59 @@ def unpickle_scores(data):
     if len({score.shape for score in value.values()}) > 1:
         raise ValueError("maps of different sizes")
     return {int(key): score for key, score in value.items()}
+
+
+def zip_scores(scores, comment=b""):
+    """{class index: H x W float32 in [0, 1]} -> bytes of a compressed score file, a tenth of the plain one or less.
+
+    It is a .npz archive under the same name as a plain file: a member `{class index}.npy` of float16 for each map,
+    deflated. Values are rounded to multiples of 1/4096, which float16 holds exactly up to 0.5, of 1/2048 above. Other
+    tools read it with `{int(k): v.astype(np.float32) for k, v in np.load(path).items()}`. Same maps, same bytes.
+    """
+    buffer = io.BytesIO()
+    with zipfile.ZipFile(buffer, "w") as archive:
+        for key, score in scores.items():
+            member = io.BytesIO()
+            np.save(member, (np.rint(score * 4096) / 4096).astype("<f2"))
+            archive.writestr(zipfile.ZipInfo(f"{key}.npy"), member.getvalue(), zipfile.ZIP_DEFLATED, compresslevel=1)
+        archive.comment = comment
+    return buffer.getvalue()
+
+
+def unzip_scores(data):
+    """bytes of a compressed score file -> {class index: H x W float32}; `check_maps` does the rest.
+
+    No more is unpacked than the archive says it holds, and that is at most COMPRESSED_LIMIT bytes. ValueError and what
+    `zipfile` raises where it is anything else.
+    """
+    scores = {}
+    with zipfile.ZipFile(io.BytesIO(data)) as archive:
+        members = archive.infolist()
+        if sum(member.file_size for member in members) > COMPRESSED_LIMIT:
+            raise ValueError(f"unpacked it would take more than {COMPRESSED_LIMIT >> 20} MiB")
+        for member in members:
+            key = member.filename.removesuffix(".npy")
+            if not re.fullmatch(r"[0-9]{1,3}", key) or int(key) in scores:
+                raise ValueError(f"unexpected member {member.filename!r}")
+            if member.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):
+                raise ValueError("compressed in another way than ours")
+            with archive.open(member) as stream:
+                scores[int(key)] = half_map(stream.read(member.file_size))
+    if not scores:
+        raise ValueError("an empty archive")
+    return scores
+
+
+def half_map(data):
+    """bytes of an .npy file of H x W float16 -> H x W float32; ValueError otherwise."""
+    stream = io.BytesIO(data)
+    if np.lib.format.read_magic(stream) != (1, 0):
+        raise ValueError("another npy version than ours")
+    shape, fortran, dtype = np.lib.format.read_array_header_1_0(stream)
+    left = len(data) - stream.tell()
+    if len(shape) != 2 or min(shape) < 1 or fortran or dtype != np.dtype("<f2") or 2 * shape[0] * shape[1] != left:
+        raise ValueError("not a map of half precision")
+    return np.frombuffer(data, dtype, offset=stream.tell()).reshape(shape).astype(np.float32)
 
 
 def _empty_array(cls, shape, typecode):

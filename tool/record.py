@@ -1,18 +1,28 @@
-"""run.json: what made the files of an output folder, so that results of two origins are never mixed in silence."""
+"""run.json: what made the files of an output folder, so that results of two origins are never mixed in silence.
+
+{"origin": 16 hex digits of settings and version, "settings": what determines the results, and of the last run:
+"command", "arguments", "version", "seed", "packages", "device", "processes", "lists", "weights", "started", "ended",
+"summary" (null while it runs, and for ever where it was killed); "earlier": the same of runs before it}
+
+Every score file and pseudo label carries its `origin` (tool/files.py: file_origin), so that one copied from another
+experiment is found.
+"""
 
 import hashlib
+import importlib.metadata
+import json
 import platform
+import shlex
 import sys
 import time
+from collections import Counter
 from pathlib import Path
 
-import numpy as np
-import torch
-
-from tool.files import UserError, read_json, remove_stale, write_json
+from tool.files import UserError, file_origin, read_json, remove_stale, write_json
 from tool.log import VERSION
 
 RUN_FILE = "run.json"
+PACKAGES = ("torch", "torchvision", "numpy", "pillow", "pydensecrf2")
 
 
 def file_hash(path):
@@ -24,51 +34,125 @@ def file_hash(path):
     return digest.hexdigest()
 
 
-def claim_folder(folder, settings, pattern, overwrite=False):
-    """Make `folder` the place of results of `settings`, or check that it is.
+def installed(package):
+    try:
+        return importlib.metadata.version(package)
+    except importlib.metadata.PackageNotFoundError:
+        return None
+
+
+def now():
+    return time.strftime("%Y-%m-%dT%H:%M:%S%z")
+
+
+def this_run(args, device, processes=1, lists=(), weights=None):
+    """What a record says of the run that begins now. lists: paths of the lists it reads; weights: of its weights."""
+    return {
+        "command": shlex.join([Path(sys.argv[0]).name, *sys.argv[1:]]),
+        "arguments": vars(args),
+        "version": VERSION,
+        "seed": getattr(args, "seed", None),
+        "packages": {"python": platform.python_version()} | {name: installed(name) for name in PACKAGES},
+        "device": str(device),
+        "processes": processes,
+        "lists": [{"path": str(path), "sha256": file_hash(path)} for path in lists],
+        "weights": {"path": str(weights), "sha256": file_hash(weights)} if weights else None,
+        "started": now(),
+        "ended": None,
+        "summary": None,
+    }
+
+
+def origin_of(settings):
+    """16 hex digits that stand for settings and version."""
+    return hashlib.sha256(json.dumps([VERSION, settings], sort_keys=True).encode()).hexdigest()[:16]
+
+
+def check_claim(folder, settings, pattern, overwrite=False):
+    """Whether results of `settings` may go to `folder`; returns whether such are there.
 
     settings: what determines the results, plain values. pattern: glob of the result files. UserError where the folder
-    holds results of other settings or of unknown origin; with `overwrite` they are deleted instead.
+    holds results of other settings or of unknown origin, unless they are to be overwritten.
+    """
+    old = folder_settings(folder)
+    if old != settings and any(Path(folder).glob(pattern)) and not overwrite:
+        raise UserError(f"{folder}: holds results of {difference(old, settings)}; "
+                        "--overwrite replaces them, another --name keeps both")
+    return old == settings
+
+
+def claim_folder(folder, settings, pattern, overwrite=False, run=None):
+    """Make `folder` the place of results of `settings`, see `check_claim`; returns their origin.
+
+    With `overwrite` results of other settings are deleted. run: of `this_run`.
     """
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
     remove_stale(folder)
-    record_path = folder / RUN_FILE
-    old = folder_settings(folder)
-    if old == settings:
-        return
-    if any(folder.glob(pattern)):
-        if not overwrite:
-            raise UserError(f"{folder}: holds results of {difference(old, settings)}; "
-                            "--overwrite replaces them, another --name keeps both")
-        for path in folder.glob(pattern):
-            path.unlink()
-    write_json(record_path, {
-        "settings": settings,
-        "command": sys.argv,
-        "version": VERSION,
-        "packages": {"python": platform.python_version(), "torch": torch.__version__, "numpy": np.__version__},
-        "started": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
-    })
+    same = check_claim(folder, settings, pattern, overwrite)
+    for path in () if same else folder.glob(pattern):
+        path.unlink()
+    return write_record(folder, settings, run or {}, keep=same)
+
+
+def write_record(folder, settings, run, keep):
+    """Write run.json at a run's beginning; returns the origin. keep: what is there goes to "earlier"."""
+    record = read_record(folder) if keep else None
+    earlier = [*record.pop("earlier", []), {k: v for k, v in record.items() if k in run}] if record else []
+    origin = origin_of(settings)
+    write_json(Path(folder) / RUN_FILE, {"origin": origin, "settings": settings} | run | {"earlier": earlier})
+    return origin
+
+
+def finish_record(folder, summary):
+    """Write a run's end and summary to its run.json."""
+    record = read_record(folder)
+    if record is not None:
+        write_json(Path(folder) / RUN_FILE, record | {"ended": now(), "summary": summary})
+
+
+def read_record(folder):
+    """run.json of a folder as a dict; None where there is none (files of another tool)."""
+    path = Path(folder) / RUN_FILE
+    record = read_json(path) if path.is_file() else None
+    return record if isinstance(record, dict) and isinstance(record.get("settings"), dict) else None
 
 
 def folder_settings(folder):
-    """The settings that made a folder's results; None where it has no run.json (files of another tool)."""
-    path = Path(folder) / RUN_FILE
-    record = read_json(path) if path.is_file() else None
-    return record.get("settings") if isinstance(record, dict) else None
+    """The settings that made a folder's results; None where it has no run.json."""
+    record = read_record(folder)
+    return record and record["settings"]
 
 
 def describe_origin(folder):
     """One line: what made a folder's results, as its run.json says."""
-    path = Path(folder) / RUN_FILE
-    record = read_json(path) if path.is_file() else None
-    if not isinstance(record, dict) or not isinstance(record.get("settings"), dict):
+    record = read_record(folder)
+    if record is None:
         return f"origin: unknown, {folder} has no {RUN_FILE}"
     settings = ", ".join(f"{k} {str(v)[:12] if k == 'weights' else v}" for k, v in record["settings"].items()
                          if k not in ("classes", "maps"))
-    return (f"origin: {Path(str((record.get('command') or ['?'])[0])).name} of AEFT {record.get('version')}, "
+    versions = {str((run.get("packages") or {}).get("torch")) for run in (record, *record.get("earlier", []))}
+    script = str(record.get("command") or "?").split()[0]
+    return (f"origin: {script} of AEFT {record.get('version')}, torch {' and '.join(sorted(versions))}, "
             f"{record.get('started')}: {settings}")
+
+
+def check_origins(folder, paths):
+    """UserError where the files were not all made by what the folder's run.json says, or by one and the same origin.
+
+    Files without a mark, of another tool, are an origin too; a folder of nothing else is not mixed.
+    """
+    origins = {path: file_origin(path) for path in paths}
+    counts = Counter(origins.values()).most_common()
+    record = read_record(folder)
+    stated = record.get("origin") if record and counts != [(None, len(origins))] else None
+    main = stated or counts[0][0]
+    foreign = [path for path, origin in origins.items() if origin != main]
+    if foreign:
+        whose = "another run of ours" if origins[foreign[0]] else "no run of ours"
+        raise UserError(f"{folder}: mixed origins: {len(foreign)} of {len(origins)} files are not of the run in its "
+                        f"{RUN_FILE} (first {foreign[0].name}, of {whose}); remove them and run the stage again, or "
+                        "--mixed_origins scores them all the same")
 
 
 def difference(old, new):

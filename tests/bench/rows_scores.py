@@ -3,17 +3,19 @@
 import os
 import tempfile
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 
 import numpy as np
 
 from tests.bench.inputs import scene
-from tests.bench.measure import compare
+from tests.bench.measure import compare, interleaved, row
 from tests.bench.reference import crf_with_alpha, threshold_counts
-from tool.crf_pool import CrfPool
+from tool.background import Background, crf_job
+from tool.crf import crf_with_alphas
 from tool.files import read_scores, write_scores
 from tool.images import label_image, open_mask, save_image
-from tool.metrics import THRESHOLDS, ThresholdSweep
+from tool.metrics import THRESHOLDS, ThresholdSweep, confusion, iou, mean_iou
 
 LABELS = 21
 ALPHAS = (2, 19, 21)
@@ -52,9 +54,9 @@ def threshold_sweep(repetitions, count=100, **size):
 
 def pooled_crf(scenes, folder, workers):
     """Ours: worker processes, one lattice for all alphas -> files folder/alpha_image.npy."""
-    with CrfPool(workers) as pool:
+    with Background(workers) as pool:
         for k, (image, cams) in enumerate(scenes):
-            pool.submit(image, cams, {alpha: folder / f"{alpha}_{k}.npy" for alpha in ALPHAS}, 10)
+            pool.submit(crf_job, image, cams, {alpha: (folder / f"{alpha}_{k}.npy", "") for alpha in ALPHAS}, 10)
     return folder
 
 
@@ -88,4 +90,43 @@ def crf_3_alphas(repetitions, count=20, **size):
         )
 
 
-ROWS = {"threshold_sweep": threshold_sweep, "crf_3_alphas": crf_3_alphas}
+def write_folders(results, folder, compressed):
+    """results: a list of {folder name: score maps} -> files folder/name/image.npy."""
+    for k, maps in enumerate(results):
+        for name, scores in maps.items():
+            write_scores(folder / name / f"{k}.npy", scores, compressed)
+    return folder
+
+
+def folder_mious(folder, truths):
+    """mIoU over present classes, in percent, of every threshold of dict/ and of every CRF folder -> array."""
+    sweep = ThresholdSweep(LABELS)
+    crf = {path.name: np.zeros((LABELS, LABELS), np.int64) for path in sorted(folder.iterdir()) if path.name != "dict"}
+    for k, truth in enumerate(truths):
+        sweep.add(truth, read_scores(folder / "dict" / f"{k}.npy"))
+        for name, counts in crf.items():
+            scores = read_scores(folder / name / f"{k}.npy")
+            keys = np.array(sorted(scores))
+            counts += confusion(truth, keys[np.argmax([scores[key] for key in keys], axis=0)], LABELS)
+    return 100 * np.array(sweep.mious()[1] + [mean_iou(iou(counts))[1] for counts in crf.values()])
+
+
+def disk(repetitions, count=10, **size):
+    results, truths = [], []
+    for image, truth, cams in (scene(k, **size) for k in range(count)):
+        results.append({"dict": cams, **{f"{a:02d}": s for a, s in crf_with_alphas(image, cams, ALPHAS).items()}})
+        truths.append(truth)
+    with tempfile.TemporaryDirectory() as one, tempfile.TemporaryDirectory() as other:
+        forms = [partial(write_folders, results, Path(one), True), partial(write_folders, results, Path(other), False)]
+        times, folders = interleaved(forms, repetitions)
+        kib = [sum(path.stat().st_size for path in folder.rglob("*.npy")) / count / 1024 for folder in folders]
+        mious = [folder_mious(folder, truths) for folder in folders]
+    return row(
+        "disk", *kib, np.abs(mious[0] - mious[1]).max(),
+        f"KiB an image, not ms: dict and 3 CRF folders, write_scores(compressed=True) against float32; 1/"
+        f"{kib[1] / kib[0]:.1f}; difference: mIoU in points, largest of 25 thresholds and 3 alphas, {count} images; "
+        f"written in {times[0] / count:.0f} against {times[1] / count:.0f} ms an image",
+    )
+
+
+ROWS = {"threshold_sweep": threshold_sweep, "crf_3_alphas": crf_3_alphas, "disk": disk}

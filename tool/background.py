@@ -1,0 +1,87 @@
+"""Work beside the network: CRF in processes, writing in a thread; at most a few jobs wait, so memory does not grow."""
+
+import multiprocessing
+import time
+from concurrent.futures import FIRST_COMPLETED, ProcessPoolExecutor, ThreadPoolExecutor, wait
+from concurrent.futures.process import BrokenProcessPool
+
+from tool.crf import crf_with_alphas
+from tool.files import UserError, write_scores
+from tool.images import label_image, label_overlay, save_image
+from tool.pseudo_labels import refine_labels
+from tool.workers import WRITING, follow_parent
+
+KILLED = ("a CRF process was killed, probably for lack of memory; run it again with fewer --crf_workers, it continues "
+          "where it was")
+
+
+class Background:
+    """Runs jobs in worker processes, or in one thread; an error in a job is raised by the next call.
+
+    Make processes before anything runs on torch: they are forked, and a fork does not copy torch's threads. Leave it
+    as a context: after an error the jobs that wait are dropped, otherwise all are done.
+    """
+
+    def __init__(self, processes=None):
+        """processes: how many; None for one thread, 0 for a run that submits nothing."""
+        self.workers = 1 if processes is None else processes
+        self.pending = set()
+        self.images, self.seconds = 0, 0.0  # of the jobs that are done; seconds: sum over the workers
+        self.pool = None
+        if processes is None:
+            self.pool = ThreadPoolExecutor(1)
+        elif processes:
+            self.pool = ProcessPoolExecutor(processes, multiprocessing.get_context("fork"), initializer=follow_parent)
+            self.pool.submit(_timed, time.sleep, 0).result()  # forks now
+
+    def submit(self, job, *arguments):
+        """Have job(*arguments) done; waits while two a worker wait already. UserError where a worker was killed."""
+        try:
+            self.pending.add(self.pool.submit(_timed, job, *arguments))
+            self._drain(2 * self.workers)
+        except BrokenProcessPool:
+            raise UserError(KILLED) from None
+
+    def _drain(self, limit):
+        while len(self.pending) > limit:
+            done, self.pending = wait(self.pending, return_when=FIRST_COMPLETED)
+            for future in done:
+                self.seconds += future.result()
+                self.images += 1
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, kind, *exc):
+        try:
+            if kind is None:
+                self._drain(0)
+        except BrokenProcessPool:
+            raise UserError(KILLED) from None
+        finally:
+            if self.pool:
+                self.pool.shutdown(wait=True, cancel_futures=True)
+
+
+def _timed(job, *arguments):
+    """Run a job in its worker -> the seconds it took."""
+    started = time.perf_counter()
+    job(*arguments)
+    return time.perf_counter() - started
+
+
+def crf_job(image, cams, files, iterations, compressed=False):
+    """Refine the maps of one image and write one file an alpha. files: {alpha: (path, origin)}."""
+    for alpha, scores in crf_with_alphas(image, cams, list(files), iterations).items():
+        path, origin = files[alpha]
+        with WRITING:
+            write_scores(path, scores, compressed, origin)
+
+
+def label_job(image, keys, walked, paths, origin=""):
+    """Refine walked scores (`refine_labels`), write the pseudo label. paths: of the label, and of an overlay or not."""
+    labels = refine_labels(image, keys, walked)
+    with WRITING:
+        save_image(paths[0], label_image(labels), origin)
+        for path in paths[1:]:
+            save_image(path, label_overlay(image, labels), origin)

@@ -1,0 +1,148 @@
+"""--check: what a run will need, verified in seconds before the long work. Nothing is written.
+
+A check collects what is wrong and goes on, so that all of it can be mended at once.
+"""
+
+import os
+import shutil
+import sys
+import tempfile
+import time
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+from tqdm import tqdm
+
+from tool.files import UserError
+from tool.images import image_size
+from tool.training import new_progress
+from voc12.data import image_path, train_loader
+
+
+def add_check_argument(parser):
+    parser.add_argument("--check", action="store_true",
+                        help="verify everything the run needs, time one step, estimate the whole; write nothing")
+
+
+class Check:
+    """The lines and problems of one --check."""
+
+    def __init__(self, script, device, world=None):
+        if world and world.size > 1:
+            raise UserError("--check runs as one process; leave torchrun away")
+        self.script = script
+        self.problems = 0
+        self.fine(f"device {device} works, lists and labels are read, earlier stages are complete, weights fit")
+
+    def fine(self, text):
+        print(f"check: {text}", flush=True)
+
+    def problem(self, text):
+        self.problems += 1
+        print(f"check: PROBLEM: {text}", file=sys.stderr, flush=True)
+
+    def try_all(self, work, items, what, unit="image"):
+        """[work(item) or None where it raises UserError, which is noted; the first ten are printed]."""
+        def attempt(item):
+            try:
+                return work(item), None
+            except UserError as error:
+                return None, str(error)
+
+        with ThreadPoolExecutor(os.cpu_count()) as pool:
+            results = list(tqdm(pool.map(attempt, items), what, total=len(items), unit=unit, disable=None))
+        errors = [error for _, error in results if error]
+        for error in errors[:10]:
+            self.problem(error)
+        if len(errors) > 10:
+            self.problem(f"{len(errors) - 10} more of this kind")
+        if not errors:
+            self.fine(f"{what}: all {len(items)} can be read")
+        return [result for result, _ in results]
+
+    def images(self, ids, voc12_root):
+        """Open every photograph -> {ID: (width, height)} of those that can be read."""
+        sizes = self.try_all(image_size, [image_path(voc12_root, i) for i in ids], "images")
+        return {i: size for i, size in zip(ids, sizes) if size}
+
+    def disk(self, folder, needed):
+        """Whether `needed` bytes can be written under `folder`."""
+        parent = existing_parent(folder)
+        try:
+            with tempfile.TemporaryFile(dir=parent):
+                pass
+        except OSError as error:
+            self.problem(f"{parent}: cannot be written to ({error.strerror})")
+            return
+        free = shutil.disk_usage(parent).free
+        text = f"{folder}: about {size(needed)} will be written, {size(free)} are free"
+        if needed > free:
+            self.problem(text)
+        else:
+            self.fine(text)
+
+    def end(self, seconds, images, per_image):
+        """The estimate, then how to go on; UserError where anything was wrong. seconds: of the whole."""
+        self.fine(f"about {duration(seconds)} for {images} ({per_image}), by one step that was timed")
+        if self.problems:
+            raise UserError(f"--check found {self.problems} problem{'s' if self.problems > 1 else ''}, listed above")
+        self.fine("all is well; run it again without --check")
+
+
+def existing_parent(path):
+    path = Path(path).absolute()
+    return path if path.is_dir() else existing_parent(path.parent)
+
+
+def size(count):
+    """Bytes in a unit that suits them."""
+    for unit in ("B", "KiB", "MiB", "GiB"):
+        if count < 1024:
+            return f"{count:.0f} {unit}"
+        count /= 1024
+    return f"{count:.1f} TiB"
+
+
+def duration(seconds):
+    if seconds < 60:
+        return f"{seconds:.1f} s"
+    minutes = round(seconds / 60)
+    return f"{minutes // 60} h {minutes % 60} min" if minutes >= 60 else f"{minutes} min"
+
+
+def timed(work, *arguments):
+    """(result, seconds) of work(*arguments)."""
+    started = time.perf_counter()
+    result = work(*arguments)
+    return result, time.perf_counter() - started
+
+
+def state_bytes(net):
+    return sum(x.numel() * x.element_size() for x in net.state_dict().values())
+
+
+def check_training(check, args, dataset, batches, phases, step, net, terms, folder):
+    """The part of --check that both trainings share: disk, one step of each phase, the time of all.
+
+    phases: (first epoch, batch size, steps) of each; those without steps are left out.
+    """
+    check.images(dataset.ids, args.voc12_root)
+    weights = state_bytes(net)
+    check.disk(folder, weights * args.epochs + 3 * weights)  # every epoch; resume.pth with the optimiser; best.pth
+    loader = train_loader(dataset, batches, 0, pin_memory=False)
+    total, texts = 0.0, []
+    net.train()
+    for epoch, batch_size, steps in phases:
+        if not steps:
+            continue
+        batches.start(epoch, batch_size)
+        try:
+            batch, loading = timed(next, iter(loader))
+        except UserError as error:
+            check.problem(str(error))
+            continue
+        _, computing = timed(step, batch, new_progress(terms, args.lr) | {"epoch": epoch})
+        seconds = computing + loading / max(1, args.num_workers)
+        total += steps * seconds
+        texts.append(f"{steps} steps of {batch_size} images, {seconds:.2f} s each")
+    check.end(total, f"{args.epochs} epochs without validation", "; ".join(texts))

@@ -1,0 +1,56 @@
+"""The output folders of infer.py: class activation maps, CRF scores, overlays."""
+
+import numpy as np
+
+from tool.background import crf_job
+from tool.files import write_scores
+from tool.images import heat_overlay, save_image
+
+CRF_ITERATIONS = 10
+
+
+class Outputs:
+    """The output folders of a run: whose they are, what they lack, and how it gets there."""
+
+    def __init__(self, folders, classes, settings, compress):
+        """folders: of `output_folders`; settings: what determines the results."""
+        self.folders, self.classes, self.settings, self.compress = folders, classes, settings, compress
+        self.crf = self.writer = None  # Background, once a run begins
+        self.origins = {}  # {key: hex digits}
+        self.anew = ()  # keys whose files are of other settings and will be replaced
+
+    def each(self, use, **more):
+        """{key: use(folder, settings, pattern)} for every folder."""
+        results = {}
+        for key, folder in self.folders.items():
+            settings = {"alpha": key, "iterations": CRF_ITERATIONS} if isinstance(key, int) else {}
+            results[key] = use(folder, self.settings | settings, "*.png" if key == "vis" else "*.npy", **more)
+        return results
+
+    def missing(self, image_id, label):
+        """Keys of the folders that lack this image."""
+        missing = list(self.anew)
+        for key, folder in self.folders.items():
+            if key == "vis":
+                paths = [folder / f"{image_id}_{self.classes[c]}.png" for c in np.flatnonzero(label)]
+            else:
+                paths = [folder / f"{image_id}.npy"]
+            if key not in missing and not all(path.is_file() for path in paths):
+                missing.append(key)
+        return missing
+
+    def write(self, image_id, image, cams, missing):
+        """Write what is missing for one image. image: H x W x 3 uint8; cams: {class: H x W float32}."""
+        self.writer.submit(self.write_maps, image_id, image, cams, missing)
+        files = {key: (self.folders[key] / f"{image_id}.npy", self.origins[key])
+                 for key in missing if isinstance(key, int)}
+        if files:
+            self.crf.submit(crf_job, image, cams, files, CRF_ITERATIONS, self.compress)
+
+    def write_maps(self, image_id, image, cams, missing):
+        if "dict" in missing:
+            write_scores(self.folders["dict"] / f"{image_id}.npy", cams, self.compress, self.origins["dict"])
+        if "vis" in missing:
+            for c, cam in cams.items():
+                path = self.folders["vis"] / f"{image_id}_{self.classes[c]}.png"
+                save_image(path, heat_overlay(image, cam), self.origins["vis"])
