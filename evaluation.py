@@ -17,17 +17,26 @@ import argparse
 from pathlib import Path
 
 import numpy as np
+import torch
 from tqdm import tqdm
 
 from tool.arguments import add_data_arguments, experiment_name, fraction
+from tool.check import Check, add_check_argument, timed
+from tool.distributed import World
 from tool.files import UserError, read_list, read_scores, run_script, write_json
 from tool.images import open_mask
 from tool.metrics import THRESHOLDS, ThresholdSweep, check_size, confusion, iou, mean_iou
-from tool.record import describe_origin
+from tool.record import check_origins, describe_origin, now, read_record, this_run
+from tool.summary import Summary, print_summary
 from voc12.classes import BACKGROUND, load_classes
 from voc12.data import mask_path
 
 SUFFIX = {"cam": "npy", "crf": "npy", "png": "png"}
+NEXT = {
+    "cam": "python infer.py --name {name} --load_epo EPOCH --crf --alphas LOW DUP HIGH (some powers, to choose three)",
+    "crf": "python train_aff.py --name {name} --low LOW --high HIGH --dup DUP (the best power, one below, one above)",
+    "png": "train a segmentation network on experiment/{name}/rw as masks",
+}
 MADE_BY = {"cam": "infer.py --dict", "crf": "infer.py --crf", "png": "infer_aff.py"}
 
 
@@ -43,6 +52,9 @@ def get_args_parser():
     parser.add_argument("--threshold", type=fraction, default=None,
                         help="score cam at this background threshold, instead of searching the best")
     parser.add_argument("--json", type=str, default=None, help="also write the result to this file")
+    parser.add_argument("--mixed_origins", action="store_true",
+                        help="score the folder even where not all of its files are of the run in its run.json")
+    add_check_argument(parser)
     return parser
 
 
@@ -57,6 +69,8 @@ def check_files(ids, folder, args):
         first = mask_path(args.voc12_root, unlabelled[0], args.gt_dir)
         raise UserError(f"{first}: no such mask ({len(unlabelled)} of {len(ids)} images of {args.list} have none); "
                         "check --voc12_root, --gt_dir and --list")
+    if not args.mixed_origins:
+        check_origins(folder, [folder / f"{i}.{SUFFIX[args.task]}" for i in ids])
 
 
 def stage_command(args):
@@ -139,7 +153,24 @@ def print_table(result, images):
               "very masks: an oracle; --threshold scores a fixed one")
 
 
+def score(ids, folder, args, num_labels):
+    """(thresholds, confusion matrices) of task cam, ([], one matrix) of the others."""
+    if args.task == "cam":
+        return score_maps(ids, folder, args, num_labels)
+    return [], score_labels(ids, folder, args, num_labels)
+
+
+def check_run(check, ids, folder, args, num_labels):
+    """--check: every mask opens, one image is scored."""
+    check.try_all(lambda i: open_mask(mask_path(args.voc12_root, i, args.gt_dir), num_labels).size, ids, "masks")
+    if args.json:
+        check.disk(Path(args.json).parent, 2**16)
+    seconds = sum(check.try_all(lambda i: timed(score, [i], folder, args, num_labels)[1], ids[:1], "scores") or [0])
+    check.end(len(ids) * seconds, len(ids), f"{seconds:.3f} s an image")
+
+
 def main(args):
+    summary = Summary(torch.device("cpu"))
     if args.threshold is not None and args.task != "cam":
         raise UserError(f"--threshold is for --task cam; {args.task} has a background score of its own")
     classes = load_classes(args.classes)
@@ -148,15 +179,19 @@ def main(args):
     if not folder.is_dir():
         raise UserError(f"{folder}: no such folder; run {stage_command(args)}")
     check_files(ids, folder, args)
-    if args.task == "cam":
-        thresholds, counts = score_maps(ids, folder, args, len(classes) + 1)
-    else:
-        thresholds, counts = [], score_labels(ids, folder, args, len(classes) + 1)
+    if args.check:
+        return check_run(Check("evaluation.py", "cpu"), ids, folder, args, len(classes) + 1)
+    run = this_run(args, "cpu", lists=[args.list])
+    with summary.stage("scoring") as stage:
+        thresholds, counts = score(ids, folder, args, len(classes) + 1)
+        stage["images"] = summary.counts["done"] = len(ids)
     result = summarise(counts, thresholds, classes, args)
     print_table(result, len(ids))
     print(describe_origin(folder))
+    ended = summary.collect(World())
+    print_summary("evaluation.py", ended, [args.json] if args.json else [], NEXT[args.task].format(name=args.name))
     if args.json:
-        write_json(args.json, result)
+        write_json(args.json, result | {"run": run | {"ended": now(), "summary": ended}, "origin": read_record(folder)})
 
 
 if __name__ == "__main__":

@@ -29,10 +29,11 @@ from tool.arguments import (
     nonnegative,
     positive_int,
 )
+from tool.check import Check, add_check_argument, check_training
 from tool.distributed import join_world
 from tool.failures import Failures, add_failure_argument
 from tool.files import UserError, read_list, run_script
-from tool.resume import Run
+from tool.resume import Run, lists_of, start_weights
 from tool.training import check_batches, choose_device, fit, memory_format, new_progress, prepare_network, update
 from tool.validation import cam_sweep
 from voc12.classes import load_classes
@@ -68,6 +69,7 @@ def get_args_parser():
     parser.add_argument("--jitter_p", type=fraction, default=0.8, help="probability of colour jitter")
     add_training_arguments(parser, epochs=40, crop_size=320, jitter=[0.4, 0.4, 0.4, 0.1], scratch_lr_mult=1.0)
     add_failure_argument(parser)
+    add_check_argument(parser)
     return parser
 
 
@@ -144,20 +146,22 @@ def main(args):
     losses = TripletErasing(*args.TH, margin=args.M, weights=args.W, cls_batch=args.cls_batch)
 
     experiment = Path(args.experiment) / args.name
-    run = Run(experiment, experiment / "ckpt", "log", args, world)
+    run = Run(experiment, experiment / "ckpt", "log", args, world, device)
     model, optimizer = prepare_network(net, args, device, world)
-    progress = run.begin(net, optimizer, new_progress(TERMS, args.lr))
-
+    step = partial(train_step, model=model, losses=losses, optimizer=optimizer, args=args, device=device, world=world)
     # released: planned as if every batch had the warm-up's size, so the rate ends at about 0.45 of its start
     max_step = len(dataset) // args.batch_size * args.epochs
     warm_up = min(args.T, args.epochs) * (len(dataset) // args.batch_size)
     actual = warm_up + max(0, args.epochs - args.T) * (len(dataset) // args.batch_size_triplet)
+    if args.check:
+        return check_training(Check("train.py", device, world), args, dataset, batches, [
+            (0, args.batch_size, warm_up), (args.T, args.batch_size_triplet, actual - warm_up)], step, net, TERMS, run)
+    progress = run.begin(net, optimizer, new_progress(TERMS, args.lr), lists_of(args), start_weights(args.pretrained))
     run.describe("train.py", device, optimizer, [
         f"{args.model}: {count_parameters(net):,} parameters, {len(dataset)} images, {len(classes)} classes",
         f"schedule: {warm_up} warm-up steps of {args.batch_size} until epoch {args.T}, then "
         f"{actual - warm_up} triplet steps of {args.batch_size_triplet}; poly planned for {max_step}"])
 
-    step = partial(train_step, model=model, losses=losses, optimizer=optimizer, args=args, device=device, world=world)
     finish = partial(finish_epoch, net=net, args=args, classes=classes, device=device, ckpt=run.folder, world=world)
     failures = Failures(args.on_error, run.folder / "failed.txt")
     if failures.skip:
@@ -165,8 +169,8 @@ def main(args):
     loader = train_loader(dataset, batches, args.num_workers, device.type == "cuda")
     fit(model, net, loader, optimizer, step, finish, progress, run, epochs=args.epochs,
         stop_epoch=args.stop_epoch, max_step=max_step, batch_size=partial(batch_size_of, args=args), terms=TERMS)
-    failures.report()
-    run.end(f"python infer.py --name {args.name} --load_epo {progress['epoch'] - 1} --dict --crf")
+    run.end("train.py", progress, failures,
+            f"python infer.py --name {args.name} --load_epo {progress['epoch'] - 1} --dict --crf")
 
 
 if __name__ == "__main__":

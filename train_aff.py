@@ -28,10 +28,11 @@ from tool.arguments import (
     check_alphas,
     positive_int,
 )
+from tool.check import Check, add_check_argument, check_training
 from tool.distributed import join_world
 from tool.failures import Failures, add_failure_argument
 from tool.files import UserError, read_list, run_script
-from tool.resume import Run
+from tool.resume import Run, lists_of, start_weights
 from tool.training import check_batches, choose_device, fit, memory_format, new_progress, prepare_network, update
 from tool.validation import can_validate, walk_miou
 from voc12.classes import load_classes
@@ -57,6 +58,7 @@ def get_args_parser():
                         help=f"start weights, or none; auto: the first that exists of {' '.join(START_WEIGHTS)}")
     add_training_arguments(parser, epochs=8, crop_size=448, jitter=[0.3, 0.3, 0.3, 0.1], scratch_lr_mult=10.0)
     add_failure_argument(parser)
+    add_check_argument(parser)
     return parser
 
 
@@ -75,7 +77,7 @@ def build_data(args, experiment, num_labels, world):
 
 
 def build_net(args):
-    """AffinityNet with its start weights; frozen as released when there are any."""
+    """AffinityNet with its start weights, frozen as released when there are any -> (network, their path or none)."""
     net = AffinityNet(args.width, dropout=(0.3, 0.5) if args.dropout else (0.0, 0.0))
     path = args.pretrained
     if path == "auto":
@@ -86,7 +88,7 @@ def build_net(args):
     if path != "none":
         load_weights(net, path, part="trunk")
         net.freeze()
-    return net
+    return net, path
 
 
 def train_step(batch, progress, model, optimizer, amp, device, world):
@@ -153,13 +155,18 @@ def main(args):
     experiment = Path(args.experiment) / args.name
     dataset, batches = build_data(args, experiment, len(classes) + 1, world)
     select = args.select if can_validate(args.select, args.val_list, args.voc12_root, experiment / "dict") else "last"
-    net = build_net(args)
+    net, path = build_net(args)
 
     powers = f"aff{args.low:02d}{args.high:02d}{args.dup:02d}"
-    run = Run(experiment, experiment / "ckpt_aff" / powers, f"log_{powers}", args, world)
+    run = Run(experiment, experiment / "ckpt_aff" / powers, f"log_{powers}", args, world, device)
     model, optimizer = prepare_network(net, args, device, world)
-    progress = run.begin(net, optimizer, new_progress(TERMS, args.lr) | {"best": -1.0})
+    step = partial(train_step, model=model, optimizer=optimizer, amp=args.amp, device=device, world=world)
     max_step = len(dataset) // args.batch_size * args.epochs
+    if args.check:
+        return check_training(Check("train_aff.py", device, world), args, dataset, batches,
+                              [(0, args.batch_size, max_step)], step, net, TERMS, run)
+    progress = run.begin(net, optimizer, new_progress(TERMS, args.lr) | {"best": -1.0}, lists_of(args),
+                         start_weights(path))
     run.describe("train_aff.py", device, optimizer, [
         f"AffinityNet: {count_parameters(net):,} parameters, {len(dataset)} images, {max_step} steps of "
         f"{args.batch_size}", describe_selection(args, select)])
@@ -167,7 +174,6 @@ def main(args):
     best = None
     if select == "best":
         best = BestCheckpoint(net, args, classes, experiment / "dict", run.folder / "best.pth", device, run)
-    step = partial(train_step, model=model, optimizer=optimizer, amp=args.amp, device=device, world=world)
     finish = partial(finish_epoch, net=net, args=args, folder=run.folder, best=best, world=world)
     failures = Failures(args.on_error, run.folder / "failed.txt")
     if failures.skip:
@@ -175,8 +181,8 @@ def main(args):
     loader = train_loader(dataset, batches, args.num_workers, device.type == "cuda")
     fit(model, net, loader, optimizer, step, finish, progress, run, epochs=args.epochs, stop_epoch=args.stop_epoch,
         max_step=max_step, batch_size=lambda epoch: args.batch_size, terms=TERMS, after_step=best)
-    failures.report()
-    run.end(f"python infer_aff.py --name {args.name} --low {args.low} --high {args.high} --dup {args.dup} "
+    run.end("train_aff.py", progress, failures,
+            f"python infer_aff.py --name {args.name} --low {args.low} --high {args.high} --dup {args.dup} "
             f"--train_list {args.train_list}")
 
 

@@ -15,6 +15,7 @@ from tqdm import tqdm
 
 from tool.files import UserError
 from tool.images import image_size
+from tool.resume import refuse_existing
 from tool.training import new_progress
 from voc12.data import image_path, train_loader
 
@@ -121,14 +122,17 @@ def state_bytes(net):
     return sum(x.numel() * x.element_size() for x in net.state_dict().values())
 
 
-def check_training(check, args, dataset, batches, phases, step, net, terms, folder):
+def check_training(check, args, dataset, batches, phases, step, net, terms, run):
     """The part of --check that both trainings share: disk, one step of each phase, the time of all.
 
+    Also whether a run is there already that this one would need --resume or --overwrite for.
     phases: (first epoch, batch size, steps) of each; those without steps are left out.
     """
     check.images(dataset.ids, args.voc12_root)
+    if not args.overwrite:
+        check.try_all(lambda folder: refuse_existing(folder, args.resume), [run.folder], "output folder", "folder")
     weights = state_bytes(net)
-    check.disk(folder, weights * args.epochs + 3 * weights)  # every epoch; resume.pth with the optimiser; best.pth
+    check.disk(run.folder, weights * args.epochs + 3 * weights)  # every epoch; resume.pth with the optimiser; best.pth
     loader = train_loader(dataset, batches, 0, pin_memory=False)
     total, texts = 0.0, []
     net.train()

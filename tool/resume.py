@@ -9,9 +9,11 @@ import torch
 from models.checkpoint import read_torch, save_torch
 from tool.files import UserError, remove_stale, shorten
 from tool.log import Log, describe_groups, describe_run
+from tool.record import remove_record, this_run, write_record
+from tool.summary import Summary
 
 # Settings that may change between the parts of a run without changing what it computes.
-FREE_SETTINGS = {"resume", "overwrite", "num_workers", "device", "stop_epoch", "voc12_root", "on_error"}
+FREE_SETTINGS = {"resume", "overwrite", "num_workers", "device", "stop_epoch", "voc12_root", "on_error", "check"}
 
 
 def save_resume(path, net, optimizer, progress, settings, world):
@@ -83,34 +85,60 @@ def start_or_resume(folder, resume_path, resume, overwrite, results="*.pth"):
     if resume and resume_path.is_file():
         return True
     existing = sorted(folder.glob(results))
-    if existing and not overwrite and not resume:
-        raise UserError(f"{folder}: holds a run already ({existing[-1].name}); "
-                        "--resume continues it, --overwrite starts anew, --name gives another place")
+    refuse_existing(folder, resume or overwrite, results)
     for path in sorted(existing, key=lambda path: path != resume_path):  # first: without it nothing old is continued
         path.unlink()
     return False
 
 
+def lists_of(args):
+    """Paths of the lists that a training reads."""
+    return [path for path in (args.train_list, args.val_list) if path != "none"]
+
+
+def start_weights(path):
+    """--pretrained as a path, or None."""
+    return None if path == "none" else path
+
+
+def refuse_existing(folder, allowed, results="*.pth"):
+    """UserError where a run is in the folder already, unless that is allowed."""
+    existing = sorted(folder.glob(results))
+    if existing and not allowed:
+        raise UserError(f"{folder}: holds a run already ({existing[-1].name}); "
+                        "--resume continues it, --overwrite starts anew, --name gives another place")
+
+
 class Run:
-    """One training: its folder of checkpoints, resume file, log and settings.
+    """One training: its folder of checkpoints, resume file, log, record (run.json) and summary.
 
     experiment: folder of the log; folder: of the checkpoints; args: the resolved arguments.
     """
 
-    def __init__(self, experiment, folder, log_name, args, world):
+    def __init__(self, experiment, folder, log_name, args, world, device):
         self.experiment, self.folder, self.log_name = experiment, folder, log_name
-        self.args, self.settings, self.world = args, vars(args), world
+        self.args, self.settings, self.world, self.device = args, vars(args), world, device
         self.resume_path = folder / "resume.pth"
         self.log = None
+        self.summary = Summary(device)
 
-    def begin(self, net, optimizer, progress):
-        """Continue from the resume file, or start anew with `progress`; returns where the run stands."""
+    def begin(self, net, optimizer, progress, lists, weights):
+        """Continue from the resume file, or start anew with `progress`; returns where the run stands.
+
+        lists, weights: paths of what it reads, for the record; weights may be None.
+        """
         def decide():
             remove_stale(self.folder)
-            return start_or_resume(self.folder, self.resume_path, self.args.resume, self.args.overwrite)
+            resume = start_or_resume(self.folder, self.resume_path, self.args.resume, self.args.overwrite)
+            if not resume:
+                remove_record(self.folder)
+            return resume
 
         if self.world.first(decide):
             progress = load_resume(self.resume_path, net, optimizer, self.settings, self.world, may_change=("epochs",))
+        run = this_run(self.args, self.device, self.world.size, lists, weights)
+        settings = {k: v for k, v in self.settings.items() if k not in FREE_SETTINGS}
+        self.world.first(lambda: write_record(self.folder, settings, run, keep=True))
         self.log = Log(self.experiment, self.log_name, first_epoch=progress["epoch"], active=self.world.main)
         return progress
 
@@ -121,6 +149,10 @@ class Run:
             self.log.line(line)
         describe_groups(self.log, optimizer)
 
-    def end(self, next_command):
-        self.log.line(f"done: {self.folder}; next: {next_command}")
+    def end(self, script, progress, failures, next_command):
+        """The summary, to console, log and run.json."""
+        stage = self.summary.stages.get("training", {"images": 0})
+        self.summary.counts["done"] = stage["images"]
+        self.log.line(f"done: {self.folder}, {progress['epoch']} epochs")
+        self.summary.end(script, self.world, [self.folder], failures, next_command, self.log.line)
         self.log.close()

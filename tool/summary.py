@@ -41,15 +41,18 @@ class Summary:
                 "peak_memory_mib": peak_memory(), "peak_gpu_memory_mib": peak_gpu_memory(self.device)}
         return merge(world.collect(mine))
 
-    def end(self, script, world, folders, failures, next_command):
-        """The last thing a run does: write the summary to the folders' run.json and print it. Leaves the world."""
+    def end(self, script, world, folders, failures, next_command, log=print):
+        """The last thing a run does: write the summary to the folders' run.json and print it. Leaves the world.
+
+        log: prints a line.
+        """
         self.counts["failed"] = len(failures.ids())
         result = self.collect(world)
         world.leave()
         if world.main:
             for folder in folders:
                 finish_record(folder, result | {"results": str(folder), "next": next_command})
-            print_summary(script, result, folders, next_command)
+            print_summary(script, result, folders, next_command, log)
             failures.report()
 
 

@@ -128,8 +128,11 @@ def fit(model, net, loader, optimizer, step, finish, progress, run, *, epochs, s
         while progress["epoch"] < last:
             started = time.time()
             model.train()
-            loader.batch_sampler.start(progress["epoch"], batch_size(progress["epoch"]), progress["step"])
-            done = run_epoch(loader, step, optimizer, progress, max_step, terms, stop, after_step, run.world)
+            size, first = batch_size(progress["epoch"]), progress["step"]
+            loader.batch_sampler.start(progress["epoch"], size, first)
+            with run.summary.stage("training") as stage:
+                done = run_epoch(loader, step, optimizer, progress, max_step, terms, stop, after_step, run.world)
+                stage["images"] += size * (progress["step"] - first) if run.world.main else 0
             run.world.share_buffers(net)
             if done:
                 record = epoch_record(progress, max_step, terms)
