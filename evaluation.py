@@ -33,9 +33,9 @@ from voc12.data import mask_path
 
 SUFFIX = {"cam": "npy", "crf": "npy", "png": "png"}
 NEXT = {
-    "cam": "python infer.py --name {name} --load_epo EPOCH --crf --alphas LOW DUP HIGH (some powers, to choose three)",
-    "crf": "python train_aff.py --name {name} --low LOW --high HIGH --dup DUP (the best power, one below, one above)",
-    "png": "train a segmentation network on experiment/{name}/rw as masks",
+    "cam": "infer.py --crf with several --alphas, to choose three of them",
+    "crf": "train_aff.py; --dup is usually the best of the powers, --low and --high are below and above it",
+    "png": "train a segmentation network, with this folder as its masks",
 }
 MADE_BY = {"cam": "infer.py --dict", "crf": "infer.py --crf", "png": "infer_aff.py"}
 
@@ -180,7 +180,8 @@ def main(args):
         raise UserError(f"{folder}: no such folder; run {stage_command(args)}")
     check_files(ids, folder, args)
     if args.check:
-        return check_run(Check("evaluation.py", "cpu"), ids, folder, args, len(classes) + 1)
+        check = Check(World(), "list, masks and results are there, of one origin")
+        return check_run(check, ids, folder, args, len(classes) + 1)
     run = this_run(args, "cpu", lists=[args.list])
     with summary.stage("scoring") as stage:
         thresholds, counts = score(ids, folder, args, len(classes) + 1)
@@ -189,7 +190,7 @@ def main(args):
     print_table(result, len(ids))
     print(describe_origin(folder))
     ended = summary.collect(World())
-    print_summary("evaluation.py", ended, [args.json] if args.json else [], NEXT[args.task].format(name=args.name))
+    print_summary("evaluation.py", ended, [args.json] if args.json else [], NEXT[args.task])
     if args.json:
         write_json(args.json, result | {"run": run | {"ended": now(), "summary": ended}, "origin": read_record(folder)})
 

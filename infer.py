@@ -23,7 +23,16 @@ from tqdm import tqdm
 from models.aeft import AEFTNet
 from models.checkpoint import load_weights
 from models.resnet38d import ResNet38d
-from tool.arguments import add_common_arguments, add_crf_workers_argument, add_data_arguments, natural, positive, power
+from tool.arguments import (
+    add_common_arguments,
+    add_crf_workers_argument,
+    add_data_arguments,
+    natural,
+    next_command,
+    positive,
+    power,
+    scored_list,
+)
 from tool.background import Background
 from tool.cam import multi_scale_cam
 from tool.check import Check, add_check_argument, timed
@@ -177,7 +186,7 @@ def main(args):
                     "scales": args.scales, "amp": args.amp, "compress": args.compress, "classes": list(classes)}
         outputs = Outputs(folders, classes, settings, args.compress)
         if args.check:
-            check = Check("infer.py", device, world)
+            check = Check(world, f"{device} works, list and labels are read, weights fit")
             outputs.anew = [k for k, same in outputs.each(check_claim, overwrite=args.overwrite).items() if not same]
         else:
             world.first(failures.clear)
@@ -207,8 +216,9 @@ def main(args):
     summary.add("crf", crf)
     summary.add("writing", outputs.writer)
     next_task = f"crf --dict_dir crf/{args.alphas[0]:02d}" if args.crf else "cam --dict_dir dict"
-    summary.end("infer.py", world, folders.values(), failures,
-                f"python evaluation.py --name {args.name} --task {next_task}")
+    summary.end("infer.py", world, folders.values(), failures, next_command(
+        "evaluation.py", args, get_args_parser(), ("experiment", "voc12_root", "classes"),
+        f"--task {next_task} --list {scored_list(args.infer_list)}"))
 
 
 if __name__ == "__main__":

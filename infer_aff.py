@@ -23,8 +23,10 @@ from tool.arguments import (
     add_data_arguments,
     add_walk_arguments,
     check_alphas,
+    next_command,
     positive,
     positive_int,
+    scored_list,
 )
 from tool.background import Background, label_job
 from tool.check import Check, add_check_argument, timed
@@ -123,8 +125,8 @@ def main(args):
                     "maps": folder_settings(dict_dir)}
         ids = world.share(ids)
         if args.check:
-            return check_run(Check("infer_aff.py", device, world), net, ids, folders, settings, classes, dict_dir, args,
-                             device)
+            check = Check(world, f"{device} works, images and maps are there, weights fit")
+            return check_run(check, net, ids, folders, settings, classes, dict_dir, args, device)
         run = this_run(args, device, world.size, [args.train_list], weights)
 
         def claim():
@@ -141,8 +143,9 @@ def main(args):
                 stage["images"] += 1
     summary.counts |= {"done": stage["images"], "skipped": len(ids) - len(todo)}
     summary.add("crf", crf)
-    summary.end("infer_aff.py", world, folders.values(), failures,
-                f"python evaluation.py --name {args.name} --task png --dict_dir rw/{powers}")
+    summary.end("infer_aff.py", world, folders.values(), failures, next_command(
+        "evaluation.py", args, get_args_parser(), ("experiment", "voc12_root", "classes"),
+        f"--task png --dict_dir rw/{powers} --list {scored_list(args.train_list)}"))
 
 
 if __name__ == "__main__":

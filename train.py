@@ -26,6 +26,7 @@ from tool.arguments import (
     add_training_arguments,
     fraction,
     natural,
+    next_command,
     nonnegative,
     positive_int,
 )
@@ -154,7 +155,8 @@ def main(args):
     warm_up = min(args.T, args.epochs) * (len(dataset) // args.batch_size)
     actual = warm_up + max(0, args.epochs - args.T) * (len(dataset) // args.batch_size_triplet)
     if args.check:
-        return check_training(Check("train.py", device, world), args, dataset, batches, [
+        check = Check(world, f"{device} works, lists and labels are read, weights fit")
+        return check_training(check, args, dataset, batches, [
             (0, args.batch_size, warm_up), (args.T, args.batch_size_triplet, actual - warm_up)], step, net, TERMS, run)
     progress = run.begin(net, optimizer, new_progress(TERMS, args.lr), lists_of(args), start_weights(args.pretrained))
     run.describe("train.py", device, optimizer, [
@@ -170,7 +172,8 @@ def main(args):
     fit(model, net, loader, optimizer, step, finish, progress, run, epochs=args.epochs,
         stop_epoch=args.stop_epoch, max_step=max_step, batch_size=partial(batch_size_of, args=args), terms=TERMS)
     run.end("train.py", progress, failures,
-            f"python infer.py --name {args.name} --load_epo {progress['epoch'] - 1} --dict --crf")
+            next_command("infer.py", args, get_args_parser(), ("experiment", "voc12_root", "classes", "width"),
+                         f"--load_epo {progress['epoch'] - 1} --dict --crf --infer_list {args.train_list}"))
 
 
 if __name__ == "__main__":

@@ -26,6 +26,7 @@ from tool.arguments import (
     add_training_arguments,
     add_walk_arguments,
     check_alphas,
+    next_command,
     positive_int,
 )
 from tool.check import Check, add_check_argument, check_training
@@ -163,8 +164,8 @@ def main(args):
     step = partial(train_step, model=model, optimizer=optimizer, amp=args.amp, device=device, world=world)
     max_step = len(dataset) // args.batch_size * args.epochs
     if args.check:
-        return check_training(Check("train_aff.py", device, world), args, dataset, batches,
-                              [(0, args.batch_size, max_step)], step, net, TERMS, run)
+        check = Check(world, f"{device} works, images and CRF scores are there, weights fit")
+        return check_training(check, args, dataset, batches, [(0, args.batch_size, max_step)], step, net, TERMS, run)
     progress = run.begin(net, optimizer, new_progress(TERMS, args.lr) | {"best": -1.0}, lists_of(args),
                          start_weights(path))
     run.describe("train_aff.py", device, optimizer, [
@@ -181,9 +182,9 @@ def main(args):
     loader = train_loader(dataset, batches, args.num_workers, device.type == "cuda")
     fit(model, net, loader, optimizer, step, finish, progress, run, epochs=args.epochs, stop_epoch=args.stop_epoch,
         max_step=max_step, batch_size=lambda epoch: args.batch_size, terms=TERMS, after_step=best)
-    run.end("train_aff.py", progress, failures,
-            f"python infer_aff.py --name {args.name} --low {args.low} --high {args.high} --dup {args.dup} "
-            f"--train_list {args.train_list}")
+    run.end("train_aff.py", progress, failures, next_command(
+        "infer_aff.py", args, get_args_parser(), ("experiment", "voc12_root", "classes", "width", "scale"),
+        f"--low {args.low} --high {args.high} --dup {args.dup} --train_list {args.train_list}"))
 
 
 if __name__ == "__main__":

@@ -2,6 +2,7 @@
 
 import argparse
 import os
+import shlex
 
 from tool.distributed import local_processes
 from tool.files import UserError
@@ -52,6 +53,21 @@ def add_common_arguments(parser):
 def add_crf_workers_argument(parser):
     parser.add_argument("--crf_workers", type=positive_int, default=max(1, (os.cpu_count() or 1) // local_processes()),
                         help="processes for CRF, of each process that torchrun starts")
+
+
+def next_command(script, args, parser, carry, text):
+    """The command of the next stage, to be copied. carry: arguments that it takes over where they are not the default.
+
+    text: its own flags.
+    """
+    carried = [f"--{name} {shlex.quote(str(getattr(args, name)))} " for name in carry
+               if getattr(args, name) != parser.get_default(name)]
+    return f"python {script} --name {shlex.quote(args.name)} {''.join(carried)}{text}"
+
+
+def scored_list(path):
+    """The list to score results of a list with: of the VOC's training images not all have masks."""
+    return "voc12/train.txt" if path == "voc12/train_aug.txt" else path
 
 
 def add_data_arguments(parser, labels=True):

@@ -28,12 +28,12 @@ def add_check_argument(parser):
 class Check:
     """The lines and problems of one --check."""
 
-    def __init__(self, script, device, world=None):
-        if world and world.size > 1:
+    def __init__(self, world, fine):
+        """fine: what the script has verified before it makes a Check."""
+        if world.size > 1:
             raise UserError("--check runs as one process; leave torchrun away")
-        self.script = script
         self.problems = 0
-        self.fine(f"device {device} works, lists and labels are read, earlier stages are complete, weights fit")
+        self.fine(fine)
 
     def fine(self, text):
         print(f"check: {text}", flush=True)
@@ -42,7 +42,7 @@ class Check:
         self.problems += 1
         print(f"check: PROBLEM: {text}", file=sys.stderr, flush=True)
 
-    def try_all(self, work, items, what, unit="image"):
+    def try_all(self, work, items, what):
         """[work(item) or None where it raises UserError, which is noted; the first ten are printed]."""
         def attempt(item):
             try:
@@ -51,13 +51,13 @@ class Check:
                 return None, str(error)
 
         with ThreadPoolExecutor(os.cpu_count()) as pool:
-            results = list(tqdm(pool.map(attempt, items), what, total=len(items), unit=unit, disable=None))
+            results = list(tqdm(pool.map(attempt, items), what, total=len(items), unit="image", disable=None))
         errors = [error for _, error in results if error]
         for error in errors[:10]:
             self.problem(error)
         if len(errors) > 10:
             self.problem(f"{len(errors) - 10} more of this kind")
-        if not errors:
+        if items and not errors:
             self.fine(f"{what}: all {len(items)} can be read")
         return [result for result, _ in results]
 
@@ -129,8 +129,10 @@ def check_training(check, args, dataset, batches, phases, step, net, terms, run)
     phases: (first epoch, batch size, steps) of each; those without steps are left out.
     """
     check.images(dataset.ids, args.voc12_root)
-    if not args.overwrite:
-        check.try_all(lambda folder: refuse_existing(folder, args.resume), [run.folder], "output folder", "folder")
+    try:
+        refuse_existing(run.folder, args.resume or args.overwrite)
+    except UserError as error:
+        check.problem(str(error))
     weights = state_bytes(net)
     check.disk(run.folder, weights * args.epochs + 3 * weights)  # every epoch; resume.pth with the optimiser; best.pth
     loader = train_loader(dataset, batches, 0, pin_memory=False)
