@@ -1,7 +1,7 @@
 """Score a stage against ground truth: mIoU and a table of all classes.
 
 reads   experiment/NAME/DICT_DIR (maps of infer.py or PNGs of infer_aff.py), VOC12_ROOT/GT_DIR/ID.png, --list
-writes  a table to the console, --json PATH
+writes  a table to the console; --json FILE.json: the result, and FILE.run.json: this run, and what made the files
         python evaluation.py --name N --task cam --dict_dir dict
         python evaluation.py --name N --task crf --dict_dir crf/09
 
@@ -192,7 +192,10 @@ def main(args):
     ended = summary.collect(World())
     print_summary("evaluation.py", ended, [args.json] if args.json else [], NEXT[args.task])
     if args.json:
-        write_json(args.json, result | {"run": run | {"ended": now(), "summary": ended}, "origin": read_record(folder)})
+        record = run | {"ended": now(), "summary": ended, "results": args.json, "origin": read_record(folder)}
+        write_json(args.json, result)
+        if Path(args.json).is_file():  # not /dev/stdout
+            write_json(Path(args.json).with_suffix(".run.json"), record)
 
 
 if __name__ == "__main__":

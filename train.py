@@ -34,7 +34,7 @@ from tool.check import Check, add_check_argument, check_training
 from tool.distributed import join_world
 from tool.failures import Failures, add_failure_argument
 from tool.files import UserError, read_list, run_script
-from tool.resume import Run, lists_of, start_weights
+from tool.resume import Run, start_weights
 from tool.training import check_batches, choose_device, fit, memory_format, new_progress, prepare_network, update
 from tool.validation import cam_sweep
 from voc12.classes import load_classes
@@ -147,6 +147,7 @@ def main(args):
     losses = TripletErasing(*args.TH, margin=args.M, weights=args.W, cls_batch=args.cls_batch)
 
     experiment = Path(args.experiment) / args.name
+    lists = [path for path in (args.train_list, args.val_list) if path != "none"]
     run = Run(experiment, experiment / "ckpt", "log", args, world, device)
     model, optimizer = prepare_network(net, args, device, world)
     step = partial(train_step, model=model, losses=losses, optimizer=optimizer, args=args, device=device, world=world)
@@ -158,7 +159,7 @@ def main(args):
         check = Check(world, f"{device} works, lists and labels are read, weights fit")
         return check_training(check, args, dataset, batches, [
             (0, args.batch_size, warm_up), (args.T, args.batch_size_triplet, actual - warm_up)], step, net, TERMS, run)
-    progress = run.begin(net, optimizer, new_progress(TERMS, args.lr), lists_of(args), start_weights(args.pretrained))
+    progress = run.begin(net, optimizer, new_progress(TERMS, args.lr), lists, start_weights(args.pretrained))
     run.describe("train.py", device, optimizer, [
         f"{args.model}: {count_parameters(net):,} parameters, {len(dataset)} images, {len(classes)} classes",
         f"schedule: {warm_up} warm-up steps of {args.batch_size} until epoch {args.T}, then "

@@ -33,7 +33,7 @@ from tool.check import Check, add_check_argument, check_training
 from tool.distributed import join_world
 from tool.failures import Failures, add_failure_argument
 from tool.files import UserError, read_list, run_script
-from tool.resume import Run, lists_of, start_weights
+from tool.resume import Run, start_weights
 from tool.training import check_batches, choose_device, fit, memory_format, new_progress, prepare_network, update
 from tool.validation import can_validate, walk_miou
 from voc12.classes import load_classes
@@ -157,6 +157,7 @@ def main(args):
     dataset, batches = build_data(args, experiment, len(classes) + 1, world)
     select = args.select if can_validate(args.select, args.val_list, args.voc12_root, experiment / "dict") else "last"
     net, path = build_net(args)
+    lists = [args.train_list] + [args.val_list] * (select == "best")
 
     powers = f"aff{args.low:02d}{args.high:02d}{args.dup:02d}"
     run = Run(experiment, experiment / "ckpt_aff" / powers, f"log_{powers}", args, world, device)
@@ -166,7 +167,7 @@ def main(args):
     if args.check:
         check = Check(world, f"{device} works, images and CRF scores are there, weights fit")
         return check_training(check, args, dataset, batches, [(0, args.batch_size, max_step)], step, net, TERMS, run)
-    progress = run.begin(net, optimizer, new_progress(TERMS, args.lr) | {"best": -1.0}, lists_of(args),
+    progress = run.begin(net, optimizer, new_progress(TERMS, args.lr) | {"best": -1.0}, lists,
                          start_weights(path))
     run.describe("train_aff.py", device, optimizer, [
         f"AffinityNet: {count_parameters(net):,} parameters, {len(dataset)} images, {max_step} steps of "

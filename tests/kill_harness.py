@@ -154,7 +154,7 @@ def signature(path):
         return plain(torch.load(path, weights_only=True))
     if path.suffix == ".jsonl":
         return [plain(json.loads(line)) for line in path.read_text().splitlines()]
-    if path.name == "run.json":  # the rest is when and how often it ran, on which machine
+    if path.name.endswith("run.json"):  # the rest is when and how often it ran, on which machine
         settings = json.loads(path.read_text()).get("settings") or {}
         return {k: v for k, v in settings.items() if k not in ("resume", "overwrite")}
     if path.suffix == ".json":

@@ -147,8 +147,9 @@ def test_mixed_folders_are_not_scored(toy, copied, tmp_path):
     refused("evaluation.py", *flags, "--check", says="mixed origins")
     out = succeeds("evaluation.py", *flags, "--mixed_origins", "--json", tmp_path / "r.json")
     assert "origin: infer.py" in out and "alpha 2" in out
-    result = json.loads((tmp_path / "r.json").read_text())
-    assert result["origin"]["settings"]["alpha"] == 2 and result["run"]["summary"]["images"]["done"] == 12
+    run = json.loads((tmp_path / "r.run.json").read_text())
+    assert run["origin"]["settings"]["alpha"] == 2 and run["summary"]["images"]["done"] == 12
+    assert run["lists"] == [{"path": str(toy / "train.txt"), "sha256": sha256(toy / "train.txt")}]
 
 
 # ---------------------------------------------------------------- summaries

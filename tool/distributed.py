@@ -18,6 +18,10 @@ from tool.files import UserError
 
 TIMEOUT = datetime.timedelta(hours=12)  # a rank may wait long for another's validation or CRF; torchrun ends dead runs
 
+# Groups that were left, kept to the end of the process. Where DistributedDataParallel drops the last reference to one,
+# its destructor waits for a gloo thread while it holds Python's lock, and that thread may need the lock (torch 2.12).
+LEFT = []
+
 
 class World:
     """This process among all of the run: `rank` of `size`; `main` is rank 0, which writes what is written once."""
@@ -103,7 +107,9 @@ class World:
         return net.to(device)
 
     def leave(self):
+        """End the group of processes. The gradient averaging of `wrap` may go after it."""
         if self.size > 1:
+            LEFT.append(dist.group.WORLD)
             dist.destroy_process_group()
 
 

@@ -91,11 +91,6 @@ def start_or_resume(folder, resume_path, resume, overwrite, results="*.pth"):
     return False
 
 
-def lists_of(args):
-    """Paths of the lists that a training reads."""
-    return [path for path in (args.train_list, args.val_list) if path != "none"]
-
-
 def start_weights(path):
     """--pretrained as a path, or None."""
     return None if path == "none" else path
