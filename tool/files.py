@@ -23,7 +23,8 @@ class UserError(Exception):
 
     def __init__(self, message):
         # a DataLoader worker hands its exception over as a whole traceback; the last line is ours
-        super().__init__(str(message).strip().splitlines()[-1].removeprefix("tool.files.UserError: "))
+        line = str(message).strip().splitlines()[-1].removeprefix("tool.files.UserError: ")
+        super().__init__(CONTROL.sub(lambda found: repr(found.group())[1:-1], line))  # a file's bytes may be quoted
 
 
 class Interrupted(Exception):
@@ -217,6 +218,7 @@ ORIGIN_MARK = b"AEFT-origin\0"  # as a PNG text chunk has it: keyword, zero byte
 ZIP_MAGIC = b"PK\3\4"
 COMPRESSED_LIMIT = 2**28  # bytes of all maps of a file before compression: 134 million values
 HEADER_ROOM = 128  # bytes of an .npy header
+MAX_HEADER = 1000  # those of a foreign one: it is evaluated as Python text, which takes a thousandfold in memory
 
 
 def write_scores(path, scores, compressed=False, origin=""):
@@ -277,7 +279,7 @@ def unpickle_dict(data):
     read_header = {(1, 0): np.lib.format.read_array_header_1_0, (2, 0): np.lib.format.read_array_header_2_0}
     if version not in read_header:
         raise ValueError(f"npy version {version}")
-    shape, _, dtype = read_header[version](stream)
+    shape, _, dtype = read_header[version](stream, max_header_size=MAX_HEADER)
     if shape != () or dtype.kind != "O":
         raise ValueError("an array, not a dict")
     value = ScoreUnpickler(stream).load()
@@ -347,7 +349,7 @@ def half_map(data):
     stream = io.BytesIO(data)
     if np.lib.format.read_magic(stream) != (1, 0):
         raise ValueError("another npy version than ours")
-    shape, fortran, dtype = np.lib.format.read_array_header_1_0(stream)
+    shape, fortran, dtype = np.lib.format.read_array_header_1_0(stream, max_header_size=MAX_HEADER)
     left = len(data) - stream.tell()
     if len(shape) != 2 or min(shape) < 1 or fortran or dtype != np.dtype("<f2") or 2 * shape[0] * shape[1] != left:
         raise ValueError("not a map of half precision")
@@ -356,7 +358,7 @@ def half_map(data):
 
 def _empty_array(cls, shape, typecode):
     """Stands in for numpy's _reconstruct: an empty array only, so that no size is taken from the file."""
-    if cls is not ARRAY or shape != (0,) and shape != ():
+    if cls is not ARRAY or not isinstance(shape, tuple) or shape not in ((0,), ()):  # an array compares by elements
         raise pickle.UnpicklingError("unexpected array constructor")
     return np.ndarray(shape, dtype="b" if shape == (0,) else object)
 
@@ -380,8 +382,8 @@ class ScoreUnpickler(pickle._Unpickler):
     """The pure-Python unpickler (its memory follows the file's size) with four constructors and no other name.
 
     Nothing that a few bytes can blow up is built: no keys but numbers and texts (a tuple that holds another one twice,
-    sixty times over, is never hashed to the end), no arrays of more objects than the file has bytes (many arrays can
-    copy one list).
+    sixty times over, is never hashed to the end), no array of objects but the one that holds the whole dict (numpy
+    reads past the end of a list that is shorter than the shape says, and frees arrays in arrays by recursion).
     """
 
     ALLOWED = {("multiarray", "_reconstruct"): _empty_array, ("multiarray", "scalar"): _scalar,
@@ -394,7 +396,7 @@ class ScoreUnpickler(pickle._Unpickler):
 
     def __init__(self, stream):
         super().__init__(stream)
-        self.room = len(stream.getbuffer())  # objects that arrays may still hold
+        self.boxed = False  # whether the array of the dict has come
 
     def _check_items(self, target, keys):
         if not isinstance(target, dict):  # an array would turn any nest of lists into one, however large
@@ -420,9 +422,10 @@ class ScoreUnpickler(pickle._Unpickler):
             if not isinstance(state, tuple) or len(state) < 2 or state[1] not in ("<", "|"):
                 raise pickle.UnpicklingError("numbers in the byte order of another machine")
         elif isinstance(target, np.ndarray) and isinstance(state, tuple) and len(state) == 5:
-            data = state[-1]
-            self.room -= len(data) if isinstance(data, list) else 0
-            if self.room < 0 or not isinstance(data, bytes | list):
+            shape, data = state[1], state[-1]
+            if isinstance(data, list) and len(data) == 1 and isinstance(shape, tuple) and not shape and not self.boxed:
+                self.boxed = True
+            elif not isinstance(data, bytes):
                 raise pickle.UnpicklingError("unexpected array")
         else:
             raise pickle.UnpicklingError("unexpected state")
