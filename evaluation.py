@@ -69,8 +69,6 @@ def check_files(ids, folder, args):
         first = mask_path(args.voc12_root, unlabelled[0], args.gt_dir)
         raise UserError(f"{first}: no such mask ({len(unlabelled)} of {len(ids)} images of {args.list} have none); "
                         "check --voc12_root, --gt_dir and --list")
-    if not args.mixed_origins:
-        check_origins(folder, [folder / f"{i}.{SUFFIX[args.task]}" for i in ids])
 
 
 def stage_command(args):
@@ -160,8 +158,14 @@ def score(ids, folder, args, num_labels):
     return [], score_labels(ids, folder, args, num_labels)
 
 
+def refuse_mixed(ids, folder, args):
+    if not args.mixed_origins:
+        check_origins(folder, [folder / f"{i}.{SUFFIX[args.task]}" for i in ids])
+
+
 def check_run(check, ids, folder, args, num_labels):
-    """--check: every mask opens, one image is scored."""
+    """--check: every mask opens, the results are of one origin, one image is scored."""
+    check.attempt(refuse_mixed, ids, folder, args)
     check.try_all(lambda i: open_mask(mask_path(args.voc12_root, i, args.gt_dir), num_labels).size, ids, "masks")
     if args.json:
         check.disk(Path(args.json).parent, 2**16)
@@ -180,12 +184,13 @@ def main(args):
         raise UserError(f"{folder}: no such folder; run {stage_command(args)}")
     check_files(ids, folder, args)
     if args.check:
-        check = Check(World(), "list, masks and results are there, of one origin")
+        check = Check(World(), "list, masks and results are there")
         return check_run(check, ids, folder, args, len(classes) + 1)
     run = this_run(args, "cpu", lists=[args.list])
     with summary.stage("scoring") as stage:
         thresholds, counts = score(ids, folder, args, len(classes) + 1)
         stage["images"] = summary.counts["done"] = len(ids)
+    refuse_mixed(ids, folder, args)  # last: a file that cannot be read has a clearer message than this one
     result = summarise(counts, thresholds, classes, args)
     print_table(result, len(ids))
     print(describe_origin(folder))

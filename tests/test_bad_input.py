@@ -195,6 +195,8 @@ def results(place, script):
     """{file: content} of what `script` wrote, in a form that compares."""
     found = {}
     for path in result_files(place, script):
+        if path.name.endswith(".run.json"):  # says when, and with which list
+            continue
         if path.suffix == ".npy":
             content = (read_cls_labels if path.name == "labels.npy" else read_scores)(path)
             content = {key: value.tolist() for key, value in content.items()}

@@ -144,7 +144,8 @@ def test_mixed_folders_are_not_scored(toy, copied, tmp_path):
     shutil.copy(one, copied / "n/crf/02" / one.name)
     line = refused("evaluation.py", *flags, says=("mixed origins", one.name, "--mixed_origins"))
     assert "1 of 12" in line
-    refused("evaluation.py", *flags, "--check", says="mixed origins")
+    checked = run_script("evaluation.py", *flags, "--check")
+    assert checked.returncode == 2 and "mixed origins" in checked.stderr
     out = succeeds("evaluation.py", *flags, "--mixed_origins", "--json", tmp_path / "r.json")
     assert "origin: infer.py" in out and "alpha 2" in out
     run = json.loads((tmp_path / "r.run.json").read_text())

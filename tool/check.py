@@ -42,16 +42,23 @@ class Check:
         self.problems += 1
         print(f"check: PROBLEM: {text}", file=sys.stderr, flush=True)
 
+    def attempt(self, work, *arguments):
+        """work(*arguments), whose UserError is noted."""
+        try:
+            work(*arguments)
+        except UserError as error:
+            self.problem(str(error))
+
     def try_all(self, work, items, what):
         """[work(item) or None where it raises UserError, which is noted; the first ten are printed]."""
-        def attempt(item):
+        def one(item):
             try:
                 return work(item), None
             except UserError as error:
                 return None, str(error)
 
         with ThreadPoolExecutor(os.cpu_count()) as pool:
-            results = list(tqdm(pool.map(attempt, items), what, total=len(items), unit="image", disable=None))
+            results = list(tqdm(pool.map(one, items), what, total=len(items), unit="image", disable=None))
         errors = [error for _, error in results if error]
         for error in errors[:10]:
             self.problem(error)
@@ -129,10 +136,7 @@ def check_training(check, args, dataset, batches, phases, step, net, terms, run)
     phases: (first epoch, batch size, steps) of each; those without steps are left out.
     """
     check.images(dataset.ids, args.voc12_root)
-    try:
-        refuse_existing(run.folder, args.resume or args.overwrite)
-    except UserError as error:
-        check.problem(str(error))
+    check.attempt(refuse_existing, run.folder, args.resume or args.overwrite)
     weights = state_bytes(net)
     check.disk(run.folder, weights * args.epochs + 3 * weights)  # every epoch; resume.pth with the optimiser; best.pth
     loader = train_loader(dataset, batches, 0, pin_memory=False)

@@ -3,6 +3,7 @@
 import multiprocessing
 import os
 import signal
+import sys
 import threading
 import time
 
@@ -19,9 +20,16 @@ def follow_parent(*_):
     """
     parent = multiprocessing.parent_process().pid
     signal.signal(signal.SIGINT, signal.SIG_IGN)
+    sys.excepthook = _unless_parent_left
     if hasattr(signal, "sigtimedwait"):  # not on macOS; SIGTERM ends the worker there
         signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
     threading.Thread(target=_watch, args=(parent,), daemon=True).start()
+
+
+def _unless_parent_left(kind, error, traceback):
+    """A parent that a signal stopped while it took a tensor from us has said so itself; we print no traceback."""
+    if not issubclass(kind, ConnectionError | EOFError):
+        sys.__excepthook__(kind, error, traceback)
 
 
 def _watch(parent):
