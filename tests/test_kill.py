@@ -281,7 +281,7 @@ def test_a_killed_worker_ends_the_run_with_one_line(script, target, flag, stages
     run = launcher.fork(script, stage.args, folder, point=stage.points // 2, target=target)
     assert run.wait() == 2, run.output()[-2000:]
     # torch notices in a signal handler; where that falls into the forking of another worker, Python says it ignores it
-    output = re.sub(r"Exception ignored in.*?\nRuntimeError: DataLoader worker[^\n]*\n", "", run.output(), flags=re.DOTALL)
+    output = re.sub(r"(?s)Exception ignored in.*?\nRuntimeError: DataLoader worker[^\n]*\n", "", run.output())
     assert "Traceback" not in output and flag in output.splitlines()[-1], output[-2000:]
     no_process_left([run])
     run = launcher.fork(script, stage.again(), folder)
