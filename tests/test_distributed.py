@@ -40,7 +40,7 @@ def assert_same_weights(ours, theirs):
     ours, theirs = (torch.load(path, weights_only=True) for path in (ours, theirs))
     assert ours.keys() == theirs.keys()
     for name in ours:
-        torch.testing.assert_close(ours[name], theirs[name], rtol=1e-4, atol=1e-4, msg=name)
+        torch.testing.assert_close(ours[name], theirs[name], rtol=1e-5, atol=1e-5, msg=name)
 
 
 @pytest.fixture(scope="module")
@@ -48,10 +48,11 @@ def alone(toy, trained, tmp_path_factory):
     """A fine-tuning (BatchNorm frozen, no dropout) by one process -> (folder of experiments, its flags).
 
     Batches of 5 and 7: no number of processes divides them. cls_batch 3: some ranks have no share in the
-    classification loss of the triplet batches. A wide margin, so that more than four pairs are hard.
+    classification loss of the triplet batches. A wide margin, so that more than four pairs are hard. Few steps:
+    rounding differences grow with each, and at once where one turns a pixel of the erasing mask.
     """
     flags = [*train_flags(toy), "--pretrained", trained / "n/ckpt/003net_main.pth", "--no-dropout", "--batch_size", 5,
-             "--batch_size_triplet", 7, "--cls_batch", 3, "--M", 50, "--lr", 0.1]
+             "--batch_size_triplet", 7, "--cls_batch", 3, "--M", 50, "--epochs", 3, "--T", 1, "--lr", 0.03]
     folder = tmp_path_factory.mktemp("alone")
     succeeds("train.py", "--name", "n", "--experiment", folder, *flags)
     records = read_log(folder / "n/log.jsonl")
@@ -66,7 +67,7 @@ def test_processes_train_as_one(alone, tmp_path, processes):
     assert f"{processes} processes" in out and out.count("epoch 0:") == 1
     assert_same_losses(read_log(tmp_path / "n/log.jsonl"), read_log(folder / "n/log.jsonl"),
                        ("total", "cls", "attract", "repel", "miou"))
-    assert_same_weights(tmp_path / "n/ckpt/003net_main.pth", folder / "n/ckpt/003net_main.pth")
+    assert_same_weights(tmp_path / "n/ckpt/002net_main.pth", folder / "n/ckpt/002net_main.pth")
 
 
 @pytest.mark.slow
@@ -74,7 +75,7 @@ def test_processes_resume_as_one(alone, tmp_path):
     folder, flags = alone
     torchrun(2, "train.py", "--name", "n", "--experiment", tmp_path, *flags, "--stop_epoch", 2)
     torchrun(2, "train.py", "--name", "n", "--experiment", tmp_path, *flags, "--resume")
-    assert_same_weights(tmp_path / "n/ckpt/003net_main.pth", folder / "n/ckpt/003net_main.pth")
+    assert_same_weights(tmp_path / "n/ckpt/002net_main.pth", folder / "n/ckpt/002net_main.pth")
 
 
 def test_processes_train_affinitynet_as_one(toy, inferred, tmp_path):
