@@ -198,6 +198,7 @@ def test_overlay_and_sheet_sizes():
     ("a\nb\n", ["a", "b"]),
     ("a\r\n\r\n  b  \r\n", ["a", "b"]),
     ("\ufeff2007_000032\n", ["2007_000032"]),
+    ("\ufeffa\n\ufeff\ufeffb\n\ufeff\nc", ["a", "b", "c"]),  # lists that `cat` joined
     ("/JPEGImages/x_1.jpg /SegmentationClassAug/x_1.png\n", ["x_1"]),
     ("a.b-c\nCOCO_train2014_000000000009\n", ["a.b-c", "COCO_train2014_000000000009"]),
     ("a\nb\na\n", ["a", "b"]),

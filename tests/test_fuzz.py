@@ -755,7 +755,7 @@ VALID = {
     "scores": PLAIN,
     "archives": [ARCHIVE],
     "labels": TABLES,
-    "lists": [b"\xef\xbb\xbfa\r\n/JPEGImages/b.jpg x\n\nc"],
+    "lists": [b"\xef\xbb\xbfa\r\n/JPEGImages/b.jpg x\n\nc", b"\n\xef\xbb\xbfz\n"],
 }
 
 

@@ -173,24 +173,26 @@ def remove_stale(folder, name="*"):
 
 # ---------------------------------------------------------------- list files
 
-ID_PATTERN = re.compile(r"[^/\\\0]+")
+BYTE_ORDER_MARK = "\ufeff"
+ID_PATTERN = re.compile(rf"[^/\\\0{BYTE_ORDER_MARK}]+")
 
 
 def read_list(path):
     """IDs of a list file, in order: one image a line, `ID` or `/JPEGImages/ID.jpg /SegmentationClassAug/ID.png`.
 
-    Blank lines are skipped; a repeated ID is kept once, with a warning. UserError: missing, empty or unreadable file,
-    a line that names no image.
+    Blank lines are skipped, and so are byte-order marks, which joined lists have in the middle; a repeated ID is kept
+    once, with a warning. UserError: missing, empty or unreadable file, a line that names no image.
     """
     try:
-        text = Path(path).read_text(encoding="utf-8-sig")
+        text = Path(path).read_text(encoding="utf-8")
     except FileNotFoundError:
         raise UserError(f"{path}: no such list; make the VOC lists with voc12/make_lists.py") from None
     except IsADirectoryError:
         raise UserError(f"{path}: is a folder, not a list file") from None
     except UnicodeDecodeError:
         raise UserError(f"{path}: not a text file; a list has one image ID a line") from None
-    ids = [parse_list_line(path, n, line) for n, line in enumerate(text.splitlines(), 1) if line.strip()]
+    lines = [line.lstrip(BYTE_ORDER_MARK) for line in text.splitlines()]
+    ids = [parse_list_line(path, n, line) for n, line in enumerate(lines, 1) if line.strip()]
     if not ids:
         raise UserError(f"{path}: the list is empty; it needs one image ID a line")
     unique = list(dict.fromkeys(ids))
