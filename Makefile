@@ -29,7 +29,7 @@ $(VENV): requirements.txt requirements-dev.txt
 	touch $@
 
 demo: $(VENV)
-	$(PY) tool/demo.py --seed $(SEED)
+	$(PY) demo.py --seed $(SEED)
 
 pipeline: $(VENV)
 	$(PY) train.py $(COMMON) --train_list $(TRAIN_LIST) --val_list $(VAL_LIST) --epochs $(EPOCHS) --resume $(TRAIN_FLAGS)
@@ -51,6 +51,8 @@ test-long: $(VENV)
 
 lint: $(VENV)
 	.venv/bin/ruff check .
+	.venv/bin/ruff format --check .
+	.venv/bin/lint-imports
 
 bench: $(VENV)
 	$(PY) -m tests.bench.run

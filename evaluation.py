@@ -20,15 +20,17 @@ import numpy as np
 import torch
 from tqdm import tqdm
 
-from tool.arguments import add_data_arguments, experiment_name, fraction
-from tool.check import Check, add_check_argument, timed
-from tool.distributed import World
-from tool.files import UserError, read_list, read_scores, run_script, write_json
-from tool.images import open_mask
+from tool.io.files import UserError, read_list, write_json
+from tool.io.images import open_mask
+from tool.io.scores import read_scores
 from tool.metrics import THRESHOLDS, ThresholdSweep, check_size, confusion, iou, mean_iou
-from tool.record import check_origins, describe_origin, now, read_record, this_run
-from tool.summary import Summary, print_summary
-from voc12.classes import BACKGROUND, load_classes
+from tool.run.arguments import add_data_arguments, experiment_name, fraction
+from tool.run.check import Check, add_check_argument, timed
+from tool.run.distributed import World
+from tool.run.record import check_origins, describe_origin, now, read_record, this_run
+from tool.run.script import run_script
+from tool.run.summary import Summary, print_summary
+from voc12.classes import BACKGROUND_NAME, load_classes
 from voc12.data import mask_path
 
 SUFFIX = {"cam": "npy", "crf": "npy", "png": "png"}
@@ -49,11 +51,18 @@ def get_args_parser():
     add_data_arguments(parser, labels=False)
     parser.add_argument("--gt_dir", type=str, default="SegmentationClass", help="folder of masks, below --voc12_root")
     parser.add_argument("--list", type=str, default="voc12/train.txt", help="list of images to score")
-    parser.add_argument("--threshold", type=fraction, default=None,
-                        help="score cam at this background threshold, instead of searching the best")
+    parser.add_argument(
+        "--threshold",
+        type=fraction,
+        default=None,
+        help="score cam at this background threshold, instead of searching the best",
+    )
     parser.add_argument("--json", type=str, default=None, help="also write the result to this file")
-    parser.add_argument("--mixed_origins", action="store_true",
-                        help="score the folder even where not all of its files are of the run in its run.json")
+    parser.add_argument(
+        "--mixed_origins",
+        action="store_true",
+        help="score the folder even where not all of its files are of the run in its run.json",
+    )
     add_check_argument(parser)
     return parser
 
@@ -62,13 +71,17 @@ def check_files(ids, folder, args):
     """Every image of the list has a result and a mask, or a UserError names the stage that is missing."""
     missing = [i for i in ids if not (folder / f"{i}.{SUFFIX[args.task]}").is_file()]
     if missing:
-        raise UserError(f"{folder}: no {args.dict_dir} for {len(missing)} of {len(ids)} images of {args.list} "
-                        f"(first {missing[0]}); run {stage_command(args)}")
+        raise UserError(
+            f"{folder}: no {args.dict_dir} for {len(missing)} of {len(ids)} images of {args.list} "
+            f"(first {missing[0]}); run {stage_command(args)}"
+        )
     unlabelled = [i for i in ids if not mask_path(args.voc12_root, i, args.gt_dir).is_file()]
     if unlabelled:
         first = mask_path(args.voc12_root, unlabelled[0], args.gt_dir)
-        raise UserError(f"{first}: no such mask ({len(unlabelled)} of {len(ids)} images of {args.list} have none); "
-                        "check --voc12_root, --gt_dir and --list")
+        raise UserError(
+            f"{first}: no such mask ({len(unlabelled)} of {len(ids)} images of {args.list} have none); "
+            "check --voc12_root, --gt_dir and --list"
+        )
 
 
 def stage_command(args):
@@ -123,7 +136,7 @@ def summarise(counts, thresholds, classes, args):
     best = int(np.argmax([a for a, _ in curve])) if thresholds else None
     values = iou(counts if best is None else counts[best])
     miou, present = mean_iou(values)
-    names = (BACKGROUND, *classes)
+    names = (BACKGROUND_NAME, *classes)
     return {
         "list": args.list,
         "task": args.task,
@@ -143,12 +156,16 @@ def print_table(result, images):
     absent = set(result["absent"])
     for name, value in result["classes"].items():
         print(f"  {name:<16} {'absent' if name in absent else f'{value:6.2f}'}")
-    print(f"mIoU {result['miou']:.2f} (absent classes count as 0, as released), "
-          f"{result['miou_present']:.2f} over the {len(result['classes']) - len(absent)} present classes")
+    print(
+        f"mIoU {result['miou']:.2f} (absent classes count as 0, as released), "
+        f"{result['miou_present']:.2f} over the {len(result['classes']) - len(absent)} present classes"
+    )
     print(f"scored {result['dict_dir']} on {images} images of {result['list']}")
     if result["oracle_threshold"]:
-        print(f"threshold {result['best_threshold']:.2f} is the best of {len(result['thresholds'])} on these "
-              "very masks: an oracle; --threshold scores a fixed one")
+        print(
+            f"threshold {result['best_threshold']:.2f} is the best of {len(result['thresholds'])} on these "
+            "very masks: an oracle; --threshold scores a fixed one"
+        )
 
 
 def score(ids, folder, args, num_labels):

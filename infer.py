@@ -23,7 +23,12 @@ from tqdm import tqdm
 from models.aeft import AEFTNet
 from models.checkpoint import load_weights
 from models.resnet38d import ResNet38d
-from tool.arguments import (
+from tool.cam import multi_scale_cam
+from tool.crf import crf_with_alphas
+from tool.io.files import UserError, read_list
+from tool.io.images import open_image
+from tool.pseudo_labels import CRF_ITERATIONS
+from tool.run.arguments import (
     add_common_arguments,
     add_crf_workers_argument,
     add_data_arguments,
@@ -33,20 +38,17 @@ from tool.arguments import (
     power,
     scored_list,
 )
-from tool.background import Background
-from tool.cam import multi_scale_cam
-from tool.check import Check, add_check_argument, timed
-from tool.crf import crf_with_alphas
-from tool.distributed import join_world
-from tool.failures import Failures, add_failure_argument
-from tool.files import UserError, read_list, run_script
-from tool.images import open_image
-from tool.outputs import CRF_ITERATIONS, Outputs
-from tool.record import check_claim, claim_folder, file_hash, this_run
-from tool.summary import Summary
-from tool.training import choose_device, memory_format
+from tool.run.background import Background
+from tool.run.check import Check, add_check_argument, timed
+from tool.run.device import choose_device, memory_format
+from tool.run.distributed import join_world
+from tool.run.failures import Failures, add_failure_argument
+from tool.run.outputs import Outputs
+from tool.run.record import check_claim, claim_folder, file_hash, this_run
+from tool.run.script import run_script
+from tool.run.summary import Summary
 from voc12.classes import load_classes
-from voc12.data import InferenceSet, check_images, image_path, inference_loader, read_maps
+from voc12.data import InferenceSet, check_images, image_path, image_paths, inference_loader, read_maps
 from voc12.labels import load_labels
 from voc12.transforms import InferenceViews
 
@@ -63,13 +65,22 @@ def get_args_parser():
     parser.add_argument("--dict", action="store_true", help="write the class activation maps")
     parser.add_argument("--crf", action="store_true", help="write CRF scores, one folder an alpha")
     parser.add_argument("--vis", action="store_true", help="write an overlay PNG for every class of an image")
-    parser.add_argument("--alphas", type=power, nargs="+", default=[2, 19, 21],
-                        help="powers of the background score for CRF, 1 to 99")
-    parser.add_argument("--scales", type=positive, nargs="+", default=[0.5, 1.0, 1.5, 2.0],
-                        help="sizes at which an image is seen, relative to its own")
+    parser.add_argument(
+        "--alphas", type=power, nargs="+", default=[2, 19, 21], help="powers of the background score for CRF, 1 to 99"
+    )
+    parser.add_argument(
+        "--scales",
+        type=positive,
+        nargs="+",
+        default=[0.5, 1.0, 1.5, 2.0],
+        help="sizes at which an image is seen, relative to its own",
+    )
     add_crf_workers_argument(parser)
-    parser.add_argument("--compress", action="store_true",
-                        help="write scores as compressed half floats, about a tenth of the disk; all scripts read both")
+    parser.add_argument(
+        "--compress",
+        action="store_true",
+        help="write scores as compressed half floats, about a tenth of the disk; all scripts read both",
+    )
     add_failure_argument(parser)
     add_check_argument(parser)
     parser.add_argument("--overwrite", action="store_true", help="delete results of other settings")
@@ -146,7 +157,7 @@ def network_maps(net, todo, labels, args, device, num_workers, failures=None):
 
 def check_run(check, outputs, net, todo, stored, labels, args, device):
     """--check: images, disk, and one image through network and CRF."""
-    sizes = check.images([*todo, *stored], args.voc12_root)
+    sizes = check.images(image_paths(args.voc12_root, [*todo, *stored]))
     share = 1 / 8 if args.compress else 1
     per_map = {i: 4 * w * h * share for i, (w, h) in sizes.items()}
     present = {i: int(labels[i].sum()) for i in sizes}
@@ -161,8 +172,11 @@ def check_run(check, outputs, net, todo, stored, labels, args, device):
             _, crf_seconds = timed(crf_with_alphas, image, cams, args.alphas, CRF_ITERATIONS)
     crf_seconds /= args.crf_workers
     both = seconds + crf_seconds if device.type == "cpu" else max(seconds, crf_seconds)  # they share the cores there
-    check.end(both * len(todo) + crf_seconds * len(stored), len(todo),
-              f"network {seconds:.2f} s an image, CRF {crf_seconds:.2f} s")
+    check.end(
+        both * len(todo) + crf_seconds * len(stored),
+        len(todo),
+        f"network {seconds:.2f} s an image, CRF {crf_seconds:.2f} s",
+    )
 
 
 def main(args):
@@ -182,8 +196,16 @@ def main(args):
         torch.manual_seed(args.seed)
         net = AEFTNet(ResNet38d(args.width), len(classes))
         load_weights(net, weights, part="all")
-        settings = {"weights": file_hash(weights), "epoch": args.load_epo, "model": args.model, "width": args.width,
-                    "scales": args.scales, "amp": args.amp, "compress": args.compress, "classes": list(classes)}
+        settings = {
+            "weights": file_hash(weights),
+            "epoch": args.load_epo,
+            "model": args.model,
+            "width": args.width,
+            "scales": args.scales,
+            "amp": args.amp,
+            "compress": args.compress,
+            "classes": list(classes),
+        }
         outputs = Outputs(folders, classes, settings, args.compress)
         if args.check:
             check = Check(world, f"{device} works, list and labels are read, weights fit")
@@ -201,24 +223,40 @@ def main(args):
         todo = [i for i in left if i not in has_maps]
         if args.check:
             return check_run(check, outputs, net, todo, stored, labels, args, device)
-        print(f"infer.py: {weights}, {device}, process {world.rank} of {world.size}: {len(ids)} images, "
-              f"{len(ids) - len(left)} done before, {len(stored)} from stored maps, {len(todo)} through the network",
-              flush=True)
+        print(
+            f"infer.py: {weights}, {device}, process {world.rank} of {world.size}: {len(ids)} images, "
+            f"{len(ids) - len(left)} done before, {len(stored)} from stored maps, {len(todo)} through the network",
+            flush=True,
+        )
         outputs.crf, outputs.writer = crf, stack.enter_context(Background())
-        for name, maps in (("from dict", stored_maps(stored, outputs, args.voc12_root, failures)),
-                           ("maps", network_maps(net, todo, labels, args, device, args.num_workers, failures))):
+        for name, maps in (
+            ("from dict", stored_maps(stored, outputs, args.voc12_root, failures)),
+            ("maps", network_maps(net, todo, labels, args, device, args.num_workers, failures)),
+        ):
             with summary.stage(name) as stage:
                 for image_id, image, cams in maps:
                     outputs.write(image_id, image, cams, missing[image_id])
                     stage["images"] += 1
-    summary.counts |= {"done": sum(stage["images"] for stage in summary.stages.values()),
-                       "skipped": len(ids) - len(left)}
+    summary.counts |= {
+        "done": sum(stage["images"] for stage in summary.stages.values()),
+        "skipped": len(ids) - len(left),
+    }
     summary.add("crf", crf)
     summary.add("writing", outputs.writer)
     next_task = f"crf --dict_dir crf/{args.alphas[0]:02d}" if args.crf else "cam --dict_dir dict"
-    summary.end("infer.py", world, folders.values(), failures, next_command(
-        "evaluation.py", args, get_args_parser(), ("experiment", "voc12_root", "classes"),
-        f"--task {next_task} --list {scored_list(args.infer_list)}"))
+    summary.end(
+        "infer.py",
+        world,
+        folders.values(),
+        failures,
+        next_command(
+            "evaluation.py",
+            args,
+            get_args_parser(),
+            ("experiment", "voc12_root", "classes"),
+            f"--task {next_task} --list {scored_list(args.infer_list)}",
+        ),
+    )
 
 
 if __name__ == "__main__":

@@ -11,13 +11,14 @@ torchrun each process takes its share of the list; where one dies, the next run 
 import argparse
 from pathlib import Path
 
-import numpy as np
 import torch
 from tqdm import tqdm
 
 from models.affinity import AffinityNet
 from models.checkpoint import load_weights
-from tool.arguments import (
+from tool.io.files import UserError, read_list
+from tool.pseudo_labels import refine_labels, stack_scores, walk_scores
+from tool.run.arguments import (
     add_common_arguments,
     add_crf_workers_argument,
     add_data_arguments,
@@ -28,17 +29,17 @@ from tool.arguments import (
     positive_int,
     scored_list,
 )
-from tool.background import Background, label_job
-from tool.check import Check, add_check_argument, timed
-from tool.distributed import join_world
-from tool.failures import Failures, add_failure_argument
-from tool.files import UserError, read_list, run_script
-from tool.pseudo_labels import refine_labels, walk_image
-from tool.record import check_claim, claim_folder, file_hash, folder_settings, this_run
-from tool.summary import Summary
-from tool.training import choose_device, memory_format
+from tool.run.background import Background
+from tool.run.check import Check, add_check_argument, timed
+from tool.run.device import choose_device, memory_format
+from tool.run.distributed import join_world
+from tool.run.failures import Failures, add_failure_argument
+from tool.run.outputs import label_job
+from tool.run.record import check_claim, claim_folder, file_hash, folder_settings, this_run
+from tool.run.script import run_script
+from tool.run.summary import Summary
 from voc12.classes import load_classes
-from voc12.data import check_images, check_scores
+from voc12.data import WalkSet, check_images, check_scores, image_paths
 
 
 def get_args_parser():
@@ -67,37 +68,44 @@ def check_run(check, net, ids, folders, settings, classes, dict_dir, args, devic
     """--check: images, maps, disk, and one image through the walk."""
     same = [check_claim(folder, settings, "*.png", args.overwrite) for folder in folders.values()]
     todo = images_left(ids, folders) if all(same) else ids
-    sizes = check.images(todo, args.voc12_root)
+    sizes = check.images(image_paths(args.voc12_root, todo))
     for folder in folders.values():
         check.disk(folder, sum(w * h / 4 for w, h in sizes.values()))  # palette PNGs take less, overlays about this
     if not sizes:
         return check.end(0, 0, "nothing to do")
-    (keys, walked, photo), seconds = timed(walk_image, net, args.voc12_root, next(iter(sizes)), dict_dir, len(classes),
-                                           args.dup, device, args.scale, args.beta, args.steps)
-    _, crf_seconds = timed(refine_labels, np.array(photo), keys, walked)
-    check.end(len(todo) * (seconds + crf_seconds / args.crf_workers), len(todo),
-              f"walk {seconds:.2f} s an image, CRF {crf_seconds:.2f} s")
+    first = walk_all(net, list(sizes)[:1], dict_dir, len(classes), args, device, Failures("stop", ""))
+    (_, photo, keys, walked), seconds = timed(next, first)
+    _, crf_seconds = timed(refine_labels, photo, keys, walked)
+    check.end(
+        len(todo) * (seconds + crf_seconds / args.crf_workers),
+        len(todo),
+        f"walk {seconds:.2f} s an image, CRF {crf_seconds:.2f} s",
+    )
 
 
 def walk_all(net, todo, dict_dir, num_classes, args, device, failures):
     """Walk the maps of all images -> (ID, photo H x W x 3 uint8, keys, scores K x H x W) of each."""
-    for image_id in tqdm(todo, "walk", unit="image", disable=None):
+    walks = WalkSet(args.voc12_root, todo, dict_dir, num_classes, args.scale)
+    for index, image_id in enumerate(tqdm(todo, "walk", unit="image", disable=None)):
         try:
-            with torch.autocast(device.type, dtype=torch.bfloat16, enabled=args.amp):
-                keys, walked, photo = walk_image(net, args.voc12_root, image_id, dict_dir, num_classes, args.dup,
-                                                 device, args.scale, args.beta, args.steps)
+            _, photo, view, maps = walks[index]
         except UserError as error:
             failures.add(image_id, error)
             continue
-        yield image_id, np.array(photo), keys, walked
+        keys, scores = stack_scores(maps, args.dup)
+        with torch.autocast(device.type, dtype=torch.bfloat16, enabled=args.amp):
+            walked = walk_scores(net, view, scores, device, args.beta, args.steps)
+        yield image_id, photo, keys, walked
 
 
 def load_net(args, experiment, powers, device):
     """AffinityNet with the weights of --weights or best.pth -> (network, path)."""
     weights = Path(args.weights or experiment / "ckpt_aff" / f"aff{powers.replace('_', '')}" / "best.pth")
     if not weights.is_file():
-        raise UserError(f"{weights}: no such checkpoint; run train_aff.py --name {args.name} --low {args.low} "
-                        f"--high {args.high} --dup {args.dup}")
+        raise UserError(
+            f"{weights}: no such checkpoint; run train_aff.py --name {args.name} --low {args.low} "
+            f"--high {args.high} --dup {args.dup}"
+        )
     net = AffinityNet(args.width)
     load_weights(net, weights, part="all")
     return net.to(device, memory_format=memory_format(device, args.amp)).eval(), weights
@@ -120,9 +128,17 @@ def main(args):
             check_scores(ids, dict_dir, args.train_list, "infer.py --dict")
         net, weights = load_net(args, experiment, powers, device)
         folders = {"labels": experiment / "rw" / powers} | ({"vis": experiment / "rw_vis" / powers} if args.vis else {})
-        settings = {"weights": file_hash(weights), "width": args.width, "dup": args.dup, "scale": args.scale,
-                    "beta": args.beta, "steps": args.steps, "amp": args.amp, "classes": list(classes),
-                    "maps": folder_settings(dict_dir)}
+        settings = {
+            "weights": file_hash(weights),
+            "width": args.width,
+            "dup": args.dup,
+            "scale": args.scale,
+            "beta": args.beta,
+            "steps": args.steps,
+            "amp": args.amp,
+            "classes": list(classes),
+            "maps": folder_settings(dict_dir),
+        }
         ids = world.share(ids)
         if args.check:
             check = Check(world, f"{device} works, images and maps are there, weights fit")
@@ -135,17 +151,30 @@ def main(args):
 
         origin = world.first(claim)[0]
         todo = images_left(ids, folders)
-        print(f"infer_aff.py: {weights}, {device}, process {world.rank} of {world.size}: {len(ids)} images, "
-              f"{len(ids) - len(todo)} done before", flush=True)
+        print(
+            f"infer_aff.py: {weights}, {device}, process {world.rank} of {world.size}: {len(ids)} images, "
+            f"{len(ids) - len(todo)} done before",
+            flush=True,
+        )
         with summary.stage("walk") as stage:
             for image_id, *job in walk_all(net, todo, dict_dir, len(classes), args, device, failures):
                 crf.submit(label_job, *job, [folder / f"{image_id}.png" for folder in folders.values()], origin)
                 stage["images"] += 1
     summary.counts |= {"done": stage["images"], "skipped": len(ids) - len(todo)}
     summary.add("crf", crf)
-    summary.end("infer_aff.py", world, folders.values(), failures, next_command(
-        "evaluation.py", args, get_args_parser(), ("experiment", "voc12_root", "classes"),
-        f"--task png --dict_dir rw/{powers} --list {scored_list(args.train_list)}"))
+    summary.end(
+        "infer_aff.py",
+        world,
+        folders.values(),
+        failures,
+        next_command(
+            "evaluation.py",
+            args,
+            get_args_parser(),
+            ("experiment", "voc12_root", "classes"),
+            f"--task png --dict_dir rw/{powers} --list {scored_list(args.train_list)}",
+        ),
+    )
 
 
 if __name__ == "__main__":

@@ -20,7 +20,8 @@ from models.aeft import AEFTNet
 from models.checkpoint import load_weights, save_weights
 from models.resnet38d import ResNet38d, count_parameters
 from models.triplet import TripletErasing
-from tool.arguments import (
+from tool.io.files import UserError, read_list
+from tool.run.arguments import (
     add_common_arguments,
     add_data_arguments,
     add_training_arguments,
@@ -30,17 +31,18 @@ from tool.arguments import (
     nonnegative,
     positive_int,
 )
-from tool.check import Check, add_check_argument, check_training
-from tool.distributed import join_world
-from tool.failures import Failures, add_failure_argument
-from tool.files import UserError, read_list, run_script
-from tool.resume import Run, start_weights
-from tool.training import check_batches, choose_device, fit, memory_format, new_progress, prepare_network, update
-from tool.validation import cam_sweep
+from tool.run.check import Check, add_check_argument, check_training
+from tool.run.device import choose_device, memory_format
+from tool.run.distributed import join_world
+from tool.run.failures import Failures, add_failure_argument
+from tool.run.resume import Run, start_weights
+from tool.run.script import run_script
+from tool.run.training import check_batches, fit, new_progress, prepare_network, update
 from voc12.classes import load_classes
-from voc12.data import EpochBatches, Substituting, TrainSet, check_images, train_loader
+from voc12.data import EpochBatches, Substituting, TrainSet, check_images, image_paths, train_loader
 from voc12.labels import load_labels
 from voc12.transforms import TrainView
+from voc12.validation import cam_sweep
 
 TERMS = ("total", "cls", "attract", "repel")
 
@@ -51,22 +53,53 @@ def get_args_parser():
     add_data_arguments(parser)
     parser.add_argument("--model", type=str, default="aeft_gpp", choices=["aeft_gpp"], help="network to train")
     parser.add_argument("--train_list", type=str, default="voc12/train_aug.txt", help="list of training images")
-    parser.add_argument("--val_list", type=str, default="voc12/train.txt",
-                        help="list with masks for the CAM threshold sweep after an epoch, or none")
-    parser.add_argument("--pretrained", type=str, default="pretrained/resnet_38d.params",
-                        help="start weights (.params, .pth, .safetensors), or none to train from scratch")
+    parser.add_argument(
+        "--val_list",
+        type=str,
+        default="voc12/train.txt",
+        help="list with masks for the CAM threshold sweep after an epoch, or none",
+    )
+    parser.add_argument(
+        "--pretrained",
+        type=str,
+        default="pretrained/resnet_38d.params",
+        help="start weights (.params, .pth, .safetensors), or none to train from scratch",
+    )
     parser.add_argument("--T", type=natural, default=18, help="first epoch (from 0) with the triplet")
-    parser.add_argument("--batch_size_triplet", type=positive_int, default=32,
-                        help="images a step, over all processes, from epoch T on")
-    parser.add_argument("--cls_batch", type=positive_int, default=8,
-                        help="images of a batch that the classification loss sees (released: 8, always)")
-    parser.add_argument("--TH", type=fraction, nargs=2, default=[0.6, 0.2], metavar=("HIGH", "LOW"),
-                        help="activations: erased from HIGH, not the object below LOW")
+    parser.add_argument(
+        "--batch_size_triplet", type=positive_int, default=32, help="images a step, over all processes, from epoch T on"
+    )
+    parser.add_argument(
+        "--cls_batch",
+        type=positive_int,
+        default=8,
+        help="images of a batch that the classification loss sees (released: 8, always)",
+    )
+    parser.add_argument(
+        "--TH",
+        type=fraction,
+        nargs=2,
+        default=[0.6, 0.2],
+        metavar=("HIGH", "LOW"),
+        help="activations: erased from HIGH, not the object below LOW",
+    )
     parser.add_argument("--M", type=nonnegative, default=0.5, help="margin of repel, a squared distance")
-    parser.add_argument("--W", type=nonnegative, nargs=3, default=[1.0, 0.2, 0.15], metavar=("CLS", "ATTRACT", "REPEL"),
-                        help="weights of the three terms")
-    parser.add_argument("--resize", type=positive_int, nargs=2, default=[256, 512], metavar=("MIN", "MAX"),
-                        help="range of the long side, pixels")
+    parser.add_argument(
+        "--W",
+        type=nonnegative,
+        nargs=3,
+        default=[1.0, 0.2, 0.15],
+        metavar=("CLS", "ATTRACT", "REPEL"),
+        help="weights of the three terms",
+    )
+    parser.add_argument(
+        "--resize",
+        type=positive_int,
+        nargs=2,
+        default=[256, 512],
+        metavar=("MIN", "MAX"),
+        help="range of the long side, pixels",
+    )
     parser.add_argument("--jitter_p", type=fraction, default=0.8, help="probability of colour jitter")
     add_training_arguments(parser, epochs=40, crop_size=320, jitter=[0.4, 0.4, 0.4, 0.1], scratch_lr_mult=1.0)
     add_failure_argument(parser)
@@ -92,8 +125,10 @@ def build_data(args, classes, world):
     check_batches(sizes, len(ids), args.train_list, world)
     labels = load_labels(ids, args.voc12_root, classes, args.cls_labels)
     view = TrainView(args.resize, args.crop_size, args.jitter, args.jitter_p)
-    return (TrainSet(args.voc12_root, ids, labels, view, args.seed),
-            EpochBatches(len(ids), args.seed, world.rank, world.size))
+    return (
+        TrainSet(args.voc12_root, ids, labels, view, args.seed),
+        EpochBatches(len(ids), args.seed, world.rank, world.size),
+    )
 
 
 def build_net(args, num_classes):
@@ -157,24 +192,61 @@ def main(args):
     actual = warm_up + max(0, args.epochs - args.T) * (len(dataset) // args.batch_size_triplet)
     if args.check:
         check = Check(world, f"{device} works, lists and labels are read, weights fit")
-        return check_training(check, args, dataset, batches, [
-            (0, args.batch_size, warm_up), (args.T, args.batch_size_triplet, actual - warm_up)], step, net, TERMS, run)
+        return check_training(
+            check,
+            args,
+            image_paths(args.voc12_root, dataset.ids),
+            train_loader(dataset, batches, 0, pin_memory=False),
+            [(0, args.batch_size, warm_up), (args.T, args.batch_size_triplet, actual - warm_up)],
+            step,
+            net,
+            TERMS,
+            run,
+        )
     progress = run.begin(net, optimizer, new_progress(TERMS, args.lr), lists, start_weights(args.pretrained))
-    run.describe("train.py", device, optimizer, [
-        f"{args.model}: {count_parameters(net):,} parameters, {len(dataset)} images, {len(classes)} classes",
-        f"schedule: {warm_up} warm-up steps of {args.batch_size} until epoch {args.T}, then "
-        f"{actual - warm_up} triplet steps of {args.batch_size_triplet}; poly planned for {max_step}"])
+    run.describe(
+        "train.py",
+        device,
+        optimizer,
+        [
+            f"{args.model}: {count_parameters(net):,} parameters, {len(dataset)} images, {len(classes)} classes",
+            f"schedule: {warm_up} warm-up steps of {args.batch_size} until epoch {args.T}, then "
+            f"{actual - warm_up} triplet steps of {args.batch_size_triplet}; poly planned for {max_step}",
+        ],
+    )
 
     finish = partial(finish_epoch, net=net, args=args, classes=classes, device=device, ckpt=run.folder, world=world)
     failures = Failures(args.on_error, run.folder / "failed.txt")
     if failures.skip:
         dataset = Substituting(dataset, failures)
     loader = train_loader(dataset, batches, args.num_workers, device.type == "cuda")
-    fit(model, net, loader, optimizer, step, finish, progress, run, epochs=args.epochs,
-        stop_epoch=args.stop_epoch, max_step=max_step, batch_size=partial(batch_size_of, args=args), terms=TERMS)
-    run.end("train.py", progress, failures,
-            next_command("infer.py", args, get_args_parser(), ("experiment", "voc12_root", "classes", "width"),
-                         f"--load_epo {progress['epoch'] - 1} --dict --crf --infer_list {args.train_list}"))
+    fit(
+        model,
+        net,
+        loader,
+        optimizer,
+        step,
+        finish,
+        progress,
+        run,
+        epochs=args.epochs,
+        stop_epoch=args.stop_epoch,
+        max_step=max_step,
+        batch_size=partial(batch_size_of, args=args),
+        terms=TERMS,
+    )
+    run.end(
+        "train.py",
+        progress,
+        failures,
+        next_command(
+            "infer.py",
+            args,
+            get_args_parser(),
+            ("experiment", "voc12_root", "classes", "width"),
+            f"--load_epo {progress['epoch'] - 1} --dict --crf --infer_list {args.train_list}",
+        ),
+    )
 
 
 if __name__ == "__main__":

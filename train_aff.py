@@ -20,7 +20,8 @@ from models.affinity import AffinityNet, affinity_loss
 from models.checkpoint import load_weights, save_weights
 from models.resnet38d import count_parameters
 from tool.affinity_labels import STRIDE
-from tool.arguments import (
+from tool.io.files import UserError, read_list
+from tool.run.arguments import (
     add_common_arguments,
     add_data_arguments,
     add_training_arguments,
@@ -29,16 +30,17 @@ from tool.arguments import (
     next_command,
     positive_int,
 )
-from tool.check import Check, add_check_argument, check_training
-from tool.distributed import join_world
-from tool.failures import Failures, add_failure_argument
-from tool.files import UserError, read_list, run_script
-from tool.resume import Run, start_weights
-from tool.training import check_batches, choose_device, fit, memory_format, new_progress, prepare_network, update
-from tool.validation import can_validate, walk_miou
+from tool.run.check import Check, add_check_argument, check_training
+from tool.run.device import choose_device, memory_format
+from tool.run.distributed import join_world
+from tool.run.failures import Failures, add_failure_argument
+from tool.run.resume import Run, start_weights
+from tool.run.script import run_script
+from tool.run.training import check_batches, fit, new_progress, prepare_network, update
 from voc12.classes import load_classes
-from voc12.data import AffinitySet, EpochBatches, Substituting, check_images, check_scores, train_loader
+from voc12.data import AffinitySet, EpochBatches, Substituting, check_images, check_scores, image_paths, train_loader
 from voc12.transforms import AffinityView
+from voc12.validation import can_validate, walk_miou
 
 TERMS = ("total", "bg", "fg", "neg")
 START_WEIGHTS = ("pretrained/res38_cls.pth", "pretrained/resnet_38d.params")
@@ -50,13 +52,26 @@ def get_args_parser():
     add_data_arguments(parser, labels=False)
     add_walk_arguments(parser)
     parser.add_argument("--train_list", type=str, default="voc12/train_aug.txt", help="list of training images")
-    parser.add_argument("--val_list", type=str, default="voc12/train.txt",
-                        help="list with masks on which the best checkpoint is chosen, or none")
+    parser.add_argument(
+        "--val_list",
+        type=str,
+        default="voc12/train.txt",
+        help="list with masks on which the best checkpoint is chosen, or none",
+    )
     parser.add_argument("--val_every", type=positive_int, default=500, help="steps between two validations")
-    parser.add_argument("--select", type=str, default="best", choices=["best", "last"],
-                        help="what best.pth is: the best walk on the masks of --val_list (released), or the last epoch")
-    parser.add_argument("--pretrained", type=str, default="auto",
-                        help=f"start weights, or none; auto: the first that exists of {' '.join(START_WEIGHTS)}")
+    parser.add_argument(
+        "--select",
+        type=str,
+        default="best",
+        choices=["best", "last"],
+        help="what best.pth is: the best walk on the masks of --val_list (released), or the last epoch",
+    )
+    parser.add_argument(
+        "--pretrained",
+        type=str,
+        default="auto",
+        help=f"start weights, or none; auto: the first that exists of {' '.join(START_WEIGHTS)}",
+    )
     add_training_arguments(parser, epochs=8, crop_size=448, jitter=[0.3, 0.3, 0.3, 0.1], scratch_lr_mult=10.0)
     add_failure_argument(parser)
     add_check_argument(parser)
@@ -73,8 +88,10 @@ def build_data(args, experiment, num_labels, world):
         check_scores(ids, folder, args.train_list, f"infer.py --crf --alphas {alpha}")
     check_batches([args.batch_size], len(ids), args.train_list, world)
     view = AffinityView(args.crop_size, args.scale, args.jitter)
-    return (AffinitySet(args.voc12_root, ids, *folders, view, args.seed, num_labels),
-            EpochBatches(len(ids), args.seed, world.rank, world.size))
+    return (
+        AffinitySet(args.voc12_root, ids, *folders, view, args.seed, num_labels),
+        EpochBatches(len(ids), args.seed, world.rank, world.size),
+    )
 
 
 def build_net(args):
@@ -84,8 +101,10 @@ def build_net(args):
     if path == "auto":
         path = next((p for p in START_WEIGHTS if Path(p).is_file()), None)
         if path is None:
-            raise UserError(f"none of {' '.join(START_WEIGHTS)} is there; see pretrained/README.md, or give "
-                            "--pretrained FILE (a checkpoint of train.py will do) or --pretrained none")
+            raise UserError(
+                f"none of {' '.join(START_WEIGHTS)} is there; see pretrained/README.md, or give "
+                "--pretrained FILE (a checkpoint of train.py will do) or --pretrained none"
+            )
     if path != "none":
         load_weights(net, path, part="trunk")
         net.freeze()
@@ -117,21 +136,33 @@ class BestCheckpoint:
 
     def validate(self, progress):
         args = self.args
-        miou = walk_miou(self.net, args.voc12_root, args.val_list, self.dict_dir, self.classes, args.dup, args.scale,
-                         self.device, self.run.world)
+        miou = walk_miou(
+            self.net,
+            args.voc12_root,
+            args.val_list,
+            self.dict_dir,
+            self.classes,
+            args.dup,
+            args.scale,
+            self.device,
+            self.run.world,
+        )
         better = miou > progress["best"]
         if better:
             progress["best"] = miou
             if self.run.world.main:
                 save_weights(self.net, self.path)
-        self.run.log.line(f"step {progress['global_step']}: random walk mIoU {miou:.2f}"
-                          f"{', best so far' if better else ''}")
+        self.run.log.line(
+            f"step {progress['global_step']}: random walk mIoU {miou:.2f}{', best so far' if better else ''}"
+        )
 
 
 def describe_selection(args, select):
     if select == "best":
-        return (f"selection: best.pth is chosen by mIoU of the walk on the masks of {args.val_list}, every "
-                f"{args.val_every} steps: ground truth picks the checkpoint (released; --select last uses none)")
+        return (
+            f"selection: best.pth is chosen by mIoU of the walk on the masks of {args.val_list}, every "
+            f"{args.val_every} steps: ground truth picks the checkpoint (released; --select last uses none)"
+        )
     return "selection: best.pth is the last epoch; no ground truth is used"
 
 
@@ -166,12 +197,28 @@ def main(args):
     max_step = len(dataset) // args.batch_size * args.epochs
     if args.check:
         check = Check(world, f"{device} works, images and CRF scores are there, weights fit")
-        return check_training(check, args, dataset, batches, [(0, args.batch_size, max_step)], step, net, TERMS, run)
-    progress = run.begin(net, optimizer, new_progress(TERMS, args.lr) | {"best": -1.0}, lists,
-                         start_weights(path))
-    run.describe("train_aff.py", device, optimizer, [
-        f"AffinityNet: {count_parameters(net):,} parameters, {len(dataset)} images, {max_step} steps of "
-        f"{args.batch_size}", describe_selection(args, select)])
+        return check_training(
+            check,
+            args,
+            image_paths(args.voc12_root, dataset.ids),
+            train_loader(dataset, batches, 0, pin_memory=False),
+            [(0, args.batch_size, max_step)],
+            step,
+            net,
+            TERMS,
+            run,
+        )
+    progress = run.begin(net, optimizer, new_progress(TERMS, args.lr) | {"best": -1.0}, lists, start_weights(path))
+    run.describe(
+        "train_aff.py",
+        device,
+        optimizer,
+        [
+            f"AffinityNet: {count_parameters(net):,} parameters, {len(dataset)} images, {max_step} steps of "
+            f"{args.batch_size}",
+            describe_selection(args, select),
+        ],
+    )
 
     best = None
     if select == "best":
@@ -181,11 +228,34 @@ def main(args):
     if failures.skip:
         dataset = Substituting(dataset, failures)
     loader = train_loader(dataset, batches, args.num_workers, device.type == "cuda")
-    fit(model, net, loader, optimizer, step, finish, progress, run, epochs=args.epochs, stop_epoch=args.stop_epoch,
-        max_step=max_step, batch_size=lambda epoch: args.batch_size, terms=TERMS, after_step=best)
-    run.end("train_aff.py", progress, failures, next_command(
-        "infer_aff.py", args, get_args_parser(), ("experiment", "voc12_root", "classes", "width", "scale"),
-        f"--low {args.low} --high {args.high} --dup {args.dup} --train_list {args.train_list}"))
+    fit(
+        model,
+        net,
+        loader,
+        optimizer,
+        step,
+        finish,
+        progress,
+        run,
+        epochs=args.epochs,
+        stop_epoch=args.stop_epoch,
+        max_step=max_step,
+        batch_size=lambda epoch: args.batch_size,
+        terms=TERMS,
+        after_step=best,
+    )
+    run.end(
+        "train_aff.py",
+        progress,
+        failures,
+        next_command(
+            "infer_aff.py",
+            args,
+            get_args_parser(),
+            ("experiment", "voc12_root", "classes", "width", "scale"),
+            f"--low {args.low} --high {args.high} --dup {args.dup} --train_list {args.train_list}",
+        ),
+    )
 
 
 if __name__ == "__main__":

@@ -13,7 +13,7 @@ from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.utils.checkpoint import checkpoint
 
-from tool.files import UserError
+from tool.io.files import UserError
 
 
 class Conv1x1(nn.Conv2d):

@@ -10,8 +10,8 @@ import numpy as np
 import torch
 from PIL import Image
 
-from tool.files import write_scores
-from tool.images import label_image
+from tool.io.images import label_image
+from tool.io.scores import write_scores
 
 IDS = ("one", "two", "three", "four")
 SIZE = (32, 24)  # width, height
@@ -110,7 +110,9 @@ BAD_CLASSES = {
 BOMB = b"<!DOCTYPE annotation [<!ENTITY a0 'cat'>%s]><annotation><object><name>&a30;</name></object></annotation>" % (
     b"".join(b"<!ENTITY a%d '&a%d;&a%d;'>" % (k + 1, k, k) for k in range(30))
 )
-EXTERNAL = b"<!DOCTYPE a [<!ENTITY x SYSTEM 'file:///etc/passwd'>]><annotation><object><name>&x;</name></object></annotation>"
+EXTERNAL = (
+    b"<!DOCTYPE a [<!ENTITY x SYSTEM 'file:///etc/passwd'>]><annotation><object><name>&x;</name></object></annotation>"
+)
 BAD_XMLS = {
     "zero bytes": (b"", "not an XML file"),
     "text": (b"cat\n", "not an XML file"),
@@ -140,8 +142,11 @@ def bad_photos():
     whole = encoded(Image.fromarray(picture(*SIZE)), format="JPEG", quality=95)
     scan = whole.index(b"\xff\xda")
     png = encoded(Image.fromarray(picture(*SIZE)), format="PNG")
-    huge = b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", struct.pack(">IIBBBBB", 60_000, 60_000, 8, 2, 0, 0, 0)) + chunk(
-        b"IDAT", zlib.compress(bytes(9)))
+    huge = (
+        b"\x89PNG\r\n\x1a\n"
+        + chunk(b"IHDR", struct.pack(">IIBBBBB", 60_000, 60_000, 8, 2, 0, 0, 0))
+        + chunk(b"IDAT", zlib.compress(bytes(9)))
+    )
     return {
         "zero bytes": (b"", "not an image"),
         "one byte": (whole[:1], "not an image"),
@@ -177,12 +182,18 @@ def odd_photos():
         "progressive": (encoded(photo, format="JPEG", quality=95, progressive=True), rgb, 4),
         "EXIF-rotated": (encoded(photo, format="JPEG", quality=95, exif=turned), rgb, 4),
         "PNG named .jpg": (encoded(photo, format="PNG"), rgb, 0),
-        "16-bit PNG": (encoded(Image.fromarray(grey.astype(np.uint16) * 257), format="PNG"),
-                       np.stack([grey] * 3, -1), 0),
+        "16-bit PNG": (
+            encoded(Image.fromarray(grey.astype(np.uint16) * 257), format="PNG"),
+            np.stack([grey] * 3, -1),
+            0,
+        ),
         "RGBA PNG": (encoded(photo.convert("RGBA"), format="PNG"), rgb, 0),
         "palette PNG": (encoded(photo.quantize(256), format="PNG"), rgb, 6),
-        "1-bit PNG": (encoded(Image.fromarray(grey > 120), format="PNG"),
-                      np.stack([(grey > 120) * np.uint8(255)] * 3, -1), 0),
+        "1-bit PNG": (
+            encoded(Image.fromarray(grey > 120), format="PNG"),
+            np.stack([(grey > 120) * np.uint8(255)] * 3, -1),
+            0,
+        ),
     }
     for width, height in ((1, 1), (1, 5000), (5000, 1), (3, 2)):
         small = picture(width, height)
@@ -230,31 +241,73 @@ def word(text):
 
 
 def pickled_dtype(code, order="<"):
-    return (word("numpy") + word("dtype") + b"\x93" + word(code) + b"\x89\x88\x87R(K\x03" + word(order)
-            + b"NNNJ\xff\xff\xff\xffJ\xff\xff\xff\xffK\x00tb")
+    return (
+        word("numpy")
+        + word("dtype")
+        + b"\x93"
+        + word(code)
+        + b"\x89\x88\x87R(K\x03"
+        + word(order)
+        + b"NNNJ\xff\xff\xff\xffJ\xff\xff\xff\xffK\x00tb"
+    )
 
 
 def pickled_array(shape, code, data):
     """Opcodes of an array. shape, data: opcodes."""
-    return (word("numpy._core.multiarray") + word("_reconstruct") + b"\x93" + word("numpy") + word("ndarray")
-            + b"\x93K\x00\x85C\x01b\x87R(K\x01" + shape + pickled_dtype(code) + b"\x89" + data + b"tb")
+    return (
+        word("numpy._core.multiarray")
+        + word("_reconstruct")
+        + b"\x93"
+        + word("numpy")
+        + word("ndarray")
+        + b"\x93K\x00\x85C\x01b\x87R(K\x01"
+        + shape
+        + pickled_dtype(code)
+        + b"\x89"
+        + data
+        + b"tb"
+    )
 
 
 TWICE = b")" + b"2\x86" * 60  # a tuple of itself twice, sixty times over: 2^60 to hash or to print
 SHARED_LIST = b"](" + b"N" * 100_000 + b"e\x94"
 SCORE_BOMBS = {  # each under 300 kB; each took gigabytes or for ever
-    "an array by its constructor": npy(b"}K\x00" + word("numpy") + word("ndarray") + b"\x93J" + struct.pack("<i", 2**17)
-                                       + b"J" + struct.pack("<i", 2**17) + b"\x86" + word("f4") + b"\x86Rs"),
+    "an array by its constructor": npy(
+        b"}K\x00"
+        + word("numpy")
+        + word("ndarray")
+        + b"\x93J"
+        + struct.pack("<i", 2**17)
+        + b"J"
+        + struct.pack("<i", 2**17)
+        + b"\x86"
+        + word("f4")
+        + b"\x86Rs"
+    ),
     "a key that is never hashed to the end": npy(b"}" + TWICE + b"K\x01s"),
     "keys of a marked dict": npy(b"(" + TWICE + b"K\x01d"),
     "keys of a batch of items": npy(b"}(" + TWICE + b"K\x01u"),
     "a type name that is never printed": npy(b"}K\x00" + word("numpy") + word("dtype") + b"\x93" + TWICE + b"\x85Rs"),
-    "one list in a thousand arrays": npy(b"}K\x00" + SHARED_LIST + b"s" + b"".join(
-        b"M" + struct.pack("<H", k) + pickled_array(b"J" + struct.pack("<i", 100_000) + b"\x85", "O8", b"h\x00") + b"s"
-        for k in range(1, 1000))),
+    "one list in a thousand arrays": npy(
+        b"}K\x00"
+        + SHARED_LIST
+        + b"s"
+        + b"".join(
+            b"M"
+            + struct.pack("<H", k)
+            + pickled_array(b"J" + struct.pack("<i", 100_000) + b"\x85", "O8", b"h\x00")
+            + b"s"
+            for k in range(1, 1000)
+        )
+    ),
     "a nest of lists put into an array": npy(
-        b"}K\x00" + pickled_array(b"K\x01\x85", "f4", b"C\x04\0\0\0\0") + b"K\x00" + SHARED_LIST
-        + (b"0](" + b"h\x00" * 2000 + b"e") + b"ss"),
+        b"}K\x00"
+        + pickled_array(b"K\x01\x85", "f4", b"C\x04\0\0\0\0")
+        + b"K\x00"
+        + SHARED_LIST
+        + (b"0](" + b"h\x00" * 2000 + b"e")
+        + b"ss"
+    ),
 }
 
 

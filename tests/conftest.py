@@ -79,9 +79,33 @@ def toy(tmp_path_factory):
 def train_flags(toy):
     """Flags that make train.py a matter of seconds on the dozen."""
     return [
-        "--voc12_root", toy, "--train_list", toy / "train.txt", "--val_list", toy / "train.txt", "--pretrained", "none",
-        "--width", 0.0625, "--epochs", 4, "--T", 2, "--batch_size", 4, "--batch_size_triplet", 6, "--crop_size", 48,
-        "--resize", 48, 72, "--num_workers", 0, "--device", "cpu",
+        "--voc12_root",
+        toy,
+        "--train_list",
+        toy / "train.txt",
+        "--val_list",
+        toy / "train.txt",
+        "--pretrained",
+        "none",
+        "--width",
+        0.0625,
+        "--epochs",
+        4,
+        "--T",
+        2,
+        "--batch_size",
+        4,
+        "--batch_size_triplet",
+        6,
+        "--crop_size",
+        48,
+        "--resize",
+        48,
+        72,
+        "--num_workers",
+        0,
+        "--device",
+        "cpu",
     ]
 
 
@@ -99,8 +123,26 @@ def trained(toy, tmp_path_factory):
 
 
 def infer_flags(toy, folder, epoch=3):
-    return ["--name", "n", "--experiment", folder, "--voc12_root", toy, "--infer_list", toy / "train.txt", "--width",
-            0.0625, "--load_epo", epoch, "--num_workers", 0, "--device", "cpu", "--crf_workers", 2]
+    return [
+        "--name",
+        "n",
+        "--experiment",
+        folder,
+        "--voc12_root",
+        toy,
+        "--infer_list",
+        toy / "train.txt",
+        "--width",
+        0.0625,
+        "--load_epo",
+        epoch,
+        "--num_workers",
+        0,
+        "--device",
+        "cpu",
+        "--crf_workers",
+        2,
+    ]
 
 
 @pytest.fixture(scope="session")

@@ -122,8 +122,17 @@ class Launcher:
         """
         log = self.new_log(script)
         log.touch()
-        pid = self.ask({"script": script, "args": [str(a) for a in args], "cwd": str(cwd), "log": str(log),
-                        "point": point, "number": number, "target": target})
+        pid = self.ask(
+            {
+                "script": script,
+                "args": [str(a) for a in args],
+                "cwd": str(cwd),
+                "log": str(log),
+                "point": point,
+                "number": number,
+                "target": target,
+            }
+        )
         self.runs.append(Run(pid, lambda: self.ask({"poll": pid}), log))
         return self.runs[-1]
 
@@ -132,8 +141,15 @@ class Launcher:
         log = self.new_log(script)
         with open(log, "wb") as stream:
             command = [sys.executable, str(ROOT / script), *map(str, args)]
-            process = subprocess.Popen(command, cwd=cwd, stdin=subprocess.DEVNULL, stdout=stream,
-                                       stderr=subprocess.STDOUT, env=self.environment, start_new_session=True)
+            process = subprocess.Popen(
+                command,
+                cwd=cwd,
+                stdin=subprocess.DEVNULL,
+                stdout=stream,
+                stderr=subprocess.STDOUT,
+                env=self.environment,
+                start_new_session=True,
+            )
         self.runs.append(Run(process.pid, process.poll, log))
         return self.runs[-1]
 

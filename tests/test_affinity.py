@@ -9,13 +9,14 @@ from golden_inputs import golden_image, golden_state, load, state_shapes
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from models import affinity as affinity_module
-from models.affinity import AffinityNet, affinity_loss, fit_radius, offsets, pair_affinity, window
+from models.affinity import AffinityNet, affinity_loss
 from models.resnet38d import count_parameters
 from tests.bench.reference import gathered_pair_affinity
+from tool import pairs
 from tool.affinity_labels import affinity_label, pair_masks, pool_scores
+from tool.pairs import fit_radius, offsets, pair_affinity, window
 from tool.random_walk import sparse_affinity
-from tool.threads import spread
+from tool.run.device import spread
 
 SIDES = [1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13]
 
@@ -29,9 +30,9 @@ def pairs_by_hand(height, width, radius):
     for dy in range(radius):
         for dx in range(-radius, radius + 1):
             if (dy > 0 or dx > 0) and math.hypot(dy, dx) < radius:
-                table.append([
-                    (y, x, y + dy, x + dx) for y in range(height - reach) for x in range(reach, width - reach)
-                ])
+                table.append(
+                    [(y, x, y + dy, x + dx) for y in range(height - reach) for x in range(reach, width - reach)]
+                )
     return table
 
 
@@ -63,7 +64,12 @@ def test_affinities_and_their_matrix_are_the_released_ones(released):
 
 def test_dropout_and_layers_of_the_trunk():
     net = AffinityNet(1 / 16)
-    assert (net.b6.dropout_2b1.p, net.b6.dropout_2b2.p, net.b7.dropout_2b1.p, net.b7.dropout_2b2.p) == (.3, .3, .5, .5)
+    assert (net.b6.dropout_2b1.p, net.b6.dropout_2b2.p, net.b7.dropout_2b1.p, net.b7.dropout_2b2.p) == (
+        0.3,
+        0.3,
+        0.5,
+        0.5,
+    )
     assert [getattr(net, f).weight.shape[0] for f in net.scratch_layers] == [64, 128, 256, 448]
     assert net.features(torch.zeros(1, 3, 17, 24)).shape == (1, 448, 3, 3)
 
@@ -119,7 +125,7 @@ def test_windows_are_views_that_stay_on_the_map():
 @pytest.mark.parametrize("block", [1, 300, 2**19])
 @pytest.mark.parametrize("size", [(11, 11), (12, 17), (6, 9), (3, 8)])
 def test_gradients_equal_those_of_the_gathering_form(monkeypatch, block, size):
-    monkeypatch.setattr(affinity_module, "CPU_BLOCK", block)  # one row, a few rows, the whole image a part
+    monkeypatch.setattr(pairs, "CPU_BLOCK", block)  # one row, a few rows, the whole image a part
     torch.manual_seed(0)
     features = torch.randn(3, 7, *size)
     features[:, :, 0] = features[:, :, 1]  # equal partners: their gradient is 0 there and here

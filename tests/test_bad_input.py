@@ -45,10 +45,11 @@ from PIL import Image
 
 from models.aeft import AEFTNet
 from models.affinity import AffinityNet
-from models.checkpoint import read_torch, save_weights
+from models.checkpoint import save_weights
 from models.resnet38d import ResNet38d
-from tool.files import read_scores
-from tool.images import label_image, open_image
+from tool.io.images import label_image, open_image
+from tool.io.scores import read_scores
+from tool.io.torch_files import read_torch
 from voc12 import labels as labels_module
 from voc12.labels import read_cls_labels
 
@@ -56,8 +57,14 @@ TRAIN, INFER, TRAIN_AFF, INFER_AFF, EVALUATION = "train.py", "infer.py", "train_
 MAKE_LABELS, MAKE_LISTS = "voc12/make_cls_labels.py", "voc12/make_lists.py"
 STAGES = (TRAIN, INFER, TRAIN_AFF, INFER_AFF, EVALUATION)
 SCRIPTS = (*STAGES, MAKE_LABELS, MAKE_LISTS)
-LIST_FLAG = {TRAIN: "--train_list", INFER: "--infer_list", TRAIN_AFF: "--train_list", INFER_AFF: "--train_list",
-             EVALUATION: "--list", MAKE_LABELS: "--list"}
+LIST_FLAG = {
+    TRAIN: "--train_list",
+    INFER: "--infer_list",
+    TRAIN_AFF: "--train_list",
+    INFER_AFF: "--train_list",
+    EVALUATION: "--list",
+    MAKE_LABELS: "--list",
+}
 # The experiment in which a script finds what it needs and nothing of its own: "e" is prepared.
 NAME = {TRAIN: "new", INFER: "new", TRAIN_AFF: "e", INFER_AFF: "e", EVALUATION: "e"}
 # Below the experiment's folder: where the results go.
@@ -127,16 +134,34 @@ def flags(script, place, name=None):
         return ["--voc12_root", root, "--without_sbd", "--out", place / "out"]
     common = ["--name", name or NAME[script], "--experiment", place / "experiment", "--voc12_root", root]
     if script == EVALUATION:
-        return [*common, "--list", root / "list.txt", "--task", "cam", "--dict_dir", "dict", "--json",
-                place / "out" / "result.json"]
+        return [
+            *common,
+            "--list",
+            root / "list.txt",
+            "--task",
+            "cam",
+            "--dict_dir",
+            "dict",
+            "--json",
+            place / "out" / "result.json",
+        ]
     common += ["--width", WIDTH, "--num_workers", 0, "--device", "cpu", LIST_FLAG[script], root / "list.txt"]
     labels = ["--cls_labels", place / "none.npy"]
     powers = ["--low", 2, "--high", 19, "--dup"]
     training = ["--val_list", "none", "--epochs", 1, "--batch_size", 2, "--crop_size", 24, "--pretrained", "none"]
     return {
         TRAIN: [*common, *labels, *training, "--T", 1, "--resize", 24, 32, "--overwrite"],
-        INFER: [*common, *labels, "--weights", place / "experiment" / "e" / "ckpt" / "000net_main.pth", "--dict",
-                "--scales", 1, "--crf_workers", 1],
+        INFER: [
+            *common,
+            *labels,
+            "--weights",
+            place / "experiment" / "e" / "ckpt" / "000net_main.pth",
+            "--dict",
+            "--scales",
+            1,
+            "--crf_workers",
+            1,
+        ],
         TRAIN_AFF: [*common, *powers, 9, *training, "--scale", 2, "--crop_size", 64, "--overwrite"],
         INFER_AFF: [*common, *powers, 8, "--scale", 2],
     }[script]
@@ -186,8 +211,11 @@ def works(place, script, *extra):
 
 def result_files(place, script):
     if script in NAME and script != EVALUATION:
-        return [p for p in sorted((experiment(place, script) / RESULT_FOLDER[script]).iterdir())
-                if p.name not in ("run.json", "resume.pth")]
+        return [
+            p
+            for p in sorted((experiment(place, script) / RESULT_FOLDER[script]).iterdir())
+            if p.name not in ("run.json", "resume.pth")
+        ]
     return sorted((place / "out").iterdir())
 
 
@@ -266,14 +294,17 @@ def bad_values():
                 yield script, [flag, *["1"] * (action.nargs - 1)], flag
 
 
-@pytest.mark.parametrize(("script", "arguments", "flag"),
-                         [pytest.param(*case, id=f"{case[0]} {' '.join(case[1])}") for case in bad_values()])
+@pytest.mark.parametrize(
+    ("script", "arguments", "flag"), [pytest.param(*case, id=f"{case[0]} {' '.join(case[1])}") for case in bad_values()]
+)
 def test_a_value_of_the_wrong_type_or_range(prepared, script, arguments, flag):
     refuses(prepared, script, *arguments, says=flag)
 
 
-@pytest.mark.parametrize(("script", "flag"), [(s, flag_of(a)) for s in SCRIPTS for a in actions(s)
-                                              if a.nargs != 0 and not number_type(a) and not a.choices])
+@pytest.mark.parametrize(
+    ("script", "flag"),
+    [(s, flag_of(a)) for s in SCRIPTS for a in actions(s) if a.nargs != 0 and not number_type(a) and not a.choices],
+)
 @pytest.mark.parametrize("text", ["", "two\nlines", "caf\udce9"], ids=["empty", "newline", "not UTF-8"])
 def test_a_text_that_is_no_text(prepared, script, flag, text):
     refuses(prepared, script, flag, text, says=flag)
@@ -324,8 +355,11 @@ CONTRADICTIONS = [
     (EVALUATION, ["--dict_dir", "rw/02_1908"], "no such folder"),
     (EVALUATION, ["--gt_dir", "SegmentationClassAug"], "no such mask (4 of 4"),
     (MAKE_LISTS, ["--masks"], "leave --without_sbd out"),
-    *[(s, ["--device", d], f"--device {d}") for s in (TRAIN, INFER, TRAIN_AFF, INFER_AFF)
-      for d in ("gpu", "cuda:99", "cuda:x", "tpu")],
+    *[
+        (s, ["--device", d], f"--device {d}")
+        for s in (TRAIN, INFER, TRAIN_AFF, INFER_AFF)
+        for d in ("gpu", "cuda:99", "cuda:x", "tpu")
+    ],
     # beyond any memory: refused by the size of what they ask for, before or when it is asked for
     (TRAIN, ["--crop_size", HUGE], "memory"),
     (TRAIN_AFF, ["--crop_size", HUGE], "memory"),
@@ -334,14 +368,18 @@ CONTRADICTIONS = [
     (INFER_AFF, ["--scale", 1e9], "would be resized to"),
     (TRAIN_AFF, ["--scale", 1e9], "would be resized to"),
     *[(s, ["--num_workers", 2**31 - 1], "--num_workers") for s in (TRAIN, INFER, TRAIN_AFF, INFER_AFF)],
-    *[(s, ["--name", "no_such_experiment", *more], "no_such_experiment") for s, more in
-      ((TRAIN_AFF, []), (INFER_AFF, []), (EVALUATION, []))],
+    *[
+        (s, ["--name", "no_such_experiment", *more], "no_such_experiment")
+        for s, more in ((TRAIN_AFF, []), (INFER_AFF, []), (EVALUATION, []))
+    ],
     *[(s, ["--voc12_root", "no_such_folder"], "no_such_folder") for s in SCRIPTS],
 ]
 
 
-@pytest.mark.parametrize(("script", "arguments", "says"), [
-    pytest.param(*case, id=f"{case[0]} {' '.join(map(str, case[1]))}") for case in CONTRADICTIONS])
+@pytest.mark.parametrize(
+    ("script", "arguments", "says"),
+    [pytest.param(*case, id=f"{case[0]} {' '.join(map(str, case[1]))}") for case in CONTRADICTIONS],
+)
 def test_contradictions_and_impossible_sizes(place, script, arguments, says):
     refuses(place, script, *arguments, says=says)
 
@@ -418,9 +456,14 @@ def plain_results(prepared, tmp_path_factory):
     return get
 
 
-@pytest.mark.parametrize(("script", "kind"), [
-    (s, k) for s in (INFER, INFER_AFF, EVALUATION, MAKE_LABELS, TRAIN, TRAIN_AFF)
-    for k in (["all at once"] if s in (TRAIN, TRAIN_AFF) else ODD_LISTS)])
+@pytest.mark.parametrize(
+    ("script", "kind"),
+    [
+        (s, k)
+        for s in (INFER, INFER_AFF, EVALUATION, MAKE_LABELS, TRAIN, TRAIN_AFF)
+        for k in (["all at once"] if s in (TRAIN, TRAIN_AFF) else ODD_LISTS)
+    ],
+)
 def test_a_list_in_another_spelling_gives_the_same(place, plain_results, script, kind):
     (place / "set" / "list.txt").write_bytes(EVERYTHING if kind == "all at once" else ODD_LISTS[kind])
     errors = works(place, script)
@@ -513,8 +556,13 @@ def bad_tables(marker):
 def test_a_label_table_that_is_refused(shared, script, kind):
     data, says = bad_tables(shared / "ran")[kind]
     (shared / "labels.npy").write_bytes(data)
-    refuses(shared, script, "--cls_labels", shared / "labels.npy",
-            says=["three" if kind == "no class" else "labels.npy", says])
+    refuses(
+        shared,
+        script,
+        "--cls_labels",
+        shared / "labels.npy",
+        says=["three" if kind == "no class" else "labels.npy", says],
+    )
 
 
 @pytest.mark.parametrize("script", [TRAIN, INFER])
@@ -586,8 +634,11 @@ def test_an_odd_photograph_gives_what_its_pixels_give(place, script, kind):
 def test_a_mask_that_is_refused(place, script, kind):
     data, says = bad_masks()[kind]
     (place / "set" / "SegmentationClass" / "three.png").write_bytes(data)
-    extra = {EVALUATION: [], TRAIN: ["--val_list", place / "set" / "list.txt"],
-             TRAIN_AFF: ["--val_list", place / "set" / "list.txt", "--val_every", 1]}[script]
+    extra = {
+        EVALUATION: [],
+        TRAIN: ["--val_list", place / "set" / "list.txt"],
+        TRAIN_AFF: ["--val_list", place / "set" / "list.txt", "--val_every", 1],
+    }[script]
     refuses(place, script, *extra, says=["three", says])
 
 
@@ -612,8 +663,15 @@ def test_pseudo_labels_that_are_refused(shared, kind):
     folder = shared / "labels"
     shutil.copytree(shared / "set" / "SegmentationClass", folder)
     (folder / "three.png").write_bytes(data)
-    refuses(shared, EVALUATION, "--task", "png", "--dict_dir", folder,
-            says=["three", says.replace("its mask has 32 x 25", "32 x 25").replace("its mask has 24 x 32", "24 x 32")])
+    refuses(
+        shared,
+        EVALUATION,
+        "--task",
+        "png",
+        "--dict_dir",
+        folder,
+        says=["three", says.replace("its mask has 32 x 25", "32 x 25").replace("its mask has 24 x 32", "24 x 32")],
+    )
 
 
 def test_pseudo_labels_with_ignored_pixels(shared):
@@ -670,16 +728,40 @@ def checkpoints(prepared, tmp_path_factory):
 
 
 CHECKPOINT_KINDS = (
-    "zero bytes", "text", "truncated at the start", "truncated in the middle", "truncated at the end",
-    "legacy, truncated", "code", "code, legacy", "code, a bare pickle", "packed", "of the other network",
-    "of another width", "an entry missing", "NaN", "a list", "empty state", "numbers", "safetensors, text",
-    "safetensors, truncated", "params, truncated", "params, text", "of no known kind",
+    "zero bytes",
+    "text",
+    "truncated at the start",
+    "truncated in the middle",
+    "truncated at the end",
+    "legacy, truncated",
+    "code",
+    "code, legacy",
+    "code, a bare pickle",
+    "packed",
+    "of the other network",
+    "of another width",
+    "an entry missing",
+    "NaN",
+    "a list",
+    "empty state",
+    "numbers",
+    "safetensors, text",
+    "safetensors, truncated",
+    "params, truncated",
+    "params, text",
+    "of no known kind",
 )
 
 
-@pytest.mark.parametrize(("who", "kind"), [
-    (who, kind) for who in LOADERS for kind in CHECKPOINT_KINDS
-    if not (who.startswith("start") and kind == "of the other network")])  # its trunk is as good a start
+@pytest.mark.parametrize(
+    ("who", "kind"),
+    [
+        (who, kind)
+        for who in LOADERS
+        for kind in CHECKPOINT_KINDS
+        if not (who.startswith("start") and kind == "of the other network")
+    ],
+)  # its trunk is as good a start
 def test_a_checkpoint_that_is_refused(shared, checkpoints, who, kind):
     marker, kinds = checkpoints
     assert set(kinds[who]) == set(CHECKPOINT_KINDS)
@@ -748,9 +830,21 @@ def bad_resume_files(path, other, marker):
 
 
 RESUME_KINDS = (
-    "zero bytes", "text", "truncated at the start", "truncated in the middle", "truncated at the end", "code",
-    "a plain checkpoint", "a list", "a part missing", "of the other training", "settings that are none",
-    "a network cut short", "an optimiser cut short", "progress that is none", "random states that are none",
+    "zero bytes",
+    "text",
+    "truncated at the start",
+    "truncated in the middle",
+    "truncated at the end",
+    "code",
+    "a plain checkpoint",
+    "a list",
+    "a part missing",
+    "of the other training",
+    "settings that are none",
+    "a network cut short",
+    "an optimiser cut short",
+    "progress that is none",
+    "random states that are none",
 )
 
 
@@ -799,8 +893,11 @@ def test_a_run_is_resumed_with_other_settings_or_begun_twice(half_run, script):
 
 
 @pytest.mark.parametrize("script", TRAININGS)
-@pytest.mark.parametrize("damage", [b'{"epoch": 0, "ste', b"\xff\xfe\n", b"[]\n", b"{}\n", b"\n\n"],
-                         ids=["half a line", "binary", "a list", "no epoch", "blank lines"])
+@pytest.mark.parametrize(
+    "damage",
+    [b'{"epoch": 0, "ste', b"\xff\xfe\n", b"[]\n", b"{}\n", b"\n\n"],
+    ids=["half a line", "binary", "a list", "no epoch", "blank lines"],
+)
 def test_a_damaged_log_does_not_stop_a_run(half_run, script, damage):
     """A full disk leaves half a line in log.jsonl; the run goes on, and the lines of its own are whole."""
     place = half_run(script)
@@ -815,14 +912,24 @@ def test_a_damaged_log_does_not_stop_a_run(half_run, script, damage):
 # ---------------------------------------------------------------- run.json
 
 
-@pytest.mark.parametrize(("script", "folder", "result"), [
-    (INFER, "dict", "one.npy"), (INFER_AFF, "rw/02_1908", "one.png")])
-@pytest.mark.parametrize(("data", "says"), [
-    (b"", "not a JSON file"), (b"{", "not a JSON file"), (b"\xff\xfe", "not a JSON file"),
-    (b"[" * 100_000, "not a JSON file"), (b"[1, 2]", "unknown origin"), (b"3", "unknown origin"),
-    (b"{}", "unknown origin"), (b'{"settings": 7}', "unknown origin"),
-    (b'{"settings": {"weights": 1}}', "other settings"),
-], ids=["zero bytes", "truncated", "binary", "bottomless", "a list", "a number", "nothing", "no settings", "others"])
+@pytest.mark.parametrize(
+    ("script", "folder", "result"), [(INFER, "dict", "one.npy"), (INFER_AFF, "rw/02_1908", "one.png")]
+)
+@pytest.mark.parametrize(
+    ("data", "says"),
+    [
+        (b"", "not a JSON file"),
+        (b"{", "not a JSON file"),
+        (b"\xff\xfe", "not a JSON file"),
+        (b"[" * 100_000, "not a JSON file"),
+        (b"[1, 2]", "unknown origin"),
+        (b"3", "unknown origin"),
+        (b"{}", "unknown origin"),
+        (b'{"settings": 7}', "unknown origin"),
+        (b'{"settings": {"weights": 1}}', "other settings"),
+    ],
+    ids=["zero bytes", "truncated", "binary", "bottomless", "a list", "a number", "nothing", "no settings", "others"],
+)
 def test_a_run_json_that_is_refused(place, script, folder, result, data, says):
     folder = place / "experiment" / "e" / folder
     folder.mkdir(parents=True, exist_ok=True)

@@ -12,8 +12,16 @@ SMALL = {"height": 64, "width": 80}
 
 
 def test_every_row_is_registered():
-    assert set(all_rows()) == {"affinity_pairs", "random_walk", "multi_scale_cam", "infer_aff_image", "train_step",
-                               "threshold_sweep", "crf_3_alphas", "disk"}
+    assert set(all_rows()) == {
+        "affinity_pairs",
+        "random_walk",
+        "multi_scale_cam",
+        "infer_aff_image",
+        "train_step",
+        "threshold_sweep",
+        "crf_3_alphas",
+        "disk",
+    }
 
 
 def test_threshold_sweep():
@@ -33,8 +41,10 @@ def test_crf(tmp_path):
 
 
 def test_disk(tmp_path):
-    results = [{"dict": cams, "02": rows_scores.crf_with_alphas(image, cams, [2])[2]}
-               for image, _, cams in (rows_scores.scene(k, **SMALL) for k in range(2))]
+    results = [
+        {"dict": cams, "02": rows_scores.crf_with_alphas(image, cams, [2])[2]}
+        for image, _, cams in (rows_scores.scene(k, **SMALL) for k in range(2))
+    ]
     truths = [rows_scores.scene(k, **SMALL)[1] for k in range(2)]
     folders = [rows_scores.write_folders(results, tmp_path / name, name == "zip") for name in ("zip", "plain")]
     sizes = [sum(path.stat().st_size for path in folder.rglob("*.npy")) for folder in folders]
@@ -44,12 +54,18 @@ def test_disk(tmp_path):
 
 
 def test_pairs_and_walk():
-    for a, b in zip(rows_affinity.pair_step(rows_affinity.pair_affinity, 2, 12)(),
-                    rows_affinity.pair_step(rows_affinity.gathered_pair_affinity, 2, 12)()):
+    for a, b in zip(
+        rows_affinity.pair_step(rows_affinity.pair_affinity, 2, 12)(),
+        rows_affinity.pair_step(rows_affinity.gathered_pair_affinity, 2, 12)(),
+    ):
         torch.testing.assert_close(a, b, rtol=0, atol=1e-5)
     pairs, scores = rows_affinity.walk_inputs(12, 14)
-    torch.testing.assert_close(rows_affinity.sparse_form(pairs, scores, (12, 14)),
-                               rows_affinity.dense_form(pairs, scores, (12, 14)), rtol=0, atol=1e-4)
+    torch.testing.assert_close(
+        rows_affinity.sparse_form(pairs, scores, (12, 14)),
+        rows_affinity.dense_form(pairs, scores, (12, 14)),
+        rtol=0,
+        atol=1e-4,
+    )
 
 
 def test_maps():

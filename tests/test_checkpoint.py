@@ -15,11 +15,12 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from mxnet_files import mxnet_name, write_params
 
-from models import checkpoint
 from models.aeft import AEFTNet
-from models.checkpoint import load_weights, read_state, read_torch, save_torch, save_weights
+from models.checkpoint import load_weights, read_state, save_weights
 from models.resnet38d import Conv1x1, ResNet38d, TrunkNet
-from tool.files import UserError
+from tool.io import torch_files
+from tool.io.files import UserError
+from tool.io.torch_files import read_torch, save_torch
 
 WIDTH = 1 / 16
 COUNTER = "num_batches_tracked"
@@ -179,8 +180,13 @@ def test_legacy_wrapped_and_prefixed_torch_files(tmp_path, state):
     wrapped = tmp_path / "wrapped.pth"
     torch.save({"epoch": 3, "state_dict": {f"module.{k}": v for k, v in state.items()}}, wrapped)
     parameters = tmp_path / "parameters.pth"
-    torch.save({f"module.{k}": torch.nn.Parameter(v, requires_grad=v.is_floating_point() and "weight" in k)
-                for k, v in state.items()}, parameters)
+    torch.save(
+        {
+            f"module.{k}": torch.nn.Parameter(v, requires_grad=v.is_floating_point() and "weight" in k)
+            for k, v in state.items()
+        },
+        parameters,
+    )
     for path in (legacy, wrapped, parameters):
         net = make(5)
         assert load_weights(net, path) == []
@@ -450,8 +456,14 @@ def test_mutated_files_load_or_are_refused_whole(tmp_path, kind, changes):
 
 def test_save_torch_and_read_torch_of_nested_values(tmp_path):
     value = {
-        "step": 12, "rate": 0.1, "name": "N", "done": False, "none": None, "sizes": (3, [4, 5]),
-        "rng": torch.get_rng_state(), "optimizer": {"state": {0: {"momentum_buffer": torch.randn(3)}}},
+        "step": 12,
+        "rate": 0.1,
+        "name": "N",
+        "done": False,
+        "none": None,
+        "sizes": (3, [4, 5]),
+        "rng": torch.get_rng_state(),
+        "optimizer": {"state": {0: {"momentum_buffer": torch.randn(3)}}},
     }
     save_torch(value, tmp_path / "new" / "resume.pth")
     got = read_torch(tmp_path / "new" / "resume.pth")
@@ -495,7 +507,7 @@ class FullDisk:
 def test_full_disk_is_said_as_such_and_keeps_the_old_file(tmp_path, monkeypatch, source, room):
     path = tmp_path / "a.pth"
     path.write_bytes(b"old")
-    monkeypatch.setattr(checkpoint, "open", FullDisk(room), raising=False)
+    monkeypatch.setattr(torch_files, "open", FullDisk(room), raising=False)
     with pytest.raises(OSError) as error:
         save_weights(source, path)
     assert error.value.errno == errno.ENOSPC and error.value.filename == str(path)

@@ -10,8 +10,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from tool.files import UserError, read_list
-from tool.images import contact_sheet, heat_overlay, label_image, open_image, open_mask, save_image, voc_palette
+from tool.io.files import UserError, read_list
+from tool.io.images import contact_sheet, heat_overlay, label_image, open_image, open_mask, save_image, voc_palette
 from voc12.classes import VOC_CLASSES, load_classes
 from voc12.data import EpochBatches, InferenceSet, TrainSet, check_images, inference_loader, train_loader
 from voc12.labels import load_labels
@@ -194,15 +194,18 @@ def test_overlay_and_sheet_sizes():
 # ---------------------------------------------------------------- lists, classes, the toy set
 
 
-@pytest.mark.parametrize(("text", "ids"), [
-    ("a\nb\n", ["a", "b"]),
-    ("a\r\n\r\n  b  \r\n", ["a", "b"]),
-    ("\ufeff2007_000032\n", ["2007_000032"]),
-    ("\ufeffa\n\ufeff\ufeffb\n\ufeff\nc", ["a", "b", "c"]),  # lists that `cat` joined
-    ("/JPEGImages/x_1.jpg /SegmentationClassAug/x_1.png\n", ["x_1"]),
-    ("a.b-c\nCOCO_train2014_000000000009\n", ["a.b-c", "COCO_train2014_000000000009"]),
-    ("a\nb\na\n", ["a", "b"]),
-])
+@pytest.mark.parametrize(
+    ("text", "ids"),
+    [
+        ("a\nb\n", ["a", "b"]),
+        ("a\r\n\r\n  b  \r\n", ["a", "b"]),
+        ("\ufeff2007_000032\n", ["2007_000032"]),
+        ("\ufeffa\n\ufeff\ufeffb\n\ufeff\nc", ["a", "b", "c"]),  # lists that `cat` joined
+        ("/JPEGImages/x_1.jpg /SegmentationClassAug/x_1.png\n", ["x_1"]),
+        ("a.b-c\nCOCO_train2014_000000000009\n", ["a.b-c", "COCO_train2014_000000000009"]),
+        ("a\nb\na\n", ["a", "b"]),
+    ],
+)
 def test_lists(tmp_path, text, ids):
     (tmp_path / "l.txt").write_bytes(text.encode())
     assert read_list(tmp_path / "l.txt") == ids

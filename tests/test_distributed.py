@@ -11,13 +11,22 @@ from conftest import ROOT, infer_flags, succeeds, train_flags
 
 from models.aeft import AEFTNet
 from models.resnet38d import ResNet38d, running_statistics_kept
-from tool.files import read_scores
+from tool.io.scores import read_scores
 
 
 def torchrun(processes, script, *args):
     """Run a script as several processes on this machine; returns what all of them printed."""
-    command = [sys.executable, "-m", "torch.distributed.run", f"--nproc_per_node={processes}",
-               "--rdzv_backend=c10d", "--rdzv_endpoint=localhost:0", "--", str(ROOT / script), *map(str, args)]
+    command = [
+        sys.executable,
+        "-m",
+        "torch.distributed.run",
+        f"--nproc_per_node={processes}",
+        "--rdzv_backend=c10d",
+        "--rdzv_endpoint=localhost:0",
+        "--",
+        str(ROOT / script),
+        *map(str, args),
+    ]
     result = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=400)
     assert result.returncode == 0, result.stderr[-3000:]
     return result.stdout
@@ -51,8 +60,26 @@ def alone(toy, trained, tmp_path_factory):
     classification loss of the triplet batches. A wide margin, so that more than four pairs are hard. Few steps:
     rounding differences grow with each, and at once where one turns a pixel of the erasing mask.
     """
-    flags = [*train_flags(toy), "--pretrained", trained / "n/ckpt/003net_main.pth", "--no-dropout", "--batch_size", 5,
-             "--batch_size_triplet", 7, "--cls_batch", 3, "--M", 50, "--epochs", 3, "--T", 1, "--lr", 0.03]
+    flags = [
+        *train_flags(toy),
+        "--pretrained",
+        trained / "n/ckpt/003net_main.pth",
+        "--no-dropout",
+        "--batch_size",
+        5,
+        "--batch_size_triplet",
+        7,
+        "--cls_batch",
+        3,
+        "--M",
+        50,
+        "--epochs",
+        3,
+        "--T",
+        1,
+        "--lr",
+        0.03,
+    ]
     folder = tmp_path_factory.mktemp("alone")
     succeeds("train.py", "--name", "n", "--experiment", folder, *flags)
     records = read_log(folder / "n/log.jsonl")
@@ -65,8 +92,11 @@ def test_processes_train_as_one(alone, tmp_path, processes):
     folder, flags = alone
     out = torchrun(processes, "train.py", "--name", "n", "--experiment", tmp_path, *flags)
     assert f"{processes} processes" in out and out.count("epoch 0:") == 1
-    assert_same_losses(read_log(tmp_path / "n/log.jsonl"), read_log(folder / "n/log.jsonl"),
-                       ("total", "cls", "attract", "repel", "miou"))
+    assert_same_losses(
+        read_log(tmp_path / "n/log.jsonl"),
+        read_log(folder / "n/log.jsonl"),
+        ("total", "cls", "attract", "repel", "miou"),
+    )
     assert_same_weights(tmp_path / "n/ckpt/002net_main.pth", folder / "n/ckpt/002net_main.pth")
 
 
@@ -79,9 +109,37 @@ def test_processes_resume_as_one(alone, tmp_path):
 
 
 def test_processes_train_affinitynet_as_one(toy, inferred, tmp_path):
-    flags = ["--name", "n", "--voc12_root", toy, "--train_list", toy / "train.txt", "--low", 2, "--high", 19, "--dup",
-             19, "--pretrained", inferred / "n/ckpt/003net_main.pth", "--no-dropout", "--width", 0.0625, "--epochs", 2,
-             "--batch_size", 5, "--crop_size", 64, "--select", "last", "--num_workers", 0, "--device", "cpu"]
+    flags = [
+        "--name",
+        "n",
+        "--voc12_root",
+        toy,
+        "--train_list",
+        toy / "train.txt",
+        "--low",
+        2,
+        "--high",
+        19,
+        "--dup",
+        19,
+        "--pretrained",
+        inferred / "n/ckpt/003net_main.pth",
+        "--no-dropout",
+        "--width",
+        0.0625,
+        "--epochs",
+        2,
+        "--batch_size",
+        5,
+        "--crop_size",
+        64,
+        "--select",
+        "last",
+        "--num_workers",
+        0,
+        "--device",
+        "cpu",
+    ]
     for name in ("one", "two"):
         (tmp_path / name).mkdir()
         (tmp_path / name / "n").symlink_to(tmp_path / f"{name}_n")

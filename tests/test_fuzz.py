@@ -26,9 +26,10 @@ from hypothesis import HealthCheck, given, seed, settings
 from hypothesis import strategies as st
 from mxnet_files import CODES, FORMS, mxnet_name, params_file, record
 
-from tool import files
-from tool.files import ORIGIN_MARK, UserError, file_origin, read_list, read_scores, zip_scores
-from tool.mxnet_params import read_params, to_state_dict
+from tool.io import scores as scores_module
+from tool.io.files import UserError, read_list
+from tool.io.mxnet_params import read_params, to_state_dict
+from tool.io.scores import ORIGIN_MARK, file_origin, read_scores, zip_scores
 from voc12.labels import load_labels
 
 NAMES = [f"class{k}" for k in range(20)]
@@ -67,7 +68,7 @@ LIMITS = {
 def bound(parser, size):
     """Bytes that reading a file of `size` bytes may take. Archives: four copies at most of all they unpack to."""
     factor, constant = LIMITS[parser]
-    unpacked = 4 * min(EXPANSION * size, files.COMPRESSED_LIMIT) if parser == "archives" else 0
+    unpacked = 4 * min(EXPANSION * size, scores_module.COMPRESSED_LIMIT) if parser == "archives" else 0
     return factor * size + constant + unpacked
 
 

@@ -14,7 +14,7 @@ from conftest import infer_flags, train_flags
 from kill_harness import SCRIPTS, Launcher, differences, wait_until
 from test_scripts_aff import aff_flags, train_aff_flags
 
-from tool.log import Log
+from tool.run.log import Log
 
 KILLED = -signal.SIGKILL
 TRAININGS = {"train.py": "ckpt", "train_aff.py": "ckpt_aff/aff021908"}
@@ -52,8 +52,22 @@ def stage_args(toy):
         "infer.py": [*infer_flags(toy, folder), *workers, "--dict", "--crf", "--vis", "--alphas", 2, 19],
         "train_aff.py": [*train_aff_flags(toy, folder), *workers, "--val_every", 4],  # inside an epoch, and at the end
         "infer_aff.py": [*aff_flags(toy, folder), *workers, "--vis"],
-        "evaluation.py": ["--name", "n", "--experiment", folder, "--voc12_root", toy, "--list", toy / "train.txt",
-                          "--task", "cam", "--dict_dir", "dict", "--json", "e/n/result.json"],
+        "evaluation.py": [
+            "--name",
+            "n",
+            "--experiment",
+            folder,
+            "--voc12_root",
+            toy,
+            "--list",
+            toy / "train.txt",
+            "--task",
+            "cam",
+            "--dict_dir",
+            "dict",
+            "--json",
+            "e/n/result.json",
+        ],
     }
 
 
@@ -144,10 +158,12 @@ def chain(stage, folder, start, moments, keeps=True):
 
 def forked(launcher, stage, folder):
     """`start` for chain: a moment is ("seconds", s) or ("point", n)."""
+
     def start(args, moment):
         kind, value = moment or ("seconds", None)
         run = launcher.fork(stage.script, args, folder, point=value if kind == "point" else 0)
         return run, value if kind == "seconds" else None
+
     return start
 
 
@@ -227,14 +243,24 @@ def test_a_broken_line_of_the_log_is_dropped(tmp_path):
 def asked(*short, scripts):
     """Parameters (script, signal, exit code, target) of all scripts; those that `short` does not list are slow."""
     return [
-        pytest.param(script, number, 128 + number, target, id=f"{script}-{number.name}-{target}",
-                     marks=[] if (script, number, target) in short else pytest.mark.slow)
-        for script in scripts for number in (signal.SIGINT, signal.SIGTERM) for target in ("main", "all")
+        pytest.param(
+            script,
+            number,
+            128 + number,
+            target,
+            id=f"{script}-{number.name}-{target}",
+            marks=[] if (script, number, target) in short else pytest.mark.slow,
+        )
+        for script in scripts
+        for number in (signal.SIGINT, signal.SIGTERM)
+        for target in ("main", "all")
     ]
 
 
-@pytest.mark.parametrize(("script", "number", "code", "target"), asked(
-    ("train.py", signal.SIGINT, "all"), ("train_aff.py", signal.SIGTERM, "all"), scripts=TRAININGS))
+@pytest.mark.parametrize(
+    ("script", "number", "code", "target"),
+    asked(("train.py", signal.SIGINT, "all"), ("train_aff.py", signal.SIGTERM, "all"), scripts=TRAININGS),
+)
 def test_a_signal_stops_a_training_with_a_checkpoint(script, number, code, target, stages, launcher, tmp_path):
     """Also one that reaches the loading processes, as Ctrl-C in a terminal does and schedulers do."""
     stage = stages[script]
@@ -253,9 +279,15 @@ def test_a_signal_stops_a_training_with_a_checkpoint(script, number, code, targe
     assert differences(folder, stage.after) == []
 
 
-@pytest.mark.parametrize(("script", "number", "code", "target"), asked(
-    ("infer.py", signal.SIGINT, "all"), ("infer.py", signal.SIGTERM, "main"), ("infer_aff.py", signal.SIGTERM, "all"),
-    scripts=("infer.py", "infer_aff.py", "evaluation.py")))
+@pytest.mark.parametrize(
+    ("script", "number", "code", "target"),
+    asked(
+        ("infer.py", signal.SIGINT, "all"),
+        ("infer.py", signal.SIGTERM, "main"),
+        ("infer_aff.py", signal.SIGTERM, "all"),
+        scripts=("infer.py", "infer_aff.py", "evaluation.py"),
+    ),
+)
 def test_a_signal_stops_the_others_with_one_line(script, number, code, target, stages, launcher, tmp_path):
     stage = stages[script]
     folder = shutil.copytree(stage.before, tmp_path / "w")
@@ -270,10 +302,14 @@ def test_a_signal_stops_the_others_with_one_line(script, number, code, target, s
     assert differences(folder, stage.after) == []
 
 
-@pytest.mark.parametrize(("script", "target", "flag"), [
-    ("train.py", "youngest", "--num_workers"), ("infer.py", "oldest", "--crf_workers"),
-    pytest.param("infer.py", "youngest", "--num_workers", marks=pytest.mark.slow),
-])
+@pytest.mark.parametrize(
+    ("script", "target", "flag"),
+    [
+        ("train.py", "youngest", "--num_workers"),
+        ("infer.py", "oldest", "--crf_workers"),
+        pytest.param("infer.py", "youngest", "--num_workers", marks=pytest.mark.slow),
+    ],
+)
 def test_a_killed_worker_ends_the_run_with_one_line(script, target, flag, stages, launcher, tmp_path):
     """Where memory is short, the system often kills a worker."""
     stage = stages[script]

@@ -12,7 +12,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tool.files import UserError
+from tool.io.files import UserError
 from voc12 import labels as labels_module
 from voc12.classes import VOC_CLASSES
 from voc12.labels import load_labels, read_cls_labels, read_xml_label, write_cls_labels
@@ -92,8 +92,7 @@ def test_difficult_objects_count(tmp_path):
 
 @settings(max_examples=50, deadline=None)
 @given(
-    st.lists(st.text(st.characters(categories=["L", "N"]), min_size=1, max_size=8), min_size=1, unique=True),
-    st.data(),
+    st.lists(st.text(st.characters(categories=["L", "N"]), min_size=1, max_size=8), min_size=1, unique=True), st.data()
 )
 def test_any_class_list_any_objects(tmp_path_factory, classes, data):
     shown = data.draw(st.lists(st.sampled_from(classes), max_size=6))
@@ -237,8 +236,7 @@ def test_tables_of_any_number_type(tmp_path, dtype):
 
 @pytest.mark.parametrize(
     "vector",
-    [3, "cat", np.eye(20), np.array(["cat"] * 20, dtype=object), one_hot(1) * np.nan, one_hot(1) * 0.5,
-     -one_hot(1)],
+    [3, "cat", np.eye(20), np.array(["cat"] * 20, dtype=object), one_hot(1) * np.nan, one_hot(1) * 0.5, -one_hot(1)],
     ids=["number", "text", "matrix", "objects", "nan", "half", "negative"],
 )
 def test_vectors_that_are_no_labels(tmp_path, vector):
@@ -251,8 +249,13 @@ def test_vectors_that_are_no_labels(tmp_path, vector):
 
 
 @settings(max_examples=50, deadline=None)
-@given(st.dictionaries(st.text(st.characters(exclude_categories=["Cs"]), min_size=1, max_size=12),
-                       st.lists(st.booleans(), min_size=3, max_size=3), min_size=1))
+@given(
+    st.dictionaries(
+        st.text(st.characters(exclude_categories=["Cs"]), min_size=1, max_size=12),
+        st.lists(st.booleans(), min_size=3, max_size=3),
+        min_size=1,
+    )
+)
 def test_table_round_trip_and_numpy_reads_it(tmp_path_factory, table):
     path = tmp_path_factory.mktemp("table") / "t.npy"
     write_cls_labels(path, {key: np.array(bits) for key, bits in table.items()})
@@ -332,8 +335,19 @@ def test_script_with_lists_and_classes_from_another_folder(tmp_path):
     (tmp_path / "one.txt").write_text("a\n/JPEGImages/c.jpg /SegmentationClassAug/c.png\n")
     (tmp_path / "two.txt").write_text("c\nb\n")
     (tmp_path / "classes.txt").write_text("lion\nzebra\n")
-    done = run("make_cls_labels", "--voc12_root", "voc", "--list", "one.txt", "two.txt", "--classes", "classes.txt",
-               "--out", "t.npy", cwd=tmp_path)
+    done = run(
+        "make_cls_labels",
+        "--voc12_root",
+        "voc",
+        "--list",
+        "one.txt",
+        "two.txt",
+        "--classes",
+        "classes.txt",
+        "--out",
+        "t.npy",
+        cwd=tmp_path,
+    )
     assert (done.returncode, done.stderr) == (0, "")
     table = read_cls_labels(tmp_path / "t.npy")
     assert {key: vector.tolist() for key, vector in table.items()} == {"a": [1, 0], "c": [1, 1], "b": [0, 1]}

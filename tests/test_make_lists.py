@@ -18,8 +18,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 
-from tool.files import UserError, run_script
-from tool.images import label_image, open_mask, save_image
+from tool.io.files import UserError
+from tool.io.images import label_image, open_mask, save_image
+from tool.run.script import run_script
 from voc12 import make_lists
 from voc12.make_lists import augmented_ids, find_sbd, read_sbd_mask, require_scipy
 
@@ -56,8 +57,14 @@ def make_sbd(folder):
 
 def run(*arguments, cwd, env=None, module=False):
     script = ["-m", "voc12.make_lists"] if module else [str(ROOT / "voc12" / "make_lists.py")]
-    return subprocess.run([sys.executable, *script, *map(str, arguments)], cwd=cwd, capture_output=True, text=True,
-                          check=False, env={**os.environ, **(env or {})})
+    return subprocess.run(
+        [sys.executable, *script, *map(str, arguments)],
+        cwd=cwd,
+        capture_output=True,
+        text=True,
+        check=False,
+        env={**os.environ, **(env or {})},
+    )
 
 
 def call(*arguments):
@@ -97,7 +104,10 @@ def test_lists_from_kit_and_sbd(tmp_path, layout):
         "voc12/train_aug.txt: 6 images (expected 10582)",
     ]
     assert [line.split()[:2] for line in done.stderr.splitlines()] == [
-        ["warning:", "train.txt"], ["warning:", "val.txt"], ["warning:", "train_aug.txt"]]
+        ["warning:", "train.txt"],
+        ["warning:", "val.txt"],
+        ["warning:", "train_aug.txt"],
+    ]
 
 
 def test_expected_counts_give_no_warning(tmp_path, monkeypatch, capsys):
@@ -294,8 +304,16 @@ def test_a_failed_download_says_what_to_fetch(
         raise error
 
     monkeypatch.setattr(datasets, which, fail)
-    line = refuse(capsys, "--download", "--voc12_root", tmp_path / "data" / "voc", "--sbd_root",
-                  tmp_path / "data" / "sbd", "--out", tmp_path / "out")
+    line = refuse(
+        capsys,
+        "--download",
+        "--voc12_root",
+        tmp_path / "data" / "voc",
+        "--sbd_root",
+        tmp_path / "data" / "sbd",
+        "--out",
+        tmp_path / "out",
+    )
     assert f"({reason})" in line and f"/{archive} by hand" in line and f"put it into {tmp_path / folder} as" in line
     assert not (tmp_path / "out").exists()
 
@@ -366,8 +384,14 @@ def test_the_real_torchvision_without_a_network(tmp_path):
     with socket.socket() as closed:  # bound, and not listening: whoever connects is turned away
         closed.bind(("127.0.0.1", 0))
         proxy = f"http://127.0.0.1:{closed.getsockname()[1]}"
-        done = run("--download", "--without_sbd", "--voc12_root", "data/VOC2012", cwd=tmp_path,
-                   env={"http_proxy": proxy, "https_proxy": proxy, "no_proxy": ""})
+        done = run(
+            "--download",
+            "--without_sbd",
+            "--voc12_root",
+            "data/VOC2012",
+            cwd=tmp_path,
+            env={"http_proxy": proxy, "https_proxy": proxy, "no_proxy": ""},
+        )
     assert done.returncode == 2
     assert len(done.stderr.splitlines()) == 1, done.stderr
     assert "VOC2012 could not be fetched" in done.stderr and "put it into data as it is" in done.stderr
@@ -426,8 +450,7 @@ def test_masks_that_are_there_stay_and_missing_ones_are_counted(tmp_path, with_m
     assert sbd_masks == ["2008_000002"]
     assert open_mask(folder / "2010_1.png", 21)[0, 0] == 7
     assert "warning: 1 images have no mask" in capsys.readouterr().err
-    assert sorted(p.name for p in folder.iterdir()) == sorted(
-        f"{i}.png" for i in {*AUGMENTED, *VAL} - {"2010_3"})
+    assert sorted(p.name for p in folder.iterdir()) == sorted(f"{i}.png" for i in {*AUGMENTED, *VAL} - {"2010_3"})
 
 
 def test_sbd_file_to_palette_png(tmp_path, with_masks):

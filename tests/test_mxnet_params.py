@@ -13,8 +13,8 @@ from hypothesis import strategies as st
 from mxnet_files import CODES, FORMS, mxnet_name, params_file, record, write_params
 
 from models.aeft import AEFTNet
-from tool.files import UserError
-from tool.mxnet_params import read_params, to_state_dict, torch_name
+from tool.io.files import UserError
+from tool.io.mxnet_params import read_params, to_state_dict, torch_name
 
 SHARED_FOLDER = settings(suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None, max_examples=300)
 MIXED = params_file(

@@ -100,7 +100,9 @@ def test_parameter_groups_follow_the_released_rates():
     assert len(groups["scratch weight"]["params"]) == 8
     scratch = AEFTNet(ResNet38d(1 / 16)).param_groups(0.01, 5e-4, 1.0)
     assert {g["name"]: g["weight_decay"] for g in scratch} == {
-        "trunk weight": 5e-4, "trunk bias": 0.0, "scratch weight": 5e-4
+        "trunk weight": 5e-4,
+        "trunk bias": 0.0,
+        "scratch weight": 5e-4,
     }
 
 

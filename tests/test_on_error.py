@@ -43,8 +43,28 @@ def test_pseudo_labels_leave_broken_images_out(toy, inferred, tmp_path):
         (tmp_path / f"n/dict/{image_id}.npy").write_bytes((inferred / f"n/dict/{image_id}.npy").read_bytes())
     (tmp_path / f"n/dict/{ids[0]}.npy").write_bytes(b"broken")
     torch.save(AffinityNet(0.0625).state_dict(), tmp_path / "weights.pth")
-    flags = ["--name", "n", "--experiment", tmp_path, "--voc12_root", toy, "--train_list", toy / "train.txt", "--low",
-             2, "--high", 19, "--dup", 19, "--width", 0.0625, "--weights", tmp_path / "weights.pth", "--device", "cpu"]
+    flags = [
+        "--name",
+        "n",
+        "--experiment",
+        tmp_path,
+        "--voc12_root",
+        toy,
+        "--train_list",
+        toy / "train.txt",
+        "--low",
+        2,
+        "--high",
+        19,
+        "--dup",
+        19,
+        "--width",
+        0.0625,
+        "--weights",
+        tmp_path / "weights.pth",
+        "--device",
+        "cpu",
+    ]
     refused("infer_aff.py", *flags, says="no dict for 1 of 12")
     result = run_script("infer_aff.py", *flags, "--on_error", "skip")
     assert result.returncode == 0, result.stderr
@@ -58,8 +78,21 @@ def test_training_takes_the_next_image(truncated, tmp_path):
     data, ids = truncated
     weights = []
     for workers in (0, 1):
-        flags = [*train_flags(data), "--name", "n", "--experiment", tmp_path / str(workers), "--val_list", "none",
-                 "--epochs", 1, "--num_workers", workers, "--on_error", "skip"]
+        flags = [
+            *train_flags(data),
+            "--name",
+            "n",
+            "--experiment",
+            tmp_path / str(workers),
+            "--val_list",
+            "none",
+            "--epochs",
+            1,
+            "--num_workers",
+            workers,
+            "--on_error",
+            "skip",
+        ]
         result = run_script("train.py", *flags)
         assert result.returncode == 0, result.stderr
         assert set(listed(tmp_path / str(workers) / "n/ckpt/failed.txt")) == set(ids)

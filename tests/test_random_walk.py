@@ -9,9 +9,9 @@ from golden_inputs import load
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from models.affinity import pair_affinity
 from tests.bench.reference import dense_affinity, dense_walk, gathered_pair_affinity
 from tool.affinity_labels import pool_scores
+from tool.pairs import pair_affinity
 from tool.random_walk import propagate, sparse_affinity
 
 LAYOUTS = {
@@ -57,8 +57,12 @@ def test_walked_scores_are_the_released_ones(layout):
 @pytest.mark.parametrize("layout", LAYOUTS)
 @settings(max_examples=40, deadline=None)
 @given(
-    n=st.integers(1, 12), classes=st.integers(1, 4), density=st.sampled_from([0.0, 0.1, 0.4, 1.0]),
-    beta=st.integers(1, 8), steps=st.integers(0, 5), seed=st.integers(0, 2**32 - 1),
+    n=st.integers(1, 12),
+    classes=st.integers(1, 4),
+    density=st.sampled_from([0.0, 0.1, 0.4, 1.0]),
+    beta=st.integers(1, 8),
+    steps=st.integers(0, 5),
+    seed=st.integers(0, 2**32 - 1),
 )
 def test_walk_on_random_graphs_is_the_definition(layout, n, classes, density, beta, steps, seed):
     affinity = random_graph(n, density, seed)

@@ -9,10 +9,11 @@ import pytest
 import torch
 from conftest import infer_flags, refused, run_script, succeeds, train_flags
 
-from tool.files import UserError, file_origin, read_scores, write_scores
-from tool.images import label_image, open_mask, save_image
-from tool.record import check_origins, claim_folder, origin_of, read_record
-from tool.summary import Summary, merge
+from tool.io.files import UserError
+from tool.io.images import label_image, open_mask, save_image
+from tool.io.scores import file_origin, read_scores, write_scores
+from tool.run.record import check_origins, claim_folder, origin_of, read_record
+from tool.run.summary import Summary, merge
 
 HEX = "0123456789abcdef"
 
@@ -26,8 +27,21 @@ def sha256(path):
 
 
 def evaluate(toy, folder, task, dict_dir, *more):
-    return ["--name", "n", "--experiment", folder, "--voc12_root", toy, "--list", toy / "train.txt", "--task", task,
-            "--dict_dir", dict_dir, *more]
+    return [
+        "--name",
+        "n",
+        "--experiment",
+        folder,
+        "--voc12_root",
+        toy,
+        "--list",
+        toy / "train.txt",
+        "--task",
+        task,
+        "--dict_dir",
+        dict_dir,
+        *more,
+    ]
 
 
 @pytest.fixture
@@ -181,8 +195,13 @@ def test_failures_are_counted(toy, broken, trained, tmp_path):
 
 def test_summaries_of_processes_are_merged():
     def part(done, seconds, mib):
-        return {"images": {"done": done, "skipped": 1, "failed": 2}, "seconds": seconds, "peak_memory_mib": mib,
-                "stages": {"maps": {"images": done, "seconds": seconds, "workers": 1}}, "peak_gpu_memory_mib": 0}
+        return {
+            "images": {"done": done, "skipped": 1, "failed": 2},
+            "seconds": seconds,
+            "peak_memory_mib": mib,
+            "stages": {"maps": {"images": done, "seconds": seconds, "workers": 1}},
+            "peak_gpu_memory_mib": 0,
+        }
 
     total = merge([part(6, 2.0, 10), part(3, 4.0, 30)])
     assert total["images"] == {"done": 9, "skipped": 2, "failed": 2}  # failed.txt is one for all
@@ -202,12 +221,42 @@ def test_a_stage_may_come_in_parts():
 
 
 def aff_flags(toy, folder):
-    return ["--name", "n", "--experiment", folder, "--voc12_root", toy, "--train_list", toy / "train.txt", "--low", 2,
-            "--high", 19, "--dup", 19, "--width", 0.0625, "--device", "cpu"]
+    return [
+        "--name",
+        "n",
+        "--experiment",
+        folder,
+        "--voc12_root",
+        toy,
+        "--train_list",
+        toy / "train.txt",
+        "--low",
+        2,
+        "--high",
+        19,
+        "--dup",
+        19,
+        "--width",
+        0.0625,
+        "--device",
+        "cpu",
+    ]
 
 
-AFF_TRAINING = ["--val_list", "none", "--pretrained", "none", "--epochs", 1, "--batch_size", 4, "--crop_size", 64,
-                "--num_workers", 0]
+AFF_TRAINING = [
+    "--val_list",
+    "none",
+    "--pretrained",
+    "none",
+    "--epochs",
+    1,
+    "--batch_size",
+    4,
+    "--crop_size",
+    64,
+    "--num_workers",
+    0,
+]
 
 
 def tree(folder):
@@ -241,8 +290,10 @@ def test_a_check_lists_every_image_that_does_not_open(broken, trained, tmp_path)
     for image_id in ids[2], ids[7]:
         path = broken / "JPEGImages" / f"{image_id}.jpg"
         path.write_bytes(path.read_bytes()[:-300])
-    for script, flags in (("train.py", ["--name", "m", "--experiment", tmp_path / "e", *train_flags(broken)]),
-                          ("infer.py", [*infer_flags(broken, tmp_path / "e"), "--dict"])):
+    for script, flags in (
+        ("train.py", ["--name", "m", "--experiment", tmp_path / "e", *train_flags(broken)]),
+        ("infer.py", [*infer_flags(broken, tmp_path / "e"), "--dict"]),
+    ):
         result = run_script(script, *flags, "--check")
         assert result.returncode == 2 and "Traceback" not in result.stderr
         problems = [line for line in result.stderr.splitlines() if "PROBLEM" in line]
@@ -261,8 +312,16 @@ def test_a_check_says_what_stands_in_the_way(toy, copied):
 
 
 def test_a_check_foresees_a_full_disk(toy, trained, monkeypatch):
-    from tool import check
+    from tool.run import check
 
     monkeypatch.setattr(check.shutil, "disk_usage", lambda path: shutil._ntuple_diskusage(10**9, 10**9 - 1000, 1000))
-    refused("train.py", "--name", "full", "--experiment", trained, *train_flags(toy), "--check",
-            says="--check found 1 problem")
+    refused(
+        "train.py",
+        "--name",
+        "full",
+        "--experiment",
+        trained,
+        *train_flags(toy),
+        "--check",
+        says="--check found 1 problem",
+    )

@@ -14,10 +14,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
-from tool import crf, files
+from tool import crf
 from tool.cam import multi_scale_cam
 from tool.crf import crf_with_alphas
-from tool.files import UserError, atomic, read_scores, write_scores
+from tool.io import scores as scores_module
+from tool.io.files import UserError, atomic
+from tool.io.scores import read_scores, write_scores
 from tool.metrics import THRESHOLDS, ThresholdSweep, check_size, confusion, iou, mean_iou
 
 
@@ -145,10 +147,21 @@ def test_score_files_with_code_are_refused_and_nothing_runs(tmp_path):
     assert not marker.exists()
 
 
-@pytest.mark.parametrize("value", [
-    {}, [1], {"a": np.ones((2, 2))}, {0: np.ones(3)}, {0: np.ones((2, 2), int)}, {0: np.full((2, 2), np.nan)},
-    {-1: np.ones((2, 2))}, {0: np.ones((2, 2)), 1: np.ones((2, 3))}, {0: [[1.0]]}, {0: np.ones((0, 2))},
-])
+@pytest.mark.parametrize(
+    "value",
+    [
+        {},
+        [1],
+        {"a": np.ones((2, 2))},
+        {0: np.ones(3)},
+        {0: np.ones((2, 2), int)},
+        {0: np.full((2, 2), np.nan)},
+        {-1: np.ones((2, 2))},
+        {0: np.ones((2, 2)), 1: np.ones((2, 3))},
+        {0: [[1.0]]},
+        {0: np.ones((0, 2))},
+    ],
+)
 def test_score_files_of_other_shape_are_refused(tmp_path, value):
     np.save(tmp_path / "x.npy", value, allow_pickle=True)
     with pytest.raises(UserError, match=r"x\.npy: not a score file"):
@@ -223,13 +236,29 @@ def archive(path, members, compression=zipfile.ZIP_DEFLATED):
 HALF = np.ones((2, 3), np.float16)
 
 
-@pytest.mark.parametrize("members", [
-    {"a.npy": HALF}, {"0": HALF.tobytes()}, {"-1.npy": HALF}, {"256.npy": HALF}, {"0000.npy": HALF},
-    {"\u0663.npy": HALF}, {"../0.npy": HALF}, {"0.npy": HALF, "00.npy": HALF}, {"0.npy": HALF, "1.npy": HALF.T.copy()},
-    {"0.npy": HALF.astype(np.float32)}, {"0.npy": HALF.astype(int)}, {"0.npy": np.float16([1, 2])},
-    {"0.npy": np.array({0: HALF})}, {"0.npy": np.asfortranarray(HALF)}, {"0.npy": np.ones((0, 3), np.float16)},
-    {"0.npy": HALF * np.float16(np.nan)}, {"0.npy": b""}, {"0.npy": b"\x93NUMPY\x01\x00"},
-])
+@pytest.mark.parametrize(
+    "members",
+    [
+        {"a.npy": HALF},
+        {"0": HALF.tobytes()},
+        {"-1.npy": HALF},
+        {"256.npy": HALF},
+        {"0000.npy": HALF},
+        {"\u0663.npy": HALF},
+        {"../0.npy": HALF},
+        {"0.npy": HALF, "00.npy": HALF},
+        {"0.npy": HALF, "1.npy": HALF.T.copy()},
+        {"0.npy": HALF.astype(np.float32)},
+        {"0.npy": HALF.astype(int)},
+        {"0.npy": np.float16([1, 2])},
+        {"0.npy": np.array({0: HALF})},
+        {"0.npy": np.asfortranarray(HALF)},
+        {"0.npy": np.ones((0, 3), np.float16)},
+        {"0.npy": HALF * np.float16(np.nan)},
+        {"0.npy": b""},
+        {"0.npy": b"\x93NUMPY\x01\x00"},
+    ],
+)
 def test_archives_of_other_things_are_refused(tmp_path, members):
     archive(tmp_path / "x.npy", members)
     with pytest.raises(UserError, match=r"x\.npy: not a score file of ours"):
@@ -244,7 +273,7 @@ def test_archives_in_a_compression_that_inflates_further_are_refused(tmp_path):
 
 
 def test_a_decompression_bomb_is_refused_before_it_is_unpacked(tmp_path, monkeypatch):
-    monkeypatch.setattr(files, "COMPRESSED_LIMIT", 2**20)
+    monkeypatch.setattr(scores_module, "COMPRESSED_LIMIT", 2**20)
     archive(tmp_path / "x.npy", {f"{k}.npy": np.zeros((256, 512), np.float16) for k in range(5)})
     with pytest.raises(UserError, match="more than 1 MiB"):
         read_scores(tmp_path / "x.npy")
@@ -267,7 +296,7 @@ def test_an_archive_that_understates_its_size_is_unpacked_no_further(tmp_path):
 
 
 def test_maps_too_large_for_compression_are_written_plainly(tmp_path, monkeypatch):
-    monkeypatch.setattr(files, "COMPRESSED_LIMIT", 1000)
+    monkeypatch.setattr(scores_module, "COMPRESSED_LIMIT", 1000)
     scores = {3: np.random.default_rng(0).random((30, 30), np.float32)}
     write_scores(tmp_path / "x.npy", scores, compressed=True)
     assert np.array_equal(read_scores(tmp_path / "x.npy")[3], scores[3])  # nothing rounded

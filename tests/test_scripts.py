@@ -13,8 +13,9 @@ import torch
 from conftest import ROOT, infer_flags, refused, run_script, succeeds
 from PIL import Image
 
-from tool.files import check_maps, read_list, read_scores, unpickle_dict
-from tool.images import open_mask
+from tool.io.files import read_list
+from tool.io.images import open_mask
+from tool.io.scores import check_maps, read_scores, unpickle_dict
 from tool.metrics import ThresholdSweep
 
 
@@ -63,8 +64,12 @@ def test_number_of_workers_changes_nothing(trained, toy_flags, tmp_path):
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
 def test_a_signal_stops_after_the_step_and_resume_gives_the_same(trained, toy_flags, tmp_path, number, code):
     command = ["--name", "n", "--experiment", tmp_path, *toy_flags]
-    process = subprocess.Popen([sys.executable, str(ROOT / "train.py"), *map(str, command)], text=True,
-                               stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+    process = subprocess.Popen(
+        [sys.executable, str(ROOT / "train.py"), *map(str, command)],
+        text=True,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+    )
     for line in process.stdout:
         if line.startswith("epoch 0"):  # somewhere in epoch 1
             process.send_signal(number)
@@ -80,8 +85,11 @@ def test_kill_and_run_again_gives_the_same(trained, toy_flags, tmp_path):
     command = ["--name", "n", "--experiment", tmp_path, *toy_flags]
     rng = np.random.default_rng(0)
     for _ in range(3):
-        process = subprocess.Popen([sys.executable, str(ROOT / "train.py"), *map(str, [*command, "--resume"])],
-                                   stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+        process = subprocess.Popen(
+            [sys.executable, str(ROOT / "train.py"), *map(str, [*command, "--resume"])],
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
+        )
         time.sleep(rng.uniform(3, 8))
         process.kill()
         process.wait()
@@ -139,8 +147,11 @@ def test_results_of_another_epoch_are_not_mixed(toy, inferred, tmp_path):
     refused("infer.py", *flags, "--dict", says=["dict: holds results of other", "epoch 3, not 1", "--overwrite"])
     refused("infer.py", *infer_flags(toy, tmp_path), "--dict", "--scales", 1, says="scales")
     succeeds("infer.py", *flags, "--dict", "--overwrite")
-    changed = [p.name for p in (tmp_path / "n/dict").glob("*.npy")
-               if p.read_bytes() != (inferred / "n/dict" / p.name).read_bytes()]
+    changed = [
+        p.name
+        for p in (tmp_path / "n/dict").glob("*.npy")
+        if p.read_bytes() != (inferred / "n/dict" / p.name).read_bytes()
+    ]
     assert len(changed) == 12
     (tmp_path / "n/dict/run.json").unlink()
     refused("infer.py", *flags, "--dict", says="unknown origin")
@@ -153,8 +164,10 @@ def test_evaluation_of_maps(toy, inferred, tmp_path):
     result = json.loads((tmp_path / "r.json").read_text())
     sweep = ThresholdSweep(21)
     for image_id in read_list(toy / "train.txt"):
-        sweep.add(open_mask(toy / "SegmentationClass" / f"{image_id}.png", 21),
-                  read_scores(inferred / "n" / "dict" / f"{image_id}.npy"))
+        sweep.add(
+            open_mask(toy / "SegmentationClass" / f"{image_id}.png", 21),
+            read_scores(inferred / "n" / "dict" / f"{image_id}.npy"),
+        )
     mious, present = sweep.mious()
     np.testing.assert_allclose(result["miou_by_threshold"], 100 * np.array(mious))
     best = int(np.argmax(mious))
@@ -164,8 +177,18 @@ def test_evaluation_of_maps(toy, inferred, tmp_path):
     assert np.mean(list(result["classes"].values())) == pytest.approx(result["miou"]) and len(result["classes"]) == 21
     assert result["task"] == "cam" and result["list"] == str(toy / "train.txt") and "aeroplane" in result["absent"]
     assert "an oracle" in out and str(toy / "train.txt") in out
-    fixed = succeeds("evaluation.py", *common, "--task", "cam", "--dict_dir", "dict", "--threshold", 0.2,
-                     "--json", tmp_path / "f.json")
+    fixed = succeeds(
+        "evaluation.py",
+        *common,
+        "--task",
+        "cam",
+        "--dict_dir",
+        "dict",
+        "--threshold",
+        0.2,
+        "--json",
+        tmp_path / "f.json",
+    )
     assert "oracle" not in fixed
     assert json.loads((tmp_path / "f.json").read_text())["miou"] == pytest.approx(100 * mious[10])
 
@@ -189,10 +212,43 @@ def test_evaluation_of_crf_and_png_agree(toy, inferred, tmp_path):
 def test_a_data_set_with_other_classes(tmp_path, toy):
     """--classes: two of the toy's classes under an order of their own; the rest are unknown names in the XML."""
     (tmp_path / "classes.txt").write_text("tvmonitor\nbird\ncar\nbottle\ncat\n")
-    common = ["--name", "own", "--experiment", tmp_path, "--voc12_root", toy, "--classes", tmp_path / "classes.txt",
-              "--width", 0.0625, "--num_workers", 0, "--device", "cpu"]
-    succeeds("train.py", *common, "--train_list", toy / "train.txt", "--val_list", "none", "--pretrained", "none",
-             "--epochs", 1, "--T", 1, "--batch_size", 4, "--crop_size", 48, "--resize", 48, 72)
+    common = [
+        "--name",
+        "own",
+        "--experiment",
+        tmp_path,
+        "--voc12_root",
+        toy,
+        "--classes",
+        tmp_path / "classes.txt",
+        "--width",
+        0.0625,
+        "--num_workers",
+        0,
+        "--device",
+        "cpu",
+    ]
+    succeeds(
+        "train.py",
+        *common,
+        "--train_list",
+        toy / "train.txt",
+        "--val_list",
+        "none",
+        "--pretrained",
+        "none",
+        "--epochs",
+        1,
+        "--T",
+        1,
+        "--batch_size",
+        4,
+        "--crop_size",
+        48,
+        "--resize",
+        48,
+        72,
+    )
     assert states(tmp_path / "own")["000net_main.pth"]["fc9.weight"].shape == (5, 256, 1, 1)
     succeeds("infer.py", *common, "--infer_list", toy / "val.txt", "--load_epo", 0, "--dict")
     keys = {k for p in (tmp_path / "own" / "dict").glob("*.npy") for k in read_scores(p)}
@@ -203,9 +259,22 @@ def test_a_data_set_with_other_classes(tmp_path, toy):
 
 
 def quick(root, folder, **changes):
-    flags = {"name": "b", "experiment": folder, "voc12_root": root, "train_list": root / "train.txt",
-             "val_list": "none", "pretrained": "none", "width": 0.0625, "epochs": 1, "T": 1, "batch_size": 4,
-             "crop_size": 48, "num_workers": 0, "device": "cpu", "cls_labels": root / "none.npy"} | changes
+    flags = {
+        "name": "b",
+        "experiment": folder,
+        "voc12_root": root,
+        "train_list": root / "train.txt",
+        "val_list": "none",
+        "pretrained": "none",
+        "width": 0.0625,
+        "epochs": 1,
+        "T": 1,
+        "batch_size": 4,
+        "crop_size": 48,
+        "num_workers": 0,
+        "device": "cpu",
+        "cls_labels": root / "none.npy",
+    } | changes
     return [f"--{k}={v}" for k, v in flags.items()]
 
 
@@ -283,8 +352,14 @@ def test_evaluation_refuses(toy, inferred, broken):
     common = ["--name", "n", "--experiment", inferred, "--list", toy / "train.txt"]
     crf = ["--voc12_root", toy, "--task", "crf", "--dict_dir"]
     refused("evaluation.py", *common, *crf, "crf/21", says=["no such folder", "infer.py --crf --alphas 21"])
-    refused("evaluation.py", *common[:-1], toy / "val.txt", *crf, "crf/02",
-            says=["no crf/02 for 4 of 4 images", "--alphas 2"])
+    refused(
+        "evaluation.py",
+        *common[:-1],
+        toy / "val.txt",
+        *crf,
+        "crf/02",
+        says=["no crf/02 for 4 of 4 images", "--alphas 2"],
+    )
     refused("evaluation.py", *common, *crf, "crf/02", "--threshold", 0.2, says="--threshold is for --task cam")
     path = broken / "SegmentationClass" / "toy_00000.png"
     Image.fromarray(np.zeros((7, 9), np.uint8)).save(path)

@@ -14,23 +14,54 @@ from PIL import Image
 
 from models.affinity import AffinityNet
 from tool.crf import background_score
-from tool.files import UserError, read_list, read_scores, write_scores
-from tool.images import open_mask
+from tool.io.files import UserError, read_list
+from tool.io.images import open_mask
+from tool.io.scores import read_scores, write_scores
 from tool.pseudo_labels import refine_labels, stack_scores, walk_scores
 from voc12.data import AffinitySet, read_score_pair
-from voc12.transforms import AffinityView
+from voc12.transforms import AffinityView, normalise, rescale
 
 POWERS = ["--low", 2, "--high", 19, "--dup", 8]
 
 
 def aff_flags(toy, folder):
-    return ["--name", "n", "--experiment", folder, *POWERS, "--voc12_root", toy, "--train_list", toy / "train.txt",
-            "--width", 0.0625, "--scale", 2, "--num_workers", 0, "--device", "cpu"]
+    return [
+        "--name",
+        "n",
+        "--experiment",
+        folder,
+        *POWERS,
+        "--voc12_root",
+        toy,
+        "--train_list",
+        toy / "train.txt",
+        "--width",
+        0.0625,
+        "--scale",
+        2,
+        "--num_workers",
+        0,
+        "--device",
+        "cpu",
+    ]
 
 
 def train_aff_flags(toy, folder):
-    return [*aff_flags(toy, folder), "--val_list", toy / "train.txt", "--val_every", 2, "--pretrained",
-            folder / "n" / "ckpt" / "003net_main.pth", "--epochs", 2, "--batch_size", 4, "--crop_size", 96]
+    return [
+        *aff_flags(toy, folder),
+        "--val_list",
+        toy / "train.txt",
+        "--val_every",
+        2,
+        "--pretrained",
+        folder / "n" / "ckpt" / "003net_main.pth",
+        "--epochs",
+        2,
+        "--batch_size",
+        4,
+        "--crop_size",
+        96,
+    ]
 
 
 @pytest.fixture(scope="module")
@@ -74,8 +105,12 @@ def test_training_keeps_the_best_walk(affine):
 def test_a_signal_and_resume_give_the_same_weights(toy, affine, copy):
     shutil.rmtree(copy / "n" / "ckpt_aff")
     flags = train_aff_flags(toy, copy)
-    process = subprocess.Popen([sys.executable, str(ROOT / "train_aff.py"), *map(str, flags)], text=True,
-                               stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+    process = subprocess.Popen(
+        [sys.executable, str(ROOT / "train_aff.py"), *map(str, flags)],
+        text=True,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+    )
     for line in process.stdout:
         if line.startswith("step 2"):
             process.send_signal(signal.SIGTERM)
@@ -109,14 +144,29 @@ def test_labels_are_what_the_stages_of_the_walk_give(toy, affine, tmp_path):
         cams = read_scores(affine / "n" / "dict" / f"{image_id}.npy")
         photo = Image.open(toy / "JPEGImages" / f"{image_id}.jpg")
         keys, scores = stack_scores(cams, 8)
-        walked = walk_scores(net, photo, scores, torch.device("cpu"), scale=2)
+        walked = walk_scores(net, normalise(rescale(photo, 2)), scores, torch.device("cpu"))
         assert np.array_equal(np.asarray(stored), refine_labels(np.asarray(photo), keys, walked))
         assert set(np.unique(stored)) <= set(keys.tolist())
     assert len(list((affine / "n" / "rw_vis" / "02_1908").glob("*.png"))) == 12
     again = succeeds("infer_aff.py", *aff_flags(toy, affine), "--vis")
     assert "12 done before" in again
-    succeeds("evaluation.py", "--name", "n", "--experiment", affine, "--voc12_root", toy, "--list", toy / "train.txt",
-             "--task", "png", "--dict_dir", "rw/02_1908", "--json", tmp_path / "r.json")
+    succeeds(
+        "evaluation.py",
+        "--name",
+        "n",
+        "--experiment",
+        affine,
+        "--voc12_root",
+        toy,
+        "--list",
+        toy / "train.txt",
+        "--task",
+        "png",
+        "--dict_dir",
+        "rw/02_1908",
+        "--json",
+        tmp_path / "r.json",
+    )
     assert 0 < json.loads((tmp_path / "r.json").read_text())["miou_present"] < 100
     refused("infer_aff.py", *aff_flags(toy, affine), "--steps", 3, says=["other settings", "steps 64, not 3"])
 
@@ -126,7 +176,7 @@ def test_the_walk_takes_any_size(size):
     """One-cell-wide maps have no pairs: the walk leaves their scores where they are."""
     photo = Image.fromarray(np.random.default_rng(0).integers(0, 256, (*size, 3), dtype=np.uint8))
     scores = np.random.default_rng(1).random((3, *size), dtype=np.float32)
-    walked = walk_scores(AffinityNet(0.0625).eval(), photo, scores, torch.device("cpu"))
+    walked = walk_scores(AffinityNet(0.0625).eval(), normalise(photo), scores, torch.device("cpu"))
     assert walked.shape == scores.shape and np.isfinite(walked).all()
     assert walked.min() >= 0 and walked.max() <= 1.0001
 
@@ -135,7 +185,7 @@ def test_the_walk_on_a_uniform_image_keeps_uniform_scores():
     """Columns sum to 1 and every affinity is 1, so a constant map stays what it is."""
     photo = Image.new("RGB", (96, 96), (120, 130, 140))
     scores = np.stack([np.full((96, 96), v, np.float32) for v in (0.2, 0.7)])
-    walked = walk_scores(AffinityNet(0.0625).eval(), photo, scores, torch.device("cpu"), beta=1e-6)
+    walked = walk_scores(AffinityNet(0.0625).eval(), normalise(photo), scores, torch.device("cpu"), beta=1e-6)
     inner = walked[:, 40:56, 40:56]
     np.testing.assert_allclose(inner[1] / inner[0], 3.5, rtol=1e-4)
 
@@ -228,11 +278,23 @@ def test_score_files_that_are_not_ours(toy, copy):
 def test_make_pipeline_runs_all_stages_and_then_finds_them_done(toy, tmp_path):
     narrow = "--width 0.0625 --num_workers 0 --device cpu"
     command = [
-        "make", "-o", ".venv/.installed", "pipeline", f"PY={sys.executable}", f"VOC={toy}", f"EXPERIMENT={tmp_path}",
-        f"TRAIN_LIST={toy}/train.txt", f"VAL_LIST={toy}/train.txt", "EPOCHS=2", "LOW=2", "HIGH=9", "DUP=5",
+        "make",
+        "-o",
+        ".venv/.installed",
+        "pipeline",
+        f"PY={sys.executable}",
+        f"VOC={toy}",
+        f"EXPERIMENT={tmp_path}",
+        f"TRAIN_LIST={toy}/train.txt",
+        f"VAL_LIST={toy}/train.txt",
+        "EPOCHS=2",
+        "LOW=2",
+        "HIGH=9",
+        "DUP=5",
         f"TRAIN_FLAGS={narrow} --pretrained none --T 1 --batch_size 4 --batch_size_triplet 6 --crop_size 48 "
         "--resize 48 72",
-        f"INFER_FLAGS={narrow}", f"WALK_FLAGS={narrow}",
+        f"INFER_FLAGS={narrow}",
+        f"WALK_FLAGS={narrow}",
         f"AFF_FLAGS={narrow} --pretrained none --epochs 1 --batch_size 4 --crop_size 64",
     ]
     for expected in ("0 done before", "12 done before"):

@@ -8,11 +8,10 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 
-from models.affinity import RADIUS, fit_radius, offsets, window
+from tool.io.images import BACKGROUND, IGNORE
+from tool.pairs import RADIUS, fit_radius, offsets, window
 
 STRIDE = 8  # pixels a cell
-BACKGROUND = 0
-IGNORE = 255
 
 
 def pool_scores(scores, stride=STRIDE):

@@ -42,3 +42,10 @@ def multi_scale_cam(net, views, label, size):
             total = total + maps[1].flip(-1)
     total = total * label.to(total).view(-1, 1, 1)
     return total / (total.amax((1, 2), keepdim=True) + EPS)
+
+
+def resize_maps(maps, size):
+    """Bilinear; maps C x H x W, size (height, width). The same maps where the size is theirs."""
+    if tuple(maps.shape[-2:]) == tuple(size):
+        return maps
+    return upsample(maps[None], tuple(size))[0]

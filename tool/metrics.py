@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from tool.files import UserError
+from tool.io.files import UserError
 
 THRESHOLDS = tuple(round(0.10 + 0.01 * k, 2) for k in range(25))  # 0.10 ... 0.34, as released
 

@@ -4,13 +4,11 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 
-from models.affinity import pair_affinity
 from tool.affinity_labels import STRIDE, pool_scores
+from tool.cam import resize_maps
 from tool.crf import DenseCRF, background_score
-from tool.images import open_image
+from tool.pairs import pair_affinity
 from tool.random_walk import propagate, sparse_affinity
-from voc12.data import image_path, read_maps
-from voc12.transforms import normalise, rescale, resize_maps
 
 CRF_ITERATIONS = 1  # after the walk
 
@@ -28,33 +26,21 @@ def pad_to_stride(x):
 
 
 @torch.no_grad()
-def walk_scores(net, image, scores, device, scale=1.0, beta=8, steps=64):
+def walk_scores(net, view, scores, device, beta=8, steps=64):
     """Spread scores along AffinityNet's affinities.
 
-    net: AffinityNet. image: PIL RGB; scores: K x H x W float32 array of its size. scale: factor on the image's sides
-    before the network sees it (paper: 1). beta, steps: the power on affinities and the length of the walk.
+    net: AffinityNet. view: the image as the network sees it, normalised, 3 x h x w tensor at any scale.
+    scores: K x H x W float32 array. beta, steps: the power on affinities and the length of the walk.
     Returns K x H x W float32 array.
     """
-    scaled = rescale(image, scale)
-    size = (scaled.height, scaled.width)
+    size = view.shape[-2:]
     maps = pad_to_stride(resize_maps(torch.from_numpy(scores), size)).to(device)
-    features = net.features(pad_to_stride(normalise(scaled))[None].to(device))
+    features = net.features(pad_to_stride(view)[None].to(device))
     h, w = features.shape[-2:]
     affinity = sparse_affinity(pair_affinity(features, net.radius)[0], h, w, net.radius)
     walked = propagate(affinity, pool_scores(maps).flatten(1), beta, steps).view(-1, h, w)
     full = resize_maps(walked, maps.shape[-2:])[:, : size[0], : size[1]]
-    return resize_maps(full, (image.height, image.width)).float().cpu().numpy()
-
-
-def walk_image(net, voc12_root, image_id, dict_dir, num_classes, dup, device, scale=1.0, beta=8, steps=64):
-    """The walk on the stored maps of one image -> (keys, K x H x W scores, photo as PIL); see `walk_scores`.
-
-    UserError where the maps are broken, of another size than the photo, or of a class from `num_classes` on.
-    """
-    photo = open_image(image_path(voc12_root, image_id))
-    cams = read_maps(dict_dir / f"{image_id}.npy", (photo.height, photo.width), num_classes)
-    keys, scores = stack_scores(cams, dup)
-    return keys, walk_scores(net, photo, scores, device, scale, beta, steps), photo
+    return resize_maps(full, scores.shape[-2:]).float().cpu().numpy()
 
 
 def refine_labels(image, keys, scores):

@@ -7,8 +7,8 @@ power would be dense. Time and memory grow with the number of cells, not with it
 import torch
 import torch.nn.functional as F
 
-from models.affinity import RADIUS, fit_radius, offsets, window
-from tool.threads import one_thread
+from tool.pairs import RADIUS, fit_radius, offsets, window
+from tool.run.device import one_thread
 
 
 @one_thread()

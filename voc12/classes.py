@@ -2,14 +2,31 @@
 
 from pathlib import Path
 
-from tool.files import CONTROL, UserError
+from tool.io.files import CONTROL, UserError
 
-BACKGROUND = "background"
+BACKGROUND_NAME = "background"
 VOC_CLASSES = (
-    "aeroplane", "bicycle", "bird", "boat", "bottle", "bus", "car", "cat", "chair", "cow",
-    "diningtable", "dog", "horse", "motorbike", "person", "pottedplant", "sheep", "sofa", "train", "tvmonitor",
+    "aeroplane",
+    "bicycle",
+    "bird",
+    "boat",
+    "bottle",
+    "bus",
+    "car",
+    "cat",
+    "chair",
+    "cow",
+    "diningtable",
+    "dog",
+    "horse",
+    "motorbike",
+    "person",
+    "pottedplant",
+    "sheep",
+    "sofa",
+    "train",
+    "tvmonitor",
 )
-IGNORE = 255  # mask value of pixels that count for nothing
 
 
 def load_classes(path=None):
@@ -25,15 +42,9 @@ def load_classes(path=None):
         raise UserError(f"{path}: no such file; --classes takes a text file with one class name a line") from None
     except (UnicodeDecodeError, IsADirectoryError):
         raise UserError(f"{path}: not a text file; --classes takes one class name a line") from None
-    if not names or len(names) > 254 or len(set(names)) < len(names) or BACKGROUND in names:
-        raise UserError(f"{path}: needs 1 to 254 different class names, one a line, without {BACKGROUND!r}")
+    if not names or len(names) > 254 or len(set(names)) < len(names) or BACKGROUND_NAME in names:
+        raise UserError(f"{path}: needs 1 to 254 different class names, one a line, without {BACKGROUND_NAME!r}")
     for name in names:
         if "/" in name or CONTROL.search(name) or len(name) > 100:
             raise UserError(f"{path}: {name[:100]!r} is no class name: names of files are made of them")
     return tuple(names)
-
-
-def add_classes_argument(parser):
-    """--classes, the same in every script."""
-    parser.add_argument("--classes", type=str, default=None, metavar="FILE",
-                        help="text file with one class name a line (default: the 20 classes of PASCAL VOC)")

@@ -12,9 +12,11 @@ import torch
 from torch.utils.data import DataLoader, Dataset
 
 from tool.affinity_labels import affinity_label, pair_masks, pool_scores
-from tool.files import UserError, read_scores
-from tool.images import open_image
-from tool.workers import follow_parent
+from tool.io.files import UserError
+from tool.io.images import open_image
+from tool.io.scores import read_scores
+from tool.run.background import follow_parent
+from voc12.transforms import normalise, rescale
 
 
 def image_path(voc12_root, image_id):
@@ -23,6 +25,11 @@ def image_path(voc12_root, image_id):
 
 def mask_path(voc12_root, image_id, gt_dir="SegmentationClass"):
     return Path(voc12_root) / gt_dir / f"{image_id}.png"
+
+
+def image_paths(voc12_root, ids):
+    """{ID: path of its photograph}."""
+    return {i: image_path(voc12_root, i) for i in ids}
 
 
 def check_images(ids, voc12_root):
@@ -40,8 +47,10 @@ def check_scores(ids, folder, list_path, command):
     missing = [i for i in ids if not (Path(folder) / f"{i}.npy").is_file()]
     if missing:
         stage = "/".join(Path(folder).parts[-2:]) if Path(folder).name.isdigit() else Path(folder).name
-        raise UserError(f"{folder}: no {stage} for {len(missing)} of {len(ids)} images of {list_path} "
-                        f"(first {missing[0]}); run {command}")
+        raise UserError(
+            f"{folder}: no {stage} for {len(missing)} of {len(ids)} images of {list_path} "
+            f"(first {missing[0]}); run {command}"
+        )
 
 
 def sample_rng(seed, epoch, image_id):
@@ -118,8 +127,10 @@ def check_score_size(path, scores, size):
     """UserError where score maps are not of the image's size (h, w)."""
     shape = next(iter(scores.values())).shape
     if shape != tuple(size):
-        raise UserError(f"{path}: scores of {shape[1]} x {shape[0]} pixels for an image of {size[1]} x {size[0]}; "
-                        "remove it and run infer.py again")
+        raise UserError(
+            f"{path}: scores of {shape[1]} x {shape[0]} pixels for an image of {size[1]} x {size[0]}; "
+            "remove it and run infer.py again"
+        )
 
 
 class Substituting(Dataset):
@@ -166,6 +177,26 @@ class InferenceSet(Dataset):
         return image_id, torch.from_numpy(np.array(image)), self.views(image), torch.from_numpy(self.labels[image_id])
 
 
+class WalkSet(Dataset):
+    """Samples (id, photo H x W x 3 uint8, view 3 x h x w, maps {class: H x W}) of images whose maps are stored.
+
+    view: the photo at `scale` times its size, normalised. UserError where an image is broken, or its maps are, of
+    another size than the photo, or of a class from `num_classes` on.
+    """
+
+    def __init__(self, voc12_root, ids, dict_dir, num_classes, scale=1.0):
+        self.root, self.ids, self.dict_dir, self.num_classes, self.scale = voc12_root, ids, dict_dir, num_classes, scale
+
+    def __len__(self):
+        return len(self.ids)
+
+    def __getitem__(self, index):
+        image_id = self.ids[index]
+        photo = open_image(image_path(self.root, image_id))
+        maps = read_maps(self.dict_dir / f"{image_id}.npy", (photo.height, photo.width), self.num_classes)
+        return image_id, np.array(photo), normalise(rescale(photo, self.scale)), maps
+
+
 class EpochBatches:
     """Batch sampler of keys (epoch, index): a fresh permutation each epoch, the incomplete last batch dropped.
 
@@ -199,11 +230,24 @@ def own_generator():
 
 def train_loader(dataset, batches, num_workers, pin_memory):
     """DataLoader over EpochBatches; its workers live on from epoch to epoch."""
-    return DataLoader(dataset, batch_sampler=batches, num_workers=num_workers, pin_memory=pin_memory,
-                      persistent_workers=num_workers > 0, generator=own_generator(), worker_init_fn=follow_parent)
+    return DataLoader(
+        dataset,
+        batch_sampler=batches,
+        num_workers=num_workers,
+        pin_memory=pin_memory,
+        persistent_workers=num_workers > 0,
+        generator=own_generator(),
+        worker_init_fn=follow_parent,
+    )
 
 
 def inference_loader(dataset, num_workers, pin_memory=False):
     """DataLoader that gives single samples, not batches: images have different sizes."""
-    return DataLoader(dataset, batch_size=None, num_workers=num_workers, pin_memory=pin_memory,
-                      generator=own_generator(), worker_init_fn=follow_parent)
+    return DataLoader(
+        dataset,
+        batch_size=None,
+        num_workers=num_workers,
+        pin_memory=pin_memory,
+        generator=own_generator(),
+        worker_init_fn=follow_parent,
+    )

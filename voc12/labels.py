@@ -7,7 +7,8 @@ from pathlib import Path
 
 import numpy as np
 
-from tool.files import UserError, unpickle_dict, write_bytes
+from tool.io.files import UserError, write_bytes
+from tool.io.scores import unpickle_dict
 
 _unknown_names = set()  # those already warned about, so that 10,000 files give one line a name
 
@@ -83,8 +84,10 @@ def _checked(path, image_id, vector, classes):
     if not isinstance(vector, np.ndarray) or vector.ndim != 1 or vector.dtype.kind not in "fiu":
         raise UserError(f"{path}: {image_id}: not a vector of numbers; make it again with voc12/make_cls_labels.py")
     if len(vector) != len(classes):
-        raise UserError(f"{path}: {image_id} has {len(vector)} values for {len(classes)} classes: made with other "
-                        "classes; make it again with voc12/make_cls_labels.py")
+        raise UserError(
+            f"{path}: {image_id} has {len(vector)} values for {len(classes)} classes: made with other "
+            "classes; make it again with voc12/make_cls_labels.py"
+        )
     if not np.isin(vector, (0, 1)).all():
         raise UserError(f"{path}: {image_id} has values other than 0 and 1; make it with voc12/make_cls_labels.py")
     return np.array(vector, dtype=np.float32)
@@ -104,8 +107,10 @@ def lookup_labels(ids, voc12_root, classes, cls_labels=None):
             missing.append(image_id)
     if missing:
         where = f"not in {cls_labels}, and no {path.parent}/ID.xml" if table else f"no {path.parent}/ID.xml"
-        raise UserError(f"{len(missing)} of {len(ids)} images have no label, the first is {missing[0]} ({where}); "
-                        "check --voc12_root or take them off the list")
+        raise UserError(
+            f"{len(missing)} of {len(ids)} images have no label, the first is {missing[0]} ({where}); "
+            "check --voc12_root or take them off the list"
+        )
     return labels
 
 
@@ -119,6 +124,8 @@ def load_labels(ids, voc12_root, classes, cls_labels="voc12/cls_labels.npy"):
     labels = lookup_labels(ids, voc12_root, classes, cls_labels)
     empty = [image_id for image_id in ids if not labels[image_id].any()]
     if empty:
-        raise UserError(f"{len(empty)} of {len(ids)} images show none of the {len(classes)} classes, the first is "
-                        f"{empty[0]}; remove them from the list")
+        raise UserError(
+            f"{len(empty)} of {len(ids)} images show none of the {len(classes)} classes, the first is "
+            f"{empty[0]}; remove them from the list"
+        )
     return labels

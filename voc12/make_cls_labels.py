@@ -12,16 +12,25 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))  # run as a script, Python looks only in voc12/
 
-from tool.files import UserError, read_list, run_script
-from voc12.classes import add_classes_argument, load_classes
+from tool.io.files import UserError, read_list
+from tool.run.arguments import add_classes_argument
+from tool.run.script import run_script
+from voc12.classes import load_classes
 from voc12.labels import lookup_labels, write_cls_labels
 
 
 def get_args_parser():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--voc12_root", type=str, default="./data/VOC2012", help="data set in VOC layout")
-    parser.add_argument("--list", type=str, nargs="+", default=None, metavar="LIST", dest="lists",
-                        help="lists of the images to take (default: every XML of Annotations)")
+    parser.add_argument(
+        "--list",
+        type=str,
+        nargs="+",
+        default=None,
+        metavar="LIST",
+        dest="lists",
+        help="lists of the images to take (default: every XML of Annotations)",
+    )
     parser.add_argument("--out", type=str, default="voc12/cls_labels.npy", help="file to write")
     add_classes_argument(parser)
     return parser
@@ -49,8 +58,11 @@ def main(args):
     write_cls_labels(args.out, labels)
     print(f"{args.out}: labels of {len(ids)} images, {len(classes)} classes")
     if empty:
-        print(f"warning: {len(empty)} of them show none of the classes, the first is {empty[0]}; training and "
-              "inference refuse lists with such images", file=sys.stderr)
+        print(
+            f"warning: {len(empty)} of them show none of the classes, the first is {empty[0]}; training and "
+            "inference refuse lists with such images",
+            file=sys.stderr,
+        )
 
 
 if __name__ == "__main__":

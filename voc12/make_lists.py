@@ -19,9 +19,10 @@ from tqdm import tqdm
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))  # run as a script, Python looks only in voc12/
 
-from tool.files import DISK_ERRORS, UserError, read_list, remove_stale, run_script, write_bytes, write_text
-from tool.images import label_image, save_image
-from voc12.classes import IGNORE, VOC_CLASSES
+from tool.io.files import UserError, read_list, remove_stale, write_bytes, write_text
+from tool.io.images import IGNORE, label_image, save_image
+from tool.run.script import DISK_ERRORS, run_script
+from voc12.classes import VOC_CLASSES
 
 EXPECTED = {"train.txt": 1464, "val.txt": 1449, "train_aug.txt": 10582}
 VOC_ARCHIVE = "https://thor.robots.ox.ac.uk/pascal/VOC/voc2012/VOCtrainval_11-May-2012.tar"
@@ -34,14 +35,21 @@ def get_args_parser():
     parser.add_argument("--voc12_root", type=str, default="./data/VOC2012", help="folder VOC2012 of the kit")
     parser.add_argument("--sbd_root", type=str, default="./data/SBD", help="folder of SBD (benchmark_RELEASE)")
     parser.add_argument("--out", type=str, default="voc12", help="folder to write the lists to")
-    parser.add_argument("--without_sbd", action="store_true",
-                        help="train_aug.txt from ImageSets/Main/trainval without val, not the paper's set")
-    parser.add_argument("--download", action="store_true",
-                        help="fetch what is missing: VOC2012 (2 GB) into the folder above --voc12_root, SBD (1.4 GB) "
-                        "into --sbd_root")
-    parser.add_argument("--masks", action="store_true",
-                        help="also write SegmentationClassAug: VOC's mask where there is one, else SBD's "
-                        "(needs scipy)")
+    parser.add_argument(
+        "--without_sbd",
+        action="store_true",
+        help="train_aug.txt from ImageSets/Main/trainval without val, not the paper's set",
+    )
+    parser.add_argument(
+        "--download",
+        action="store_true",
+        help="fetch what is missing: VOC2012 (2 GB) into the folder above --voc12_root, SBD (1.4 GB) into --sbd_root",
+    )
+    parser.add_argument(
+        "--masks",
+        action="store_true",
+        help="also write SegmentationClassAug: VOC's mask where there is one, else SBD's (needs scipy)",
+    )
     return parser
 
 
@@ -91,8 +99,11 @@ def build_lists(voc12_root, sbd):
         if not lists[name]:
             raise UserError(f"{photos}: holds none of the {len(ids)} images of {name}; check --voc12_root")
         if len(lists[name]) < len(ids):
-            print(f"warning: {photos}: {len(ids) - len(lists[name])} of {len(ids)} images of {name} are not there and "
-                  "are left out", file=sys.stderr)
+            print(
+                f"warning: {photos}: {len(ids) - len(lists[name])} of {len(ids)} images of {name} are not there and "
+                "are left out",
+                file=sys.stderr,
+            )
     return lists
 
 
@@ -101,8 +112,11 @@ def report(out, lists, with_sbd):
     for name, ids in lists.items():
         if name == "train_aug.txt" and not with_sbd:
             print(f"{Path(out) / name}: {len(ids)} images")
-            print(f"warning: {name} is VOC's trainval without val, another set than the paper's {EXPECTED[name]:,} "
-                  "images: results do not compare", file=sys.stderr)
+            print(
+                f"warning: {name} is VOC's trainval without val, another set than the paper's {EXPECTED[name]:,} "
+                "images: results do not compare",
+                file=sys.stderr,
+            )
             continue
         print(f"{Path(out) / name}: {len(ids)} images (expected {EXPECTED[name]})")
         if len(ids) != EXPECTED[name]:
@@ -128,8 +142,10 @@ def fetch(what, archive, folder, download):
         if isinstance(error, OSError) and error.errno in DISK_ERRORS:
             raise
         reason = " ".join(str(error).split()) or type(error).__name__
-        raise UserError(f"{what} could not be fetched ({reason}); fetch {archive} by hand, put it into {folder} as it "
-                        "is and run this again") from None
+        raise UserError(
+            f"{what} could not be fetched ({reason}); fetch {archive} by hand, put it into {folder} as it "
+            "is and run this again"
+        ) from None
 
 
 def download_voc(voc12_root):
@@ -139,14 +155,19 @@ def download_voc(voc12_root):
     root = Path(voc12_root)
     if root.is_symlink() or root.exists():
         raise UserError(f"{root}: is there, but is not the whole VOC2012 kit; move it away or change --voc12_root")
-    fetch("VOC2012", VOC_ARCHIVE, root.parent,
-          lambda: datasets.VOCSegmentation(root.parent, year="2012", image_set="train", download=True))
+    fetch(
+        "VOC2012",
+        VOC_ARCHIVE,
+        root.parent,
+        lambda: datasets.VOCSegmentation(root.parent, year="2012", image_set="train", download=True),
+    )
     kit = Path("VOCdevkit") / "VOC2012"
     try:
         root.symlink_to(kit, target_is_directory=True)
     except OSError:  # no links on this file system
-        raise UserError(f"{root}: cannot be linked to {root.parent / kit}; run this again with --voc12_root "
-                        f"{root.parent / kit}") from None
+        raise UserError(
+            f"{root}: cannot be linked to {root.parent / kit}; run this again with --voc12_root {root.parent / kit}"
+        ) from None
 
 
 def download_sbd(sbd_root):
@@ -156,8 +177,12 @@ def download_sbd(sbd_root):
     parts = [name for name in ("cls", "img", "inst", "train.txt", "val.txt") if (Path(sbd_root) / name).exists()]
     if parts:  # torchvision moves these there last, and stops where one exists
         raise UserError(f"{sbd_root}: holds a part of SBD only; remove {', '.join(parts)} there and run this again")
-    fetch("SBD", SBD_ARCHIVE, Path(sbd_root),
-          lambda: datasets.SBDataset(sbd_root, image_set="train", mode="segmentation", download=True))
+    fetch(
+        "SBD",
+        SBD_ARCHIVE,
+        Path(sbd_root),
+        lambda: datasets.SBDataset(sbd_root, image_set="train", mode="segmentation", download=True),
+    )
 
 
 # ---------------------------------------------------------------- masks
@@ -210,8 +235,10 @@ def main(args):
         download_sbd(args.sbd_root)
     sbd = None if args.without_sbd else find_sbd(args.sbd_root)
     if sbd is None and not args.without_sbd:
-        raise UserError(f"{args.sbd_root}: no SBD there (train.txt, val.txt); fetch it with --download, or make "
-                        "another list with --without_sbd")
+        raise UserError(
+            f"{args.sbd_root}: no SBD there (train.txt, val.txt); fetch it with --download, or make "
+            "another list with --without_sbd"
+        )
     lists = build_lists(args.voc12_root, sbd)
     if args.masks:
         missing = write_masks(sorted({*lists["train_aug.txt"], *lists["val.txt"]}), args.voc12_root, sbd)

@@ -19,10 +19,11 @@ from PIL import Image, ImageFilter
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))  # run as a file, voc12/ is on the path, not the root
 
-from tool.arguments import natural, positive_int
-from tool.files import run_script, write_text
-from tool.images import label_image, save_image
-from voc12.classes import IGNORE, VOC_CLASSES
+from tool.io.files import write_text
+from tool.io.images import IGNORE, label_image, save_image
+from tool.run.arguments import natural, positive_int
+from tool.run.script import run_script
+from voc12.classes import VOC_CLASSES
 
 TOY_CLASSES = ("bird", "bottle", "car", "cat", "tvmonitor")
 
@@ -124,8 +125,9 @@ def draw_image(rng, size):
         half = rng.uniform(0.26, 0.44) * height / (1 + 0.15 * (wanted - 1))
         centre = (rng.uniform(0.12, 0.88) * width, rng.uniform(0.2, 0.8) * height)
         name = TOY_CLASSES[rng.integers(len(TOY_CLASSES))]
-        reach = mask[max(0, int(centre[1] - half)) : int(centre[1] + half),
-                     max(0, int(centre[0] - half)) : int(centre[0] + half)]
+        reach = mask[
+            max(0, int(centre[1] - half)) : int(centre[1] + half), max(0, int(centre[0] - half)) : int(centre[0] + half)
+        ]
         if len(objects) == wanted:
             break
         if reach.any():
@@ -139,7 +141,9 @@ def draw_image(rng, size):
 def annotation(image_id, size, objects):
     """The VOC XML of an image."""
     lines = [
-        "<annotation>", "\t<folder>VOC2012</folder>", f"\t<filename>{escape(image_id)}.jpg</filename>",
+        "<annotation>",
+        "\t<folder>VOC2012</folder>",
+        f"\t<filename>{escape(image_id)}.jpg</filename>",
         f"\t<size><width>{size[0]}</width><height>{size[1]}</height><depth>3</depth></size>",
         "\t<segmented>1</segmented>",
     ]
@@ -166,8 +170,14 @@ def get_args_parser():
     parser.add_argument("--out", type=Path, default=Path("data/toy"), help="folder to write")
     parser.add_argument("--images", type=positive_int, default=300, help="training images")
     parser.add_argument("--val_images", type=natural, default=60, help="further images, for val.txt")
-    parser.add_argument("--size", type=positive_int, nargs=2, default=[180, 140], metavar=("W", "H"),
-                        help="mean size in pixels; each image differs by up to 8 %%")
+    parser.add_argument(
+        "--size",
+        type=positive_int,
+        nargs=2,
+        default=[180, 140],
+        metavar=("W", "H"),
+        help="mean size in pixels; each image differs by up to 8 %%",
+    )
     parser.add_argument("--seed", type=natural, default=0, help="seed of the drawing")
     return parser
 

@@ -3,10 +3,10 @@
 import numpy as np
 import torch
 from PIL import Image
-from torch.nn.functional import interpolate
 from torchvision.transforms import functional as TF
 
-from tool.files import UserError
+from tool.cam import resize_maps
+from tool.io.files import UserError
 
 MEAN = (0.485, 0.456, 0.406)  # ImageNet, RGB, of values in [0, 1]
 STD = (0.229, 0.224, 0.225)
@@ -23,8 +23,10 @@ def resize(image, size):
     """Bicubic; size is (width, height) in pixels, at least 1 each. UserError where it is beyond any use."""
     size = tuple(max(1, int(n)) for n in size)
     if size[0] * size[1] > MAX_PIXELS:
-        raise UserError(f"an image of {image.width} x {image.height} pixels would be resized to {size[0]} x {size[1]}; "
-                        "lower the scale or the size that the flags ask for")
+        raise UserError(
+            f"an image of {image.width} x {image.height} pixels would be resized to {size[0]} x {size[1]}; "
+            "lower the scale or the size that the flags ask for"
+        )
     return image if size == image.size else image.resize(size, Image.BICUBIC)
 
 
@@ -151,10 +153,3 @@ class AffinityView:
         if rng.random() < 0.5:
             image, scores = image.flip(-1), scores.flip(-1)
         return image.contiguous(), scores.contiguous()
-
-
-def resize_maps(maps, size):
-    """Bilinear; maps C x H x W, size (height, width). The same maps where the size is theirs."""
-    if tuple(maps.shape[-2:]) == tuple(size):
-        return maps
-    return interpolate(maps[None], tuple(size), mode="bilinear", align_corners=False)[0]

@@ -32,7 +32,11 @@ def interleaved(forms, repetitions=5, warm_up=True):
 def row(name, ours, published, difference, note):
     """A row of the table; ours and published in ms (or another unit, then the note says which)."""
     return {
-        "name": name, "ours": ours, "published": published, "ratio": published / ours, "difference": difference,
+        "name": name,
+        "ours": ours,
+        "published": published,
+        "ratio": published / ours,
+        "difference": difference,
         "note": note,
     }
 

@@ -2,9 +2,9 @@
 
 import torch
 
-from models.affinity import pair_affinity
 from tests.bench.measure import compare, mebibytes, peak_memory
 from tests.bench.reference import dense_affinity, dense_walk, gathered_pair_affinity
+from tool.pairs import pair_affinity
 from tool.random_walk import propagate, sparse_affinity
 
 WALK = (47, 63)  # cells of a 375 x 500 image
@@ -46,7 +46,11 @@ def affinity_pairs(repetitions):
     if None not in memory:
         note += f", 1/{memory[1] / memory[0]:.1f}"
     return compare(
-        "affinity_pairs", pair_step(pair_affinity), pair_step(gathered_pair_affinity), largest_difference, note,
+        "affinity_pairs",
+        pair_step(pair_affinity),
+        pair_step(gathered_pair_affinity),
+        largest_difference,
+        note,
         repetitions,
     )
 
@@ -83,8 +87,12 @@ def random_walk(repetitions):
     note = f"47 x 63 cells, 21 classes, pairs to scores; peak {' against '.join(map(mebibytes, memory))}"
     note += f"; 1024 x 1024 pixels: {mebibytes(large)}"
     return compare(
-        "random_walk", lambda: sparse_form(pairs, scores, WALK), lambda: dense_form(pairs, scores, WALK),
-        lambda a, b: (a - b).abs().max().item(), note, repetitions,
+        "random_walk",
+        lambda: sparse_form(pairs, scores, WALK),
+        lambda: dense_form(pairs, scores, WALK),
+        lambda a, b: (a - b).abs().max().item(),
+        note,
+        repetitions,
     )
 
 

@@ -8,7 +8,7 @@ import torch.nn.functional as F
 from PIL import Image
 
 from models.aeft import AEFTNet
-from models.affinity import AffinityNet, pair_affinity
+from models.affinity import AffinityNet
 from models.resnet38d import ResNet38d
 from models.triplet import TripletErasing
 from tests.bench.inputs import scene
@@ -16,8 +16,9 @@ from tests.bench.measure import compare, interleaved, row
 from tests.bench.reference import cam_of_views, pseudo_labels
 from tool.affinity_labels import pool_scores
 from tool.cam import multi_scale_cam
+from tool.pairs import pair_affinity
 from tool.pseudo_labels import refine_labels, stack_scores, walk_scores
-from tool.training import build_optimizer
+from tool.run.training import build_optimizer
 from voc12.transforms import InferenceViews, normalise
 
 CLASSES = 20
@@ -68,7 +69,8 @@ def cam_forms(net_width=1.0, **size):
 
     single = [view[None] for pair in views for view in pair]
     return (
-        fast, lambda: multi_scale_cam(net, views, label, truth.shape),
+        fast,
+        lambda: multi_scale_cam(net, views, label, truth.shape),
         lambda: cam_of_views(net, single, label, truth.shape),
     )
 
@@ -86,8 +88,13 @@ def multi_scale_cam_rows(repetitions):
     same = (best_labels(a) == best_labels(c)).float().mean().item()
     note = "375 x 500, 4 scales with mirrors, full width"
     return [
-        row("multi_scale_cam", fast, published, largest_difference(a, c),
-            f"{note}, bf16 against float32; best label equal on {100 * same:.2f} % of pixels"),
+        row(
+            "multi_scale_cam",
+            fast,
+            published,
+            largest_difference(a, c),
+            f"{note}, bf16 against float32; best label equal on {100 * same:.2f} % of pixels",
+        ),
         row("multi_scale_cam_fp32", exact, published, largest_difference(b, c), f"{note}, float32 both"),
     ]
 
@@ -124,7 +131,7 @@ def label_forms(net_width=1.0, **size):
 
     def ours(net):
         keys, scores = stack_scores(cams, DUP)
-        return refine_labels(image, keys, walk_scores(net, photo, scores, torch.device("cpu")))
+        return refine_labels(image, keys, walk_scores(net, normalise(photo), scores, torch.device("cpu")))
 
     def fast():
         with autocast():
@@ -179,7 +186,9 @@ def train_forms(net_width=1.0, batch=2, side=160, memory_format=torch.contiguous
 
 def train_step(repetitions):
     return compare(
-        "train_step", *train_forms(), lambda a, b: abs(a - b) / abs(b),
+        "train_step",
+        *train_forms(),
+        lambda a, b: abs(a - b) / abs(b),
         "triplet step, full width, batch 2, 160 x 160, bf16 against float32; difference: of the first loss, relative",
         repetitions,
     )

@@ -11,11 +11,12 @@ import numpy as np
 from tests.bench.inputs import scene
 from tests.bench.measure import compare, interleaved, row
 from tests.bench.reference import crf_with_alpha, threshold_counts
-from tool.background import Background, crf_job
 from tool.crf import crf_with_alphas
-from tool.files import read_scores, write_scores
-from tool.images import label_image, open_mask, save_image
+from tool.io.images import label_image, open_mask, save_image
+from tool.io.scores import read_scores, write_scores
 from tool.metrics import THRESHOLDS, ThresholdSweep, confusion, iou, mean_iou
+from tool.run.background import Background
+from tool.run.outputs import crf_job
 
 LABELS = 21
 ALPHAS = (2, 19, 21)
@@ -46,9 +47,13 @@ def sweep_counts(maps, masks):
 def threshold_sweep(repetitions, count=100, **size):
     with stored_scenes(count, **size) as files:
         return compare(
-            "threshold_sweep", lambda: sweep_counts(*files), lambda: threshold_counts(*files, THRESHOLDS),
-            lambda a, b: np.abs(a - b).max(), f"25 thresholds, {count} images 375 x 500 from disk, one process each",
-            repetitions, warm_up=False,
+            "threshold_sweep",
+            lambda: sweep_counts(*files),
+            lambda: threshold_counts(*files, THRESHOLDS),
+            lambda a, b: np.abs(a - b).max(),
+            f"25 thresholds, {count} images 375 x 500 from disk, one process each",
+            repetitions,
+            warm_up=False,
         )
 
 
@@ -84,9 +89,13 @@ def crf_3_alphas(repetitions, count=20, **size):
     workers = os.cpu_count() or 1
     with tempfile.TemporaryDirectory() as one, tempfile.TemporaryDirectory() as other:
         return compare(
-            "crf_3_alphas", lambda: pooled_crf(scenes, Path(one), workers), lambda: crf_one_by_one(scenes, Path(other)),
-            stored_difference, f"alphas 2 19 21, {count} images 375 x 500, written to disk; {workers} worker processes",
-            repetitions, warm_up=False,
+            "crf_3_alphas",
+            lambda: pooled_crf(scenes, Path(one), workers),
+            lambda: crf_one_by_one(scenes, Path(other)),
+            stored_difference,
+            f"alphas 2 19 21, {count} images 375 x 500, written to disk; {workers} worker processes",
+            repetitions,
+            warm_up=False,
         )
 
 
@@ -122,7 +131,9 @@ def disk(repetitions, count=10, **size):
         kib = [sum(path.stat().st_size for path in folder.rglob("*.npy")) / count / 1024 for folder in folders]
         mious = [folder_mious(folder, truths) for folder in folders]
     return row(
-        "disk", *kib, np.abs(mious[0] - mious[1]).max(),
+        "disk",
+        *kib,
+        np.abs(mious[0] - mious[1]).max(),
         f"KiB an image, not ms: dict and 3 CRF folders, write_scores(compressed=True) against float32; 1/"
         f"{kib[1] / kib[0]:.1f}; difference: mIoU in points, largest of 25 thresholds and 3 alphas, {count} images; "
         f"written in {times[0] / count:.0f} against {times[1] / count:.0f} ms an image",

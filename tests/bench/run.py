@@ -14,16 +14,19 @@ import pkgutil
 import torch
 
 import tests.bench
-from tool.arguments import positive_int
-from tool.files import UserError, run_script
+from tool.io.files import UserError
+from tool.run.arguments import positive_int
+from tool.run.script import run_script
 
 
 def get_args_parser():
     parser = argparse.ArgumentParser(prog="python -m tests.bench.run", description=__doc__.splitlines()[0])
-    parser.add_argument("--only", type=str, nargs="+", default=None, metavar="NAME",
-                        help="rows to measure (default: all)")
-    parser.add_argument("--repetitions", type=positive_int, default=5,
-                        help="runs of each form, at least 5; the median counts")
+    parser.add_argument(
+        "--only", type=str, nargs="+", default=None, metavar="NAME", help="rows to measure (default: all)"
+    )
+    parser.add_argument(
+        "--repetitions", type=positive_int, default=5, help="runs of each form, at least 5; the median counts"
+    )
     return parser
 
 

@@ -6,11 +6,11 @@ from pathlib import Path
 
 import torch
 
-from models.checkpoint import read_torch, save_torch
-from tool.files import UserError, remove_stale, shorten
-from tool.log import Log, describe_groups, describe_run
-from tool.record import remove_record, this_run, write_record
-from tool.summary import Summary
+from tool.io.files import UserError, remove_stale, shorten
+from tool.io.torch_files import read_torch, save_torch
+from tool.run.log import Log, describe_groups, describe_run
+from tool.run.record import remove_record, this_run, write_record
+from tool.run.summary import Summary
 
 # Settings that may change between the parts of a run without changing what it computes.
 FREE_SETTINGS = {"resume", "overwrite", "num_workers", "device", "stop_epoch", "voc12_root", "on_error", "check"}
@@ -25,8 +25,13 @@ def save_resume(path, net, optimizer, progress, settings, world):
     cuda = torch.cuda.get_rng_state(device) if device.type == "cuda" else None
     states = world.collect((torch.get_rng_state(), cuda))
     if world.main:
-        state = {"net": net.state_dict(), "optimizer": optimizer.state_dict(), "progress": progress, "rng": states,
-                 "settings": {k: v for k, v in settings.items() if k not in FREE_SETTINGS}}
+        state = {
+            "net": net.state_dict(),
+            "optimizer": optimizer.state_dict(),
+            "progress": progress,
+            "rng": states,
+            "settings": {k: v for k, v in settings.items() if k not in FREE_SETTINGS},
+        }
         save_torch(state, path)
 
 
@@ -42,8 +47,10 @@ def load_resume(path, net, optimizer, settings, world, may_change=()):
     if refused:
         k = refused[0]
         others = f" (also different: {' '.join(refused[1:])})" if refused[1:] else ""
-        raise UserError(f"{path}: the run was started with --{k} {old.get(k)}, not {new.get(k)}{others}; "
-                        "resume with the same settings")
+        raise UserError(
+            f"{path}: the run was started with --{k} {old.get(k)}, not {new.get(k)}{others}; "
+            "resume with the same settings"
+        )
     for k in changed if world.main else ():
         print(f"warning: resuming with --{k} {new.get(k)} (the run was started with {old.get(k)})", file=sys.stderr)
     rates = [group["initial_lr"] for group in optimizer.param_groups]
@@ -59,16 +66,22 @@ def load_resume(path, net, optimizer, settings, world, may_change=()):
 
 
 def _is_resume_state(state):
-    return (isinstance(state, dict) and {"net", "optimizer", "rng"} <= set(state)
-            and isinstance(state.get("settings"), dict) and isinstance(state.get("progress"), dict)
-            and {"epoch", "step", "global_step", "sums", "lr", "seconds"} <= set(state["progress"]))
+    return (
+        isinstance(state, dict)
+        and {"net", "optimizer", "rng"} <= set(state)
+        and isinstance(state.get("settings"), dict)
+        and isinstance(state.get("progress"), dict)
+        and {"epoch", "step", "global_step", "sums", "lr", "seconds"} <= set(state["progress"])
+    )
 
 
 def restore_rng(states, device, world):
     """Random states of (CPU, GPU or None), one a rank; where ranks or devices differ from before, new ones."""
     if len(states) != world.size:
-        print(f"warning: resuming with {world.size} processes what ran with {len(states)}: dropout draws other values",
-              file=sys.stderr)
+        print(
+            f"warning: resuming with {world.size} processes what ran with {len(states)}: dropout draws other values",
+            file=sys.stderr,
+        )
         return
     cpu, cuda = states[world.rank]
     torch.set_rng_state(cpu)
@@ -100,8 +113,10 @@ def refuse_existing(folder, allowed, results="*.pth"):
     """UserError where a run is in the folder already, unless that is allowed."""
     existing = sorted(folder.glob(results))
     if existing and not allowed:
-        raise UserError(f"{folder}: holds a run already ({existing[-1].name}); "
-                        "--resume continues it, --overwrite starts anew, --name gives another place")
+        raise UserError(
+            f"{folder}: holds a run already ({existing[-1].name}); "
+            "--resume continues it, --overwrite starts anew, --name gives another place"
+        )
 
 
 class Run:
@@ -122,6 +137,7 @@ class Run:
 
         lists, weights: paths of what it reads, for the record; weights may be None.
         """
+
         def decide():
             remove_stale(self.folder)
             resume = start_or_resume(self.folder, self.resume_path, self.args.resume, self.args.overwrite)

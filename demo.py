@@ -16,14 +16,14 @@ from pathlib import Path
 
 import numpy as np
 
-sys.path.insert(0, str(Path(__file__).resolve().parent.parent))  # run as a file, tool/ is on the path, not the root
-
-from tool.arguments import experiment_name, natural
-from tool.files import UserError, read_json, read_list, read_scores, run_script
-from tool.images import contact_sheet, heat_overlay, label_overlay, open_image, open_mask, save_image
+from tool.io.files import UserError, read_json, read_list
+from tool.io.images import contact_sheet, heat_overlay, label_overlay, open_image, open_mask, save_image
+from tool.io.scores import read_scores
+from tool.run.arguments import experiment_name, natural
+from tool.run.script import run_script
 from voc12.data import image_path, mask_path
 
-ROOT = Path(__file__).resolve().parent.parent
+ROOT = Path(__file__).resolve().parent
 EPOCHS, T = 18, 15
 ALPHAS = (2, 4, 8, 16)
 LOW, HIGH, DUP = 2, 16, 8
@@ -59,8 +59,19 @@ class Stages:
 def score(stages, common, data, experiment, task, folder):
     """evaluation.py on one folder -> its JSON result."""
     path = experiment / f"score_{folder.replace('/', '_')}.json"
-    stages.run("evaluation", "evaluation.py", *common, "--list", data / "train.txt", "--task", task,
-               "--dict_dir", folder, "--json", path)
+    stages.run(
+        "evaluation",
+        "evaluation.py",
+        *common,
+        "--list",
+        data / "train.txt",
+        "--task",
+        task,
+        "--dict_dir",
+        folder,
+        "--json",
+        path,
+    )
     return read_json(path)
 
 
@@ -82,8 +93,13 @@ def report(data, experiment, alpha, labels_dir, path):
         labels = keys[np.argmax([crf[k] for k in keys], axis=0)]
         pseudo = open_mask(labels_dir / f"{image_id}.png", 21)
         truth = open_mask(mask_path(data, image_id), 21)
-        rows.append([photo, heat_overlay(photo, np.max(list(maps.values()), axis=0)),
-                     *(label_overlay(photo, picture) for picture in (labels, pseudo, truth))])
+        rows.append(
+            [
+                photo,
+                heat_overlay(photo, np.max(list(maps.values()), axis=0)),
+                *(label_overlay(photo, picture) for picture in (labels, pseudo, truth)),
+            ]
+        )
     halves = [a + b for a, b in zip(rows[::2], rows[1::2])]
     titles = ["image", "CAM", f"CRF (alpha {alpha})", "pseudo label", "ground truth"]
     save_image(path, contact_sheet(halves, titles * 2, cell=(140, 109)))
@@ -91,22 +107,109 @@ def report(data, experiment, alpha, labels_dir, path):
 
 def make_seeds(stages, common, data, seed):
     """Stages 1 and 2: classifier, class activation maps, CRF."""
-    stages.run("train", "train.py", *common, "--train_list", data / "train.txt", "--val_list", "none",
-               "--pretrained", "none", "--width", WIDTH, "--epochs", EPOCHS, "--T", T, "--batch_size", 8,
-               "--batch_size_triplet", 16, "--crop_size", 128, "--resize", 128, 224, "--jitter", 0.1, 0.1, 0.1, 0.02,
-               "--W", 1.0, 0.2, 0.02, "--optimizer", "adamw", "--lr", 5e-4, "--seed", seed, "--num_workers", 1,
-               "--overwrite")
-    stages.run("infer", "infer.py", *common, "--infer_list", data / "train.txt", "--width", WIDTH,
-               "--load_epo", EPOCHS - 1, "--scales", 0.5, 1, 1.5, "--dict", "--crf", "--alphas", *ALPHAS, "--overwrite")
+    stages.run(
+        "train",
+        "train.py",
+        *common,
+        "--train_list",
+        data / "train.txt",
+        "--val_list",
+        "none",
+        "--pretrained",
+        "none",
+        "--width",
+        WIDTH,
+        "--epochs",
+        EPOCHS,
+        "--T",
+        T,
+        "--batch_size",
+        8,
+        "--batch_size_triplet",
+        16,
+        "--crop_size",
+        128,
+        "--resize",
+        128,
+        224,
+        "--jitter",
+        0.1,
+        0.1,
+        0.1,
+        0.02,
+        "--W",
+        1.0,
+        0.2,
+        0.02,
+        "--optimizer",
+        "adamw",
+        "--lr",
+        5e-4,
+        "--seed",
+        seed,
+        "--num_workers",
+        1,
+        "--overwrite",
+    )
+    stages.run(
+        "infer",
+        "infer.py",
+        *common,
+        "--infer_list",
+        data / "train.txt",
+        "--width",
+        WIDTH,
+        "--load_epo",
+        EPOCHS - 1,
+        "--scales",
+        0.5,
+        1,
+        1.5,
+        "--dict",
+        "--crf",
+        "--alphas",
+        *ALPHAS,
+        "--overwrite",
+    )
 
 
 def make_labels(stages, common, data, experiment, seed):
     """Stages 3 and 4: AffinityNet from the classifier's weights, random walk; returns the folder of pseudo labels."""
     powers = ["--low", LOW, "--high", HIGH, "--dup", DUP, "--scale", 2, "--width", WIDTH]
-    stages.run("train_aff", "train_aff.py", *common, *powers, "--train_list", data / "train.txt", "--select", "last",
-               "--pretrained", experiment / "ckpt" / f"{EPOCHS - 1:03d}net_main.pth", "--epochs", AFF_EPOCHS,
-               "--batch_size", 8, "--crop_size", 224, "--jitter", 0.1, 0.1, 0.1, 0.02, "--optimizer", "adamw",
-               "--lr", 1e-3, "--scratch_lr_mult", 1, "--seed", seed, "--num_workers", 1, "--overwrite")
+    stages.run(
+        "train_aff",
+        "train_aff.py",
+        *common,
+        *powers,
+        "--train_list",
+        data / "train.txt",
+        "--select",
+        "last",
+        "--pretrained",
+        experiment / "ckpt" / f"{EPOCHS - 1:03d}net_main.pth",
+        "--epochs",
+        AFF_EPOCHS,
+        "--batch_size",
+        8,
+        "--crop_size",
+        224,
+        "--jitter",
+        0.1,
+        0.1,
+        0.1,
+        0.02,
+        "--optimizer",
+        "adamw",
+        "--lr",
+        1e-3,
+        "--scratch_lr_mult",
+        1,
+        "--seed",
+        seed,
+        "--num_workers",
+        1,
+        "--overwrite",
+    )
     stages.run("infer_aff", "infer_aff.py", *common, *powers, "--train_list", data / "train.txt", "--overwrite")
     return f"rw/{LOW:02d}_{HIGH:02d}{DUP:02d}"
 
@@ -128,17 +231,22 @@ def main(args):
 
     rows = [("train.py", None, "train"), ("infer.py: CAM (oracle threshold)", cam, "infer")]
     rows += [(f"  CRF, alpha {a}{' (best)' if a == best else ''}", crf[a], None) for a in ALPHAS]
-    rows += [("train_aff.py", None, "train_aff"), ("infer_aff.py: pseudo labels", pseudo, "infer_aff"),
-             ("evaluation.py, six times", None, "evaluation")]
+    rows += [
+        ("train_aff.py", None, "train_aff"),
+        ("infer_aff.py: pseudo labels", pseudo, "infer_aff"),
+        ("evaluation.py, six times", None, "evaluation"),
+    ]
     print(f"\n{'stage':<34}{'mIoU':>8}{'seconds':>10}")
     for name, result, stage in rows:
         miou = f"{result['miou_present']:.2f}" if result else ""
         print(f"{name:<34}{miou:>8}{f'{stages.seconds[stage]:.0f}' if stage else '':>10}")
     print(f"{'all':<34}{'':>8}{time.time() - started:>10.0f}")
     images = len(read_list(data / "train.txt"))
-    print(f"mIoU over the present classes, on {images} images whose masks no training saw; the CAM threshold and the "
-          f"best CRF alpha are\nchosen on these masks; low {LOW}, high {HIGH} and dup {DUP} of the pseudo labels were "
-          f"chosen once, on the drawings of seed 1.\nPicture: {picture}")
+    print(
+        f"mIoU over the present classes, on {images} images whose masks no training saw; the CAM threshold and the "
+        f"best CRF alpha are\nchosen on these masks; low {LOW}, high {HIGH} and dup {DUP} of the pseudo labels were "
+        f"chosen once, on the drawings of seed 1.\nPicture: {picture}"
+    )
 
 
 if __name__ == "__main__":

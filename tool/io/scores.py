@@ -1,220 +1,15 @@
-"""Files: errors a user can act on, atomic writing, list files, score files (.npy dicts), run records.
+"""Score files: {class index: H x W floats} as `np.save` of a dict or compressed, read without trusting them."""
 
-Everything that is written goes to a temporary name in the same folder and is renamed, so a file that exists is whole.
-"""
-
-import contextlib
-import errno
 import io
-import json
 import os
 import pickle
 import re
-import signal
-import sys
 import zipfile
 from pathlib import Path
 
 import numpy as np
 
-
-class UserError(Exception):
-    """What the user can mend: one line that says what is wrong, in which file, and what to do about it."""
-
-    def __init__(self, message):
-        # a DataLoader worker hands its exception over as a whole traceback; the last line is ours
-        line = str(message).strip().splitlines()[-1].removeprefix("tool.files.UserError: ")
-        super().__init__(CONTROL.sub(lambda found: repr(found.group())[1:-1], line))  # a file's bytes may be quoted
-
-
-class Interrupted(Exception):
-    """SIGINT or SIGTERM ended a run after its current step; `code` is the exit code (130 or 143)."""
-
-    def __init__(self, message, code):
-        super().__init__(message)
-        self.code = code
-
-
-class Terminated(KeyboardInterrupt):
-    """SIGTERM, to be handled as Ctrl-C is: like that, no `except Exception` swallows it."""
-
-
-def raise_terminated(number, frame):
-    raise Terminated
-
-
-def run_script(main, parser, argv=None):
-    """Parse the arguments, call main(args); a user's mistake becomes one line on stderr and exit code 2.
-
-    SIGINT and SIGTERM end it with one line and exit code 130 or 143, as shells expect.
-    """
-    args = parser.parse_args(argv)
-    check_texts(parser, args)
-    previous = signal.signal(signal.SIGTERM, raise_terminated)
-    try:
-        main(args)
-    except UserError as error:
-        fail(parser, error)
-    except Interrupted as stop:
-        print(f"{Path(parser.prog).name}: {stop}", file=sys.stderr)
-        sys.exit(stop.code)
-    except KeyboardInterrupt as stop:
-        print(f"{Path(parser.prog).name}: interrupted; run it again and it continues", file=sys.stderr)
-        sys.exit(143 if isinstance(stop, Terminated) else 130)
-    except OSError as error:
-        if error.errno not in DISK_ERRORS and error.filename is None:  # with a name it is about a file of the user's
-            raise
-        fail(parser, explain_os_error(error))
-    except (MemoryError, RuntimeError) as error:  # torch has no types of its own for the two that are meant here
-        if isinstance(error, MemoryError) or re.search(NO_MEMORY, str(error)):
-            fail(parser, f"not enough memory ({shorten(error, 200) or 'MemoryError'}); lower the batch, crop, image or "
-                         "network size, or the number of processes")
-        if "DataLoader worker" not in str(error):
-            raise
-        fail(parser, "a process that loads data was killed, probably for lack of memory; run it again with fewer "
-                     "--num_workers (a training with --resume)")
-    finally:
-        signal.signal(signal.SIGTERM, previous)
-
-
-DISK_ERRORS = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM, errno.EISDIR, errno.ENOTDIR,
-               errno.EEXIST, errno.ENAMETOOLONG, errno.EFBIG)
-CONTROL = re.compile("[\0-\x1f\x7f-\x9f\ud800-\udfff]")  # the last: bytes of the command line that are not UTF-8
-NO_MEMORY = "out of memory|not enough memory|can't allocate memory|Storage size calculation overflowed"
-
-
-def check_texts(parser, args):
-    """Refuse values that can only be an accident: empty ones (--weights "$UNSET"), and what is no text."""
-    flags = {action.dest: action.option_strings[0] for action in parser._actions if action.option_strings}
-    for name, value in vars(args).items():
-        for text in value if isinstance(value, list) else [value]:
-            if isinstance(text, str) and (not text or CONTROL.search(text)):
-                what = "holds characters that are no text" if text else "is empty"
-                fail(parser, f"{flags.get(name, name)}: {text!r} {what}")
-
-
-def explain_os_error(error):
-    """One line for an operating-system error: what, where, what to do."""
-    where = error.filename or "the output folder"
-    hint = {
-        errno.ENOSPC: "free some space and run it again, it continues where it was",
-        errno.EDQUOT: "free some space and run it again, it continues where it was",
-    }.get(error.errno, "check the path and its permissions")
-    return f"{where}: {error.strerror or error}; {hint}"
-
-
-def fail(parser, message):
-    print(f"{Path(parser.prog).name}: error: {shorten(message, 1500)}", file=sys.stderr)
-    sys.exit(2)
-
-
-def shorten(message, length):
-    """One line of at most about `length` characters, beginning and end kept."""
-    line = " ".join(str(message).split())
-    return line if len(line) <= length else f"{line[: length // 2]} ... {line[-length // 2 :]}"
-
-
-@contextlib.contextmanager
-def atomic(path):
-    """Give a temporary path beside `path`; renamed to `path` on success, removed on any failure.
-
-    A pipe or a device (/dev/stdout) is written to as it is: renaming would put a file in its place.
-    """
-    path = Path(path)
-    if path.exists() and not path.is_file() and not path.is_dir():
-        yield path
-        return
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        yield temporary
-        os.replace(temporary, path)
-    except OSError as error:
-        if error.filename is None or str(error.filename) == str(temporary):
-            error.filename = str(path)
-        raise
-    finally:
-        with contextlib.suppress(OSError):
-            temporary.unlink(missing_ok=True)
-
-
-def write_bytes(path, data):
-    with atomic(path) as temporary:
-        temporary.write_bytes(data)
-
-
-def write_text(path, text):
-    write_bytes(path, text.encode())
-
-
-def write_json(path, value):
-    """JSON with a newline at the end; numpy numbers are accepted, NaN is not. Removes what a killed run left of it."""
-    path = Path(path)
-    remove_stale(path.parent, path.name)
-    write_text(path, json.dumps(value, indent=1, default=lambda v: v.item(), allow_nan=False) + "\n")
-
-
-def read_json(path):
-    """The value of a JSON file; UserError where it is missing or not JSON."""
-    try:
-        return json.loads(Path(path).read_text())
-    except FileNotFoundError:
-        raise UserError(f"{path}: no such file") from None
-    except (ValueError, RecursionError):  # the latter: thousands of brackets
-        raise UserError(f"{path}: not a JSON file; remove it and run the stage again") from None
-
-
-def remove_stale(folder, name="*"):
-    """Remove temporary files that a killed run left in `folder`, of all files or of those that match `name`."""
-    for path in Path(folder).glob(f".{name}.*.tmp"):
-        with contextlib.suppress(FileNotFoundError):
-            path.unlink()
-
-
-# ---------------------------------------------------------------- list files
-
-BYTE_ORDER_MARK = "\ufeff"
-ID_PATTERN = re.compile(rf"[^/\\\0{BYTE_ORDER_MARK}]+")
-
-
-def read_list(path):
-    """IDs of a list file, in order: one image a line, `ID` or `/JPEGImages/ID.jpg /SegmentationClassAug/ID.png`.
-
-    Blank lines are skipped, and so are byte-order marks, which joined lists have in the middle; a repeated ID is kept
-    once, with a warning. UserError: missing, empty or unreadable file, a line that names no image.
-    """
-    try:
-        text = Path(path).read_text(encoding="utf-8")
-    except FileNotFoundError:
-        raise UserError(f"{path}: no such list; make the VOC lists with voc12/make_lists.py") from None
-    except IsADirectoryError:
-        raise UserError(f"{path}: is a folder, not a list file") from None
-    except UnicodeDecodeError:
-        raise UserError(f"{path}: not a text file; a list has one image ID a line") from None
-    lines = [line.lstrip(BYTE_ORDER_MARK) for line in text.splitlines()]
-    ids = [parse_list_line(path, n, line) for n, line in enumerate(lines, 1) if line.strip()]
-    if not ids:
-        raise UserError(f"{path}: the list is empty; it needs one image ID a line")
-    unique = list(dict.fromkeys(ids))
-    if len(unique) < len(ids):
-        print(f"warning: {path}: {len(ids) - len(unique)} repeated lines, each image is used once", file=sys.stderr)
-    return unique
-
-
-def parse_list_line(path, number, line):
-    """ID of one line of a list."""
-    first = line.split()[0]
-    if "/" in first:
-        parts = first.strip("/").split("/")
-        if len(parts) != 2 or ".." in parts or not re.search(r"\.(jpg|jpeg|png)$", first, re.IGNORECASE):
-            raise UserError(f"{path}: line {number}: {first[:100]!r} is neither an ID nor /JPEGImages/ID.jpg")
-        first = parts[-1].rsplit(".", 1)[0]
-    if not ID_PATTERN.fullmatch(first) or first in (".", "..") or CONTROL.search(first) or "\0" in line:
-        raise UserError(f"{path}: line {number}: {first[:100]!r} is not an image ID")
-    return first
-
-
-# ---------------------------------------------------------------- score files
+from tool.io.files import UserError, write_bytes
 
 ORIGIN_MARK = b"AEFT-origin\0"  # as a PNG text chunk has it: keyword, zero byte, text
 ZIP_MAGIC = b"PK\3\4"
@@ -388,10 +183,29 @@ class ScoreUnpickler(pickle._Unpickler):
     reads past the end of a list that is shorter than the shape says, and frees arrays in arrays by recursion).
     """
 
-    ALLOWED = {("multiarray", "_reconstruct"): _empty_array, ("multiarray", "scalar"): _scalar,
-               ("numpy", "ndarray"): ARRAY, ("numpy", "dtype"): _dtype}
-    REFUSED = ("BYTEARRAY8", "NEXT_BUFFER", "READONLY_BUFFER", "PERSID", "BINPERSID", "EXT1", "EXT2", "EXT4",
-               "INST", "OBJ", "NEWOBJ", "NEWOBJ_EX", "EMPTY_SET", "ADDITEMS", "FROZENSET")
+    ALLOWED = {
+        ("multiarray", "_reconstruct"): _empty_array,
+        ("multiarray", "scalar"): _scalar,
+        ("numpy", "ndarray"): ARRAY,
+        ("numpy", "dtype"): _dtype,
+    }
+    REFUSED = (
+        "BYTEARRAY8",
+        "NEXT_BUFFER",
+        "READONLY_BUFFER",
+        "PERSID",
+        "BINPERSID",
+        "EXT1",
+        "EXT2",
+        "EXT4",
+        "INST",
+        "OBJ",
+        "NEWOBJ",
+        "NEWOBJ_EX",
+        "EMPTY_SET",
+        "ADDITEMS",
+        "FROZENSET",
+    )
     dispatch = dict(pickle._Unpickler.dispatch)
     for _name in REFUSED:
         dispatch.pop(getattr(pickle, _name)[0], None)
@@ -433,8 +247,12 @@ class ScoreUnpickler(pickle._Unpickler):
             raise pickle.UnpicklingError("unexpected state")
         super().load_build()
 
-    for _code, _method in ((pickle.DICT, load_dict), (pickle.SETITEM, load_setitem), (pickle.SETITEMS, load_setitems),
-                           (pickle.BUILD, load_build)):
+    for _code, _method in (
+        (pickle.DICT, load_dict),
+        (pickle.SETITEM, load_setitem),
+        (pickle.SETITEMS, load_setitems),
+        (pickle.BUILD, load_build),
+    ):
         dispatch[_code[0]] = _method
 
     def find_class(self, module, name):

@@ -5,11 +5,11 @@ import torch
 from tqdm import tqdm
 
 from tool.cam import multi_scale_cam
-from tool.files import UserError, read_list
-from tool.images import open_mask
+from tool.io.files import UserError, read_list
+from tool.io.images import open_mask
 from tool.metrics import ThresholdSweep, check_size, confusion, iou, mean_iou
-from tool.pseudo_labels import walk_image
-from voc12.data import InferenceSet, check_scores, inference_loader, mask_path
+from tool.pseudo_labels import stack_scores, walk_scores
+from voc12.data import InferenceSet, WalkSet, check_scores, inference_loader, mask_path
 from voc12.labels import load_labels
 from voc12.transforms import InferenceViews
 
@@ -26,8 +26,9 @@ def cam_sweep(net, voc12_root, list_path, classes, cls_labels, device, num_worke
     sweep = ThresholdSweep(len(classes) + 1)
     was_training = net.training
     net.eval()
-    for image_id, image, views, label in tqdm(loader, "validate", unit="image",
-                                              disable=None if world.main else True, leave=False):
+    for image_id, image, views, label in tqdm(
+        loader, "validate", unit="image", disable=None if world.main else True, leave=False
+    ):
         if image is None:
             raise UserError(views)
         cam = multi_scale_cam(net, [v.to(device) for v in views], label, image.shape[:2]).cpu().numpy()
@@ -54,8 +55,9 @@ def can_validate(select, list_path, voc12_root, dict_dir):
     if len(missing) == len(masks):
         return False
     if missing:
-        raise UserError(f"{missing[0]}: no such mask ({len(missing)} of {len(masks)} of {list_path}); "
-                        "--select last needs none")
+        raise UserError(
+            f"{missing[0]}: no such mask ({len(missing)} of {len(masks)} of {list_path}); --select last needs none"
+        )
     check_scores(ids, dict_dir, list_path, "infer.py --dict on that list, or use --select last")
     return True
 
@@ -67,10 +69,12 @@ def walk_miou(net, voc12_root, list_path, dict_dir, classes, dup, scale, device,
     counts = np.zeros((num_labels, num_labels), dtype=np.int64)
     was_training = net.training
     net.eval()
-    for image_id in tqdm(world.share(read_list(list_path)), "validate", unit="image",
-                         disable=None if world.main else True, leave=False):
-        keys, walked, photo = walk_image(net, voc12_root, image_id, dict_dir, len(classes), dup, device, scale)
-        predicted = keys[walked.argmax(0)]
+    walks = WalkSet(voc12_root, world.share(read_list(list_path)), dict_dir, len(classes), scale)
+    bar = tqdm(walks.ids, "validate", unit="image", disable=None if world.main else True, leave=False)
+    for index, image_id in enumerate(bar):
+        _, _, view, maps = walks[index]
+        keys, scores = stack_scores(maps, dup)
+        predicted = keys[walk_scores(net, view, scores, device).argmax(0)]
         truth = open_mask(mask_path(voc12_root, image_id), num_labels)
         check_size(truth, predicted.shape, image_id)
         counts += confusion(truth, predicted, num_labels)

@@ -7,7 +7,7 @@ import time
 
 import torch
 
-from tool.record import finish_record
+from tool.run.record import finish_record
 
 MIB = 2**20
 
@@ -24,8 +24,11 @@ class Summary:
     def add(self, stage, background):
         """Count the jobs of a `Background` that is done."""
         if background.images:
-            self.stages[stage] = {"images": background.images, "seconds": background.seconds,
-                                  "workers": background.workers}
+            self.stages[stage] = {
+                "images": background.images,
+                "seconds": background.seconds,
+                "workers": background.workers,
+            }
 
     @contextlib.contextmanager
     def stage(self, name):
@@ -37,8 +40,13 @@ class Summary:
 
     def collect(self, world):
         """Everything as plain values, over all processes of the run."""
-        mine = {"images": self.counts, "seconds": time.perf_counter() - self.started, "stages": self.stages,
-                "peak_memory_mib": peak_memory(), "peak_gpu_memory_mib": peak_gpu_memory(self.device)}
+        mine = {
+            "images": self.counts,
+            "seconds": time.perf_counter() - self.started,
+            "stages": self.stages,
+            "peak_memory_mib": peak_memory(),
+            "peak_gpu_memory_mib": peak_gpu_memory(self.device),
+        }
         return merge(world.collect(mine))
 
     def end(self, script, world, folders, failures, next_command, log=print):
@@ -61,8 +69,11 @@ def merge(parts):
 
     Failures are counted in a file that all processes share, so theirs are the largest, too.
     """
-    total = {"images": {k: sum(part["images"][k] for part in parts) for k in ("done", "skipped")},
-             "seconds": round(max(part["seconds"] for part in parts), 3), "stages": {}}
+    total = {
+        "images": {k: sum(part["images"][k] for part in parts) for k in ("done", "skipped")},
+        "seconds": round(max(part["seconds"] for part in parts), 3),
+        "stages": {},
+    }
     total["images"]["failed"] = max(part["images"]["failed"] for part in parts)
     for part in parts:
         for name, stage in part["stages"].items():
@@ -81,8 +92,9 @@ def merge(parts):
 def peak_memory():
     """MiB of the largest process so far, this one or one that it waited for."""
     unit = 1 if sys.platform == "darwin" else 1024
-    return round(max(resource.getrusage(who).ru_maxrss for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN))
-                 * unit / MIB)
+    return round(
+        max(resource.getrusage(who).ru_maxrss for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)) * unit / MIB
+    )
 
 
 def peak_gpu_memory(device):
@@ -92,13 +104,17 @@ def peak_gpu_memory(device):
 def print_summary(script, summary, results, next_command=None, log=print):
     """results: paths. log: prints a line."""
     images = summary["images"]
-    log(f"{script}: {images['done']} images done, {images['skipped']} skipped (done before), "
-        f"{images['failed']} failed, in {summary['seconds']:.1f} s")
+    log(
+        f"{script}: {images['done']} images done, {images['skipped']} skipped (done before), "
+        f"{images['failed']} failed, in {summary['seconds']:.1f} s"
+    )
     for name, stage in summary["stages"].items():
         if stage["images"]:
             several = f" of {stage['workers']} processes" if stage["workers"] > 1 else ""
-            log(f"  {name}: {stage['images']} images, {stage['seconds']:.1f} s{several}, "
-                f"{stage['images_per_second']:.2f} images/s")
+            log(
+                f"  {name}: {stage['images']} images, {stage['seconds']:.1f} s{several}, "
+                f"{stage['images_per_second']:.2f} images/s"
+            )
     gpu = f", on the GPU {summary['peak_gpu_memory_mib']} MiB" if summary["peak_gpu_memory_mib"] else ""
     log(f"  peak memory {summary['peak_memory_mib']} MiB{gpu}")
     for path in results:

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import torch
 
-from tool.files import remove_stale, write_text
+from tool.io.files import remove_stale, write_text
 
 VERSION = "0.1.0"
 
@@ -76,8 +76,10 @@ def epoch_of(line):
 def describe_run(log, script, device, seed, settings, world):
     """The first lines of a log: version, machine, processes, settings."""
     name = torch.cuda.get_device_name(device) if device.type == "cuda" else platform.processor() or platform.machine()
-    log.line(f"AEFT {VERSION}, {script}: torch {torch.__version__}, {device} ({name}), "
-             f"{world.size} process{'es' if world.size > 1 else ''}, seed {seed}")
+    log.line(
+        f"AEFT {VERSION}, {script}: torch {torch.__version__}, {device} ({name}), "
+        f"{world.size} process{'es' if world.size > 1 else ''}, seed {seed}"
+    )
     log.line("settings: " + " ".join(f"{k}={v}" for k, v in sorted(settings.items())))
 
 
@@ -90,5 +92,7 @@ def describe_terms(record, terms):
 def describe_groups(log, optimizer):
     """One line a parameter group: name, tensors, values, rate, decay."""
     for group in optimizer.param_groups:
-        log.line(f"group {group['name']}: {len(group['params'])} tensors, {sum(p.numel() for p in group['params']):,} "
-                 f"values, lr {group['initial_lr']:g}, weight decay {group['weight_decay']:g}")
+        log.line(
+            f"group {group['name']}: {len(group['params'])} tensors, {sum(p.numel() for p in group['params']):,} "
+            f"values, lr {group['initial_lr']:g}, weight decay {group['weight_decay']:g}"
+        )

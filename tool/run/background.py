@@ -1,18 +1,20 @@
 """Work beside the network: CRF in processes, writing in a thread; at most a few jobs wait, so memory does not grow."""
 
 import multiprocessing
+import os
+import signal
+import sys
+import threading
 import time
 from concurrent.futures import FIRST_COMPLETED, ProcessPoolExecutor, ThreadPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
 
-from tool.crf import crf_with_alphas
-from tool.files import UserError, write_scores
-from tool.images import label_image, label_overlay, save_image
-from tool.pseudo_labels import refine_labels
-from tool.workers import WRITING, follow_parent
+from tool.io.files import UserError
 
-KILLED = ("a CRF process was killed, probably for lack of memory; run it again with fewer --crf_workers, it continues "
-          "where it was")
+KILLED = (
+    "a CRF process was killed, probably for lack of memory; run it again with fewer --crf_workers, it continues "
+    "where it was"
+)
 
 
 class Background:
@@ -70,18 +72,45 @@ def _timed(job, *arguments):
     return time.perf_counter() - started
 
 
-def crf_job(image, cams, files, iterations, compressed=False):
-    """Refine the maps of one image and write one file an alpha. files: {alpha: (path, origin)}."""
-    for alpha, scores in crf_with_alphas(image, cams, list(files), iterations).items():
-        path, origin = files[alpha]
-        with WRITING:
-            write_scores(path, scores, compressed, origin)
+WRITING = threading.Lock()  # held in a worker while it writes a file, so that its end leaves no temporary
 
 
-def label_job(image, keys, walked, paths, origin=""):
-    """Refine walked scores (`refine_labels`), write the pseudo label. paths: of the label, and of an overlay or not."""
-    labels = refine_labels(image, keys, walked)
+INTERVAL = 0.5  # seconds between two looks at the parent
+
+
+def follow_parent(*_):
+    """Call first in a worker process: signals are left to the parent, and the worker ends when the parent is gone.
+
+    Ctrl-C and a scheduler's SIGTERM reach all processes of a run. The parent finishes its step or its image first, for
+    which it needs the workers; then it ends them. A parent that is killed cannot: a forked worker would wait for work
+    for ever.
+    """
+    parent = multiprocessing.parent_process().pid
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    sys.excepthook = _unless_parent_left
+    if hasattr(signal, "sigtimedwait"):  # not on macOS; SIGTERM ends the worker there
+        signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
+    threading.Thread(target=_watch, args=(parent,), daemon=True).start()
+
+
+def _unless_parent_left(kind, error, traceback):
+    """A parent that a signal stopped while it took a tensor from us has said so itself; we print no traceback."""
+    if not issubclass(kind, ConnectionError | EOFError):
+        sys.__excepthook__(kind, error, traceback)
+
+
+def _watch(parent):
+    """End this process on SIGTERM from the parent (a pool or a loader that cleans up), or without a parent."""
+    while os.getppid() == parent and not _terminated_by(parent):
+        pass
     with WRITING:
-        save_image(paths[0], label_image(labels), origin)
-        for path in paths[1:]:
-            save_image(path, label_overlay(image, labels), origin)
+        os._exit(0)
+
+
+def _terminated_by(parent):
+    """Wait for an interval; True where `parent` sent SIGTERM meanwhile."""
+    if not hasattr(signal, "sigtimedwait"):
+        time.sleep(INTERVAL)
+        return False
+    sent = signal.sigtimedwait({signal.SIGTERM}, INTERVAL)
+    return sent is not None and sent.si_pid == parent

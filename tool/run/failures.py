@@ -3,12 +3,18 @@
 import sys
 from pathlib import Path
 
-from tool.files import UserError
+from tool.io.files import UserError
 
 
 def add_failure_argument(parser):
-    parser.add_argument("--on_error", "--on-error", type=str, default="stop", choices=["stop", "skip"],
-                        help="a broken or missing file: stop the run, or leave its image out and list it in failed.txt")
+    parser.add_argument(
+        "--on_error",
+        "--on-error",
+        type=str,
+        default="stop",
+        choices=["stop", "skip"],
+        help="a broken or missing file: stop the run, or leave its image out and list it in failed.txt",
+    )
 
 
 class Failures:

@@ -7,8 +7,11 @@ import numpy as np
 from PIL import Image, ImageDraw, UnidentifiedImageError
 from PIL.PngImagePlugin import PngInfo
 
-from tool.files import ORIGIN_MARK, UserError, atomic
-from voc12.classes import IGNORE
+from tool.io.files import UserError, atomic
+from tool.io.scores import ORIGIN_MARK
+
+BACKGROUND = 0  # mask value of what is no object
+IGNORE = 255  # mask value of pixels that count for nothing
 
 # Told by content, whatever the name ends in. Not all that PIL knows: to read an EPS it runs Ghostscript on it.
 FORMATS = ("JPEG", "PNG", "TIFF", "BMP", "GIF", "PPM", "WEBP")
@@ -123,6 +126,11 @@ def contact_sheet(rows, titles, cell=(180, 140), gap=6):
             image = images[column].convert("RGB")
             scale = min(cell[0] / image.width, cell[1] / image.height)
             image = image.resize((max(1, round(image.width * scale)), max(1, round(image.height * scale))))
-            sheet.paste(image, (gap + column * (cell[0] + gap) + (cell[0] - image.width) // 2,
-                                22 + gap + row * (cell[1] + gap) + (cell[1] - image.height) // 2))
+            sheet.paste(
+                image,
+                (
+                    gap + column * (cell[0] + gap) + (cell[0] - image.width) // 2,
+                    22 + gap + row * (cell[1] + gap) + (cell[1] - image.height) // 2,
+                ),
+            )
     return sheet

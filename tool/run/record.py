@@ -18,8 +18,9 @@ import time
 from collections import Counter
 from pathlib import Path
 
-from tool.files import UserError, file_origin, read_json, remove_stale, write_json
-from tool.log import VERSION
+from tool.io.files import UserError, read_json, remove_stale, write_json
+from tool.io.scores import file_origin
+from tool.run.log import VERSION
 
 RUN_FILE = "run.json"
 PACKAGES = ("torch", "torchvision", "numpy", "pillow", "pydensecrf2")
@@ -76,8 +77,10 @@ def check_claim(folder, settings, pattern, overwrite=False):
     """
     old = folder_settings(folder)
     if old != settings and any(Path(folder).glob(pattern)) and not overwrite:
-        raise UserError(f"{folder}: holds results of {difference(old, settings)}; "
-                        "--overwrite replaces them, another --name keeps both")
+        raise UserError(
+            f"{folder}: holds results of {difference(old, settings)}; "
+            "--overwrite replaces them, another --name keeps both"
+        )
     return old == settings
 
 
@@ -133,12 +136,17 @@ def describe_origin(folder):
     record = read_record(folder)
     if record is None:
         return f"origin: unknown, {folder} has no {RUN_FILE}"
-    settings = ", ".join(f"{k} {str(v)[:12] if k == 'weights' else v}" for k, v in record["settings"].items()
-                         if k not in ("classes", "maps"))
+    settings = ", ".join(
+        f"{k} {str(v)[:12] if k == 'weights' else v}"
+        for k, v in record["settings"].items()
+        if k not in ("classes", "maps")
+    )
     versions = {str((run.get("packages") or {}).get("torch")) for run in (record, *record.get("earlier", []))}
     script = str(record.get("command") or "?").split()[0]
-    return (f"origin: {script} of AEFT {record.get('version')}, torch {' and '.join(sorted(versions))}, "
-            f"{record.get('started')}: {settings}")
+    return (
+        f"origin: {script} of AEFT {record.get('version')}, torch {' and '.join(sorted(versions))}, "
+        f"{record.get('started')}: {settings}"
+    )
 
 
 def check_origins(folder, paths):
@@ -154,9 +162,11 @@ def check_origins(folder, paths):
     foreign = [path for path, origin in origins.items() if origin != main]
     if foreign:
         whose = "another run of ours" if origins[foreign[0]] else "no run of ours"
-        raise UserError(f"{folder}: mixed origins: {len(foreign)} of {len(origins)} files are not of the run in its "
-                        f"{RUN_FILE} (first {foreign[0].name}, of {whose}); remove them and run the stage again, or "
-                        "--mixed_origins scores them all the same")
+        raise UserError(
+            f"{folder}: mixed origins: {len(foreign)} of {len(origins)} files are not of the run in its "
+            f"{RUN_FILE} (first {foreign[0].name}, of {whose}); remove them and run the stage again, or "
+            "--mixed_origins scores them all the same"
+        )
 
 
 def difference(old, new):

@@ -7,30 +7,14 @@ import time
 import torch
 from tqdm import tqdm
 
-from tool.distributed import World
-from tool.files import Interrupted, UserError
-from tool.log import describe_terms
-from tool.resume import save_resume
+from tool.io.files import UserError
+from tool.run.device import memory_format
+from tool.run.distributed import World
+from tool.run.log import describe_terms
+from tool.run.resume import save_resume
+from tool.run.script import Interrupted
 
 POWER = 0.9  # of the poly schedule
-
-
-def choose_device(name):
-    """`auto`, `cpu`, `cuda`, `cuda:1` -> torch.device; UserError where it cannot be had."""
-    if name == "auto":
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    try:
-        device = torch.device(name)
-        torch.empty(1, device=device)
-    except (RuntimeError, AssertionError) as error:
-        reason = str(error).strip().splitlines()[0]
-        raise UserError(f"--device {name}: not available here ({reason}); try --device cpu") from None
-    return device
-
-
-def memory_format(device, amp):
-    """channels_last where convolutions are faster with it: on GPUs, and in bfloat16 on CPUs."""
-    return torch.channels_last if amp or device.type == "cuda" else torch.contiguous_format
 
 
 def poly_factor(step, max_step):
@@ -58,8 +42,10 @@ def check_finite(losses, step, ids):
     """Stop a run whose loss is NaN or infinite: the step, the terms and the images."""
     if not math.isfinite(losses["total"]):
         terms = ", ".join(f"{k} {v:.4g}" for k, v in losses.items())
-        raise UserError(f"loss is not finite at step {step} ({terms}), images {' '.join(ids)}; "
-                        "lower --lr, or --resume from the last checkpoint without --amp")
+        raise UserError(
+            f"loss is not finite at step {step} ({terms}), images {' '.join(ids)}; "
+            "lower --lr, or --resume from the last checkpoint without --amp"
+        )
 
 
 def check_batches(sizes, images, list_path, world):
@@ -67,8 +53,10 @@ def check_batches(sizes, images, list_path, world):
     if max(sizes) > images:
         raise UserError(f"{list_path}: {images} images do not fill one batch of {max(sizes)}; lower the batch size")
     if min(sizes) < world.size:
-        raise UserError(f"a batch of {min(sizes)} images for {world.size} processes leaves some without; "
-                        "raise the batch size or start fewer")
+        raise UserError(
+            f"a batch of {min(sizes)} images for {world.size} processes leaves some without; "
+            "raise the batch size or start fewer"
+        )
 
 
 def prepare_network(net, args, device, world):
@@ -76,8 +64,9 @@ def prepare_network(net, args, device, world):
     net.trunk.checkpoint_activations = args.checkpoint_activations
     world.prepare(net, device)
     net.to(memory_format=memory_format(device, args.amp))
-    optimizer = build_optimizer(args.optimizer, net.param_groups(args.lr, args.wt_dec, args.scratch_lr_mult),
-                                args.momentum)
+    optimizer = build_optimizer(
+        args.optimizer, net.param_groups(args.lr, args.wt_dec, args.scratch_lr_mult), args.momentum
+    )
     torch.manual_seed(args.seed + 1_000_003 * world.rank)  # ranks drop different channels
     model = world.wrap(net, device)
     return torch.compile(model) if args.compile else model, optimizer
@@ -98,8 +87,14 @@ def run_epoch(loader, step, optimizer, progress, max_step, terms, stop, after_st
     after_step(progress): called after every update. Returns False where a signal asked to stop, after that step.
     """
     done = progress["step"]
-    bar = tqdm(loader, f"epoch {progress['epoch']}", total=done + len(loader), initial=done, unit="step",
-               disable=None if world.main else True)
+    bar = tqdm(
+        loader,
+        f"epoch {progress['epoch']}",
+        total=done + len(loader),
+        initial=done,
+        unit="step",
+        disable=None if world.main else True,
+    )
     for batch in bar:
         progress["lr"] = set_learning_rate(optimizer, progress["global_step"], max_step)
         values = step(batch, progress)
@@ -115,8 +110,23 @@ def run_epoch(loader, step, optimizer, progress, max_step, terms, stop, after_st
     return True
 
 
-def fit(model, net, loader, optimizer, step, finish, progress, run, *, epochs, stop_epoch, max_step, batch_size, terms,
-        after_step=None):
+def fit(
+    model,
+    net,
+    loader,
+    optimizer,
+    step,
+    finish,
+    progress,
+    run,
+    *,
+    epochs,
+    stop_epoch,
+    max_step,
+    batch_size,
+    terms,
+    after_step=None,
+):
     """All epochs that are left, each followed by a resume file; a signal ends it after the current step.
 
     model: what `step` runs, `net` in its wrappings. batch_size(epoch): of the global batch.
@@ -138,8 +148,9 @@ def fit(model, net, loader, optimizer, step, finish, progress, run, *, epochs, s
                 record = epoch_record(progress, max_step, terms)
                 more, text = finish(progress)
                 record |= more | {"seconds": progress["seconds"] + time.time() - started}
-                run.log.line(f"epoch {record['epoch']}: {describe_terms(record, terms)}{text}, "
-                             f"{record['seconds']:.0f} s")
+                run.log.line(
+                    f"epoch {record['epoch']}: {describe_terms(record, terms)}{text}, {record['seconds']:.0f} s"
+                )
                 run.log.epoch(record)
                 next_epoch(progress, terms)
             else:
@@ -157,8 +168,13 @@ def new_progress(terms, lr):
 def epoch_record(progress, max_step, terms):
     """The numbers of a finished epoch, for one JSON line: means of the terms, steps, rate."""
     means = {k: total / max(1, progress["step"]) for k, total in zip(terms, progress["sums"])}
-    return {"epoch": progress["epoch"], "steps": progress["step"], "global_step": progress["global_step"],
-            "planned_steps": max_step, "lr": progress["lr"]} | means
+    return {
+        "epoch": progress["epoch"],
+        "steps": progress["step"],
+        "global_step": progress["global_step"],
+        "planned_steps": max_step,
+        "lr": progress["lr"],
+    } | means
 
 
 def next_epoch(progress, terms):
@@ -197,5 +213,6 @@ class StopSignal:
 
     def stop(self, where):
         """Raise Interrupted, with the exit code that shells expect (128 + signal)."""
-        raise Interrupted(f"stopped by {signal.Signals(self.number).name} {where}; --resume continues",
-                          128 + self.number)
+        raise Interrupted(
+            f"stopped by {signal.Signals(self.number).name} {where}; --resume continues", 128 + self.number
+        )

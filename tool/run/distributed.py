@@ -14,7 +14,7 @@ import torch.distributed as dist
 from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
-from tool.files import UserError
+from tool.io.files import UserError
 
 TIMEOUT = datetime.timedelta(hours=12)  # a rank may wait long for another's validation or CRF; torchrun ends dead runs
 
@@ -92,8 +92,9 @@ class World:
         if self.size == 1:
             return net
         # a step runs the network twice (image, erased image); broadcasting buffers between would undo the first run
-        return DistributedDataParallel(net, device_ids=[device] if device.type == "cuda" else None,
-                                       broadcast_buffers=False)
+        return DistributedDataParallel(
+            net, device_ids=[device] if device.type == "cuda" else None, broadcast_buffers=False
+        )
 
     def prepare(self, net, device):
         """Normalise over the whole batch where BatchNorm trains: SyncBatchNorm, which is for CUDA only."""
@@ -102,8 +103,11 @@ class World:
             if device.type == "cuda":
                 net.synchronise_batchnorm()
             elif self.main:
-                print("warning: training BatchNorm on CPU: each rank normalises with its own share of the batch, so "
-                      "losses differ from those of one process", file=sys.stderr)
+                print(
+                    "warning: training BatchNorm on CPU: each rank normalises with its own share of the batch, so "
+                    "losses differ from those of one process",
+                    file=sys.stderr,
+                )
         return net.to(device)
 
     def leave(self):

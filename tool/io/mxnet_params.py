@@ -23,7 +23,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from tool.files import UserError
+from tool.io.files import UserError
 
 FILE_MAGIC = 0x112
 V1, V2, V3 = 0xF993FAC8, 0xF993FAC9, 0xF993FACA
@@ -237,6 +237,8 @@ def to_state_dict(arrays, source="MXNet parameters"):
     if not state:
         raise UserError(f"{source}: no array of ResNet-38 in it; see pretrained/README.md for the right file")
     if unknown:
-        print(f"warning: {source}: {len(unknown)} arrays not of ResNet-38 left out, first {quoted(unknown[0])}",
-              file=sys.stderr)
+        print(
+            f"warning: {source}: {len(unknown)} arrays not of ResNet-38 left out, first {quoted(unknown[0])}",
+            file=sys.stderr,
+        )
     return state

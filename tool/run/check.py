@@ -13,16 +13,18 @@ from pathlib import Path
 
 from tqdm import tqdm
 
-from tool.files import UserError
-from tool.images import image_size
-from tool.resume import refuse_existing
-from tool.training import new_progress
-from voc12.data import image_path, train_loader
+from tool.io.files import UserError
+from tool.io.images import image_size
+from tool.run.resume import refuse_existing
+from tool.run.training import new_progress
 
 
 def add_check_argument(parser):
-    parser.add_argument("--check", action="store_true",
-                        help="verify everything the run needs, time one step, estimate the whole; write nothing")
+    parser.add_argument(
+        "--check",
+        action="store_true",
+        help="verify everything the run needs, time one step, estimate the whole; write nothing",
+    )
 
 
 class Check:
@@ -51,6 +53,7 @@ class Check:
 
     def try_all(self, work, items, what):
         """[work(item) or None where it raises UserError, which is noted; the first ten are printed]."""
+
         def one(item):
             try:
                 return work(item), None
@@ -68,10 +71,10 @@ class Check:
             self.fine(f"{what}: all {len(items)} can be read")
         return [result for result, _ in results]
 
-    def images(self, ids, voc12_root):
-        """Open every photograph -> {ID: (width, height)} of those that can be read."""
-        sizes = self.try_all(image_size, [image_path(voc12_root, i) for i in ids], "images")
-        return {i: size for i, size in zip(ids, sizes) if size}
+    def images(self, paths):
+        """Open every photograph of {ID: path} -> {ID: (width, height)} of those that can be read."""
+        sizes = self.try_all(image_size, list(paths.values()), "images")
+        return {i: size for i, size in zip(paths, sizes) if size}
 
     def disk(self, folder, needed):
         """Whether `needed` bytes can be written under `folder`."""
@@ -129,23 +132,22 @@ def state_bytes(net):
     return sum(x.numel() * x.element_size() for x in net.state_dict().values())
 
 
-def check_training(check, args, dataset, batches, phases, step, net, terms, run):
+def check_training(check, args, paths, loader, phases, step, net, terms, run):
     """The part of --check that both trainings share: disk, one step of each phase, the time of all.
 
     Also whether a run is there already that this one would need --resume or --overwrite for.
     phases: (first epoch, batch size, steps) of each; those without steps are left out.
     """
-    check.images(dataset.ids, args.voc12_root)
+    check.images(paths)
     check.attempt(refuse_existing, run.folder, args.resume or args.overwrite)
     weights = state_bytes(net)
     check.disk(run.folder, weights * args.epochs + 3 * weights)  # every epoch; resume.pth with the optimiser; best.pth
-    loader = train_loader(dataset, batches, 0, pin_memory=False)
     total, texts = 0.0, []
     net.train()
     for epoch, batch_size, steps in phases:
         if not steps:
             continue
-        batches.start(epoch, batch_size)
+        loader.batch_sampler.start(epoch, batch_size)
         try:
             batch, loading = timed(next, iter(loader))
         except UserError as error:

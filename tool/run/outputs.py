@@ -2,9 +2,11 @@
 
 import numpy as np
 
-from tool.background import crf_job
-from tool.files import write_scores
-from tool.images import heat_overlay, save_image
+from tool.crf import crf_with_alphas
+from tool.io.images import heat_overlay, label_image, label_overlay, save_image
+from tool.io.scores import write_scores
+from tool.pseudo_labels import refine_labels
+from tool.run.background import WRITING
 
 CRF_ITERATIONS = 10
 
@@ -42,8 +44,9 @@ class Outputs:
     def write(self, image_id, image, cams, missing):
         """Write what is missing for one image. image: H x W x 3 uint8; cams: {class: H x W float32}."""
         self.writer.submit(self.write_maps, image_id, image, cams, missing)
-        files = {key: (self.folders[key] / f"{image_id}.npy", self.origins[key])
-                 for key in missing if isinstance(key, int)}
+        files = {
+            key: (self.folders[key] / f"{image_id}.npy", self.origins[key]) for key in missing if isinstance(key, int)
+        }
         if files:
             self.crf.submit(crf_job, image, cams, files, CRF_ITERATIONS, self.compress)
 
@@ -54,3 +57,20 @@ class Outputs:
             for c, cam in cams.items():
                 path = self.folders["vis"] / f"{image_id}_{self.classes[c]}.png"
                 save_image(path, heat_overlay(image, cam), self.origins["vis"])
+
+
+def crf_job(image, cams, files, iterations, compressed=False):
+    """Refine the maps of one image and write one file an alpha. files: {alpha: (path, origin)}."""
+    for alpha, scores in crf_with_alphas(image, cams, list(files), iterations).items():
+        path, origin = files[alpha]
+        with WRITING:
+            write_scores(path, scores, compressed, origin)
+
+
+def label_job(image, keys, walked, paths, origin=""):
+    """Refine walked scores (`refine_labels`), write the pseudo label. paths: of the label, and of an overlay or not."""
+    labels = refine_labels(image, keys, walked)
+    with WRITING:
+        save_image(paths[0], label_image(labels), origin)
+        for path in paths[1:]:
+            save_image(path, label_overlay(image, labels), origin)

@@ -1,0 +1,104 @@
+"""How every script runs: arguments in, `main(args)`, and one line instead of a traceback for a user's mistake."""
+
+import errno
+import re
+import signal
+import sys
+from pathlib import Path
+
+from tool.io.files import CONTROL, UserError, shorten
+
+DISK_ERRORS = (
+    errno.ENOSPC,
+    errno.EDQUOT,
+    errno.EROFS,
+    errno.EACCES,
+    errno.EPERM,
+    errno.EISDIR,
+    errno.ENOTDIR,
+    errno.EEXIST,
+    errno.ENAMETOOLONG,
+    errno.EFBIG,
+)
+NO_MEMORY = "out of memory|not enough memory|can't allocate memory|Storage size calculation overflowed"
+
+
+class Interrupted(Exception):
+    """SIGINT or SIGTERM ended a run after its current step; `code` is the exit code (130 or 143)."""
+
+    def __init__(self, message, code):
+        super().__init__(message)
+        self.code = code
+
+
+class Terminated(KeyboardInterrupt):
+    """SIGTERM, to be handled as Ctrl-C is: like that, no `except Exception` swallows it."""
+
+
+def raise_terminated(number, frame):
+    raise Terminated
+
+
+def run_script(main, parser, argv=None):
+    """Parse the arguments, call main(args); a user's mistake becomes one line on stderr and exit code 2.
+
+    SIGINT and SIGTERM end it with one line and exit code 130 or 143, as shells expect.
+    """
+    args = parser.parse_args(argv)
+    check_texts(parser, args)
+    previous = signal.signal(signal.SIGTERM, raise_terminated)
+    try:
+        main(args)
+    except UserError as error:
+        fail(parser, error)
+    except Interrupted as stop:
+        print(f"{Path(parser.prog).name}: {stop}", file=sys.stderr)
+        sys.exit(stop.code)
+    except KeyboardInterrupt as stop:
+        print(f"{Path(parser.prog).name}: interrupted; run it again and it continues", file=sys.stderr)
+        sys.exit(143 if isinstance(stop, Terminated) else 130)
+    except OSError as error:
+        if error.errno not in DISK_ERRORS and error.filename is None:  # with a name it is about a file of the user's
+            raise
+        fail(parser, explain_os_error(error))
+    except (MemoryError, RuntimeError) as error:  # torch has no types of its own for the two that are meant here
+        if isinstance(error, MemoryError) or re.search(NO_MEMORY, str(error)):
+            fail(
+                parser,
+                f"not enough memory ({shorten(error, 200) or 'MemoryError'}); lower the batch, crop, image or "
+                "network size, or the number of processes",
+            )
+        if "DataLoader worker" not in str(error):
+            raise
+        fail(
+            parser,
+            "a process that loads data was killed, probably for lack of memory; run it again with fewer "
+            "--num_workers (a training with --resume)",
+        )
+    finally:
+        signal.signal(signal.SIGTERM, previous)
+
+
+def check_texts(parser, args):
+    """Refuse values that can only be an accident: empty ones (--weights "$UNSET"), and what is no text."""
+    flags = {action.dest: action.option_strings[0] for action in parser._actions if action.option_strings}
+    for name, value in vars(args).items():
+        for text in value if isinstance(value, list) else [value]:
+            if isinstance(text, str) and (not text or CONTROL.search(text)):
+                what = "holds characters that are no text" if text else "is empty"
+                fail(parser, f"{flags.get(name, name)}: {text!r} {what}")
+
+
+def explain_os_error(error):
+    """One line for an operating-system error: what, where, what to do."""
+    where = error.filename or "the output folder"
+    hint = {
+        errno.ENOSPC: "free some space and run it again, it continues where it was",
+        errno.EDQUOT: "free some space and run it again, it continues where it was",
+    }.get(error.errno, "check the path and its permissions")
+    return f"{where}: {error.strerror or error}; {hint}"
+
+
+def fail(parser, message):
+    print(f"{Path(parser.prog).name}: error: {shorten(message, 1500)}", file=sys.stderr)
+    sys.exit(2)
