@@ -48,7 +48,6 @@ from tool.run.failures import Failures
 from tool.run.outputs import Outputs
 from tool.run.record import check_claim, claim_folder, file_hash, this_run
 from tool.run.script import run_script
-from tool.run.settings import remember
 from tool.run.summary import Summary
 from voc12.classes import load_classes
 from voc12.data import InferenceSet, check_images, image_path, image_paths, inference_loader, read_maps
@@ -209,7 +208,6 @@ def main(args):
         ids, labels = usable_images(world.share(ids), args, classes, failures)
         if not args.check:
             run = this_run(args, device, world.size, [args.infer_list], weights)
-            world.first(lambda: remember(args))
             outputs.origins = world.first(partial(outputs.each, claim_folder, overwrite=args.overwrite, run=run))
         missing = {i: outputs.missing(i, labels[i]) for i in ids}
         left = [i for i in ids if missing[i]]

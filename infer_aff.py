@@ -39,7 +39,6 @@ from tool.run.failures import Failures
 from tool.run.outputs import label_job
 from tool.run.record import check_claim, claim_folder, file_hash, folder_settings, this_run
 from tool.run.script import run_script
-from tool.run.settings import remember
 from tool.run.summary import Summary
 from voc12.classes import load_classes
 from voc12.data import WalkSet, check_images, check_scores, image_paths
@@ -153,7 +152,6 @@ def main(args):
             failures.clear()
             return [claim_folder(folder, settings, "*.png", args.overwrite, run) for folder in folders.values()]
 
-        world.first(lambda: remember(args))
         origin = world.first(claim)[0]
         todo = images_left(ids, folders)
         print(

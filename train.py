@@ -38,7 +38,7 @@ from tool.run.distributed import join_world
 from tool.run.failures import Failures
 from tool.run.resume import Run, start_weights
 from tool.run.script import run_script
-from tool.run.settings import begins_anew, remember
+from tool.run.settings import remember
 from tool.run.training import check_batches, fit, new_progress, prepare_network, update
 from voc12.classes import load_classes
 from voc12.data import EpochBatches, Substituting, TrainSet, check_images, image_paths, train_loader
@@ -175,7 +175,7 @@ def main(args):
             run,
         )
     progress = run.begin(net, optimizer, new_progress(TERMS, args.lr), lists, start_weights(args.pretrained))
-    world.first(lambda: remember(args, begins_anew(args)))
+    world.first(lambda: remember(args))
     run.describe(
         "train.py",
         device,

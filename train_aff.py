@@ -37,7 +37,6 @@ from tool.run.distributed import join_world
 from tool.run.failures import Failures
 from tool.run.resume import Run, start_weights
 from tool.run.script import run_script
-from tool.run.settings import remember
 from tool.run.training import check_batches, fit, new_progress, prepare_network, update
 from voc12.classes import load_classes
 from voc12.data import AffinitySet, EpochBatches, Substituting, check_images, check_scores, image_paths, train_loader
@@ -198,7 +197,6 @@ def main(args):
             run,
         )
     progress = run.begin(net, optimizer, new_progress(TERMS, args.lr) | {"best": -1.0}, lists, start_weights(path))
-    world.first(lambda: remember(args))
     run.describe(
         "train_aff.py",
         device,

@@ -15,7 +15,7 @@ from tool.io.files import UserError
 from tool.run.arguments import Parser, add_common_arguments, add_data_arguments, add_width_argument
 from tool.run.distributed import World
 from tool.run.lock import HOLDER_FILE, locked
-from tool.run.settings import fill_defaults, read_settings, remember, settings_path
+from tool.run.settings import fill_defaults, remember
 
 SETS = ("VOC", "own")
 
@@ -54,7 +54,7 @@ def parse(*argv, begins=False):
 def train(*argv):
     """Begin an experiment, up to its first checkpoint."""
     args = parse(*argv, begins=True)
-    remember(args, anew=True)
+    remember(args)
     checkpoints = Path("experiment/n/ckpt")
     checkpoints.mkdir(parents=True, exist_ok=True)
     (checkpoints / "000net_main.pth").touch()
@@ -145,7 +145,7 @@ def test_a_data_set_that_was_moved_or_copied(here):
     args = parse("--voc12_root", "elsewhere")
     assert args.classes == "elsewhere/classes.txt"
     remember(args)
-    assert read_settings(settings_path(args))["voc12_root"] == "elsewhere"
+    assert parse().voc12_root == "elsewhere"
 
 
 @pytest.mark.parametrize("text", ["{", "[]", '{"width": "wide"}', '{"voc12_root": 3}'])
@@ -154,13 +154,6 @@ def test_damaged_settings_are_refused(here, text):
     Path("experiment/n/settings.json").write_text(text)
     with pytest.raises(UserError, match=r"settings\.json"):
         parse()
-
-
-def test_remembering_keeps_what_the_first_stage_wrote(here):
-    args = train("--voc12_root", "own", "--width", 0.25)
-    before = settings_path(args).read_bytes()
-    remember(parse())
-    assert settings_path(args).read_bytes() == before
 
 
 # ---------------------------------------------------------------- flags

@@ -1,6 +1,7 @@
 """Defaults of flags that are not given: what the experiment was started with, else what the data set's folder says.
 
-experiment/NAME/settings.json   {"voc12_root", "classes", "cls_labels", "width"}: a flag that contradicts it is refused
+experiment/NAME/settings.json   {"voc12_root", "classes", "cls_labels", "width"}, written by train.py: a flag that
+                                contradicts it is refused
 VOC12_ROOT/classes.txt, cls_labels.npy, ImageSets/Segmentation/{train,val}.txt   --classes, --cls_labels, list flags
 
 For VOC itself, told by the kit's ImageSets/Main/trainval.txt, the released defaults stay.
@@ -124,12 +125,9 @@ def is_copy(new, old):
     return sum(alike) * 2 > len(both)
 
 
-def remember(args, anew=False):
-    """Write what later stages of the experiment take their defaults from. anew: forget what an earlier run wrote."""
+def remember(args):
+    """Write what later stages of the experiment take their defaults from; called by the first stage."""
     path = settings_path(args)
-    stored = {} if anew else read_settings(path)
-    values = {key: getattr(args, key) for key in REMEMBERED if hasattr(args, key)}
-    if "voc12_root" in stored and not Path(stored["voc12_root"]).exists():
-        stored = {"width": stored["width"]} if "width" in stored else {}  # the data set has moved
-    if stored != values | stored:
-        write_json(path, values | stored)
+    values = {key: getattr(args, key) for key in REMEMBERED}
+    if read_settings(path) != values:
+        write_json(path, values)
