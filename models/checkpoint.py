@@ -1,7 +1,9 @@
 """Weights in and out of files: released and own checkpoints (.pth), .safetensors, MXNet's .params.
 
-A checkpoint is a plain state dict with the released names. Nothing is unpickled unchecked, nothing is loaded by
-halves: every entry is checked before the first one is written into the network.
+A checkpoint is a plain state dict with the released names, which are flat: `b4_1.conv_branch2a.weight` and
+`gconv1.att_p.0.weight` next to `fc8.weight`. The networks hold these in `trunk` and `gpp`; `released_names` alone knows
+of both. Nothing is unpickled unchecked, nothing is loaded by halves: every entry is checked before the first one is
+written into the network.
 """
 
 from pathlib import Path
@@ -9,6 +11,7 @@ from pathlib import Path
 import safetensors.torch
 import torch
 
+from models.resnet38d import ResNet38d
 from tool.io.files import UserError, write_bytes
 from tool.io.mxnet_params import FILE_MAGIC, check_weight_file, quoted, read_params, shape_text, to_state_dict
 from tool.io.torch_files import read_torch, reason_of, save_torch
@@ -76,6 +79,38 @@ def read_state(path):
     return _plain_state(_read_safetensors(path) if kind == "safetensors" else read_torch(path), path)
 
 
+# ---------------------------------------------------------------- names
+
+
+def released_names(net):
+    """{name of an entry in files: its name in `net`}, in the network's order.
+
+    The gates of the pooling have no prefix in files, nor has a ResNet-38 trunk; entries of other trunks keep `trunk.`.
+    A module without a trunk has its own names.
+    """
+    trunk = getattr(net, "trunk", None)
+    unnamed = () if trunk is None else ("gpp.", "trunk.") if isinstance(trunk, ResNet38d) else ("gpp.",)
+    names = {}
+    for name in net.state_dict():
+        prefix = next((p for p in unnamed if name.startswith(p)), "")
+        names[name.removeprefix(prefix)] = name
+    return names
+
+
+def released_state(net):
+    """The state dict of `net` under the names that files have."""
+    state = net.state_dict()
+    return {name: state[own] for name, own in released_names(net).items()}
+
+
+def load_released_state(net, state):
+    """Take a state under the names that files have; ValueError or RuntimeError where it is of another network."""
+    names = released_names(net)
+    if names.keys() != state.keys():
+        raise ValueError(f"{min(names.keys() ^ state.keys())} is not in both the file and the network")
+    net.load_state_dict({names[name]: tensor for name, tensor in state.items()})
+
+
 # ---------------------------------------------------------------- networks
 
 
@@ -91,9 +126,9 @@ def load_weights(net, path, part=None):
     if part not in (None, "all", "trunk"):
         raise ValueError(f"part {part!r}: must be None, 'all' or 'trunk'")
     state = read_state(path)
-    own = net.state_dict()
-    blocks = getattr(net, "trunk_names", None)  # a bare trunk has none: all of it is trunk
-    trunk = [name for name in own if blocks is None or name.split(".")[0] in blocks]
+    own = released_state(net)
+    bare = not hasattr(net, "trunk")  # a trunk by itself
+    trunk = [name for name, inside in released_names(net).items() if bare or inside.startswith("trunk.")]
     if part is None and set(state) <= set(trunk):
         wanted = trunk
     else:
@@ -148,14 +183,14 @@ def _check_entry(path, name, tensor, target):
 
 
 def save_weights(net, path):
-    """Write the plain state_dict of `net` (contiguous CPU tensors): .safetensors by that extension, else .pth/.pt.
+    """Write the released state of `net` (contiguous CPU tensors): .safetensors by that extension, else .pth/.pt.
 
     UserError: another extension; OSError with the path where writing fails (full disk); an old file then stays.
     """
     suffix = Path(path).suffix.lower()
     if suffix not in (".safetensors", *TORCH_SUFFIXES):
         raise UserError(f"{path}: weights are written as .pth, .pt or .safetensors; choose one of these endings")
-    state = {name: _compact(tensor) for name, tensor in net.state_dict().items()}
+    state = {name: _compact(tensor) for name, tensor in released_state(net).items()}
     if suffix == ".safetensors":
         write_bytes(path, safetensors.torch.save(state))
     else:

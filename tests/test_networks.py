@@ -10,6 +10,7 @@ from golden_inputs import golden_image, golden_state, load, state_shapes
 from torch import nn
 
 from models.aeft import AEFTNet
+from models.checkpoint import released_names
 from models.gpp import Gate, GatedPyramidPooling, class_logits
 from models.resnet38d import Conv1x1, ResNet38d, count_parameters
 from models.triplet import TripletErasing, class_disjoint_partner, masked_mean
@@ -19,12 +20,12 @@ from tool.cam import maxnorm
 @pytest.fixture(scope="module")
 def classifier():
     net = AEFTNet(ResNet38d(dropout=(0.0, 0.0)))
-    net.load_state_dict(golden_state(state_shapes("aeft_gpp")))
+    net.load_released_state(golden_state(state_shapes("aeft_gpp")))
     return net
 
 
 def test_classifier_state_is_the_released_one(classifier):
-    ours = [(k, tuple(v.shape)) for k, v in classifier.state_dict().items()]
+    ours = [(k, tuple(v.shape)) for k, v in classifier.released_state().items()]
     assert ours == list(state_shapes("aeft_gpp").items())
     assert len(ours) == 241
     assert count_parameters(classifier) == 106_129_440
@@ -50,10 +51,10 @@ def test_training_step_losses_and_gradients_are_the_released_ones(classifier, ke
     terms["total"].backward()
     values = [terms[k].item() for k in ("total", "attract", "repel")]
     np.testing.assert_allclose(values, golden[f"{key}_total_attract_repulse"], rtol=2e-5, atol=1e-6)
-    parameters = dict(net.named_parameters())
+    parameters, names = dict(net.named_parameters()), released_names(net)
     for name in golden.files:
         if name.startswith(f"{key}_gradnorm_"):
-            norm = parameters[name.removeprefix(f"{key}_gradnorm_")].grad.double().norm().item()
+            norm = parameters[names[name.removeprefix(f"{key}_gradnorm_")]].grad.double().norm().item()
             assert norm == pytest.approx(float(golden[name]), rel=1e-4), name
 
 
@@ -64,7 +65,8 @@ def test_frozen_layers_get_no_gradient_and_keep_their_statistics(classifier):
     net.zero_grad()
     TripletErasing()(net, image, torch.eye(2, 20))["total"].backward()
     for name, parameter in net.named_parameters():
-        frozen = name.split(".")[0] in ("conv1a", "b2", "b2_1", "b2_2") or ".bn_" in name or name.startswith("bn")
+        layer = name.removeprefix("trunk.").split(".")[0]
+        frozen = layer in ("conv1a", "b2", "b2_1", "b2_2") or ".bn_" in name or layer.startswith("bn")
         assert parameter.requires_grad != frozen, name
         assert (parameter.grad is None) == frozen, name
     for name, value in before.items():
@@ -89,7 +91,7 @@ def test_erased_images_do_not_move_running_statistics():
     for name, value in alone.state_dict().items():
         if "running" in name:
             assert torch.equal(value, net.state_dict()[name]), name
-    assert net.bn7.momentum == 0.1
+    assert net.trunk.bn7.momentum == 0.1
 
 
 def test_parameter_groups_follow_the_released_rates():
@@ -104,6 +106,24 @@ def test_parameter_groups_follow_the_released_rates():
         "trunk bias": 0.0,
         "scratch weight": 5e-4,
     }
+
+
+def test_parameters_stand_in_the_order_of_the_released_names(classifier):
+    """An optimiser's state in a resume file is by number: files from before the trunk was a submodule fit."""
+    parameters = dict(classifier.named_parameters())
+    ours = [name for name, inside in released_names(classifier).items() if inside in parameters]
+    assert [released_names(classifier)[name] for name in ours] == list(parameters)
+    buffers = ("running_mean", "running_var", "num_batches_tracked")
+    assert ours == [name for name in state_shapes("aeft_gpp") if not name.endswith(buffers)]
+
+
+def test_synchronised_batchnorm_keeps_names_and_parameters():
+    net = AEFTNet(ResNet38d(1 / 16))
+    before = net.state_dict(keep_vars=True)
+    net.synchronise_batchnorm()
+    assert isinstance(net.trunk.b2.bn_branch2a, nn.SyncBatchNorm) and isinstance(net.trunk.bn7, nn.SyncBatchNorm)
+    after = net.state_dict(keep_vars=True)
+    assert list(after) == list(before) and all(after[name] is before[name] for name in before)
 
 
 def test_strided_1x1_equals_the_convolution_it_replaces():
