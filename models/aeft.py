@@ -6,7 +6,7 @@ On ResNet-38 of width 1, with 20 classes, this should have 106,129,440 parameter
 import torch.nn.functional as F
 from torch import nn
 
-from models.gpp import GatedPyramidPooling, class_logits
+from models.gpp import average_logits, class_logits, make_pooling
 from models.resnet38d import Conv1x1
 from models.trunks import TrunkNet
 
@@ -18,15 +18,17 @@ class AEFTNet(TrunkNet):
 
     h = ceil(H/s), w = ceil(W/s) with the stride s of the trunk (models/trunks.py says what a trunk is).
     `cam` and `gpp` have both signs; their positive part is evidence for a class.
+    pool: one of models.gpp.POOLS; the paper compares them.
     """
 
-    def __init__(self, trunk, num_classes=20):
+    def __init__(self, trunk, num_classes=20, pool="gpp"):
         super().__init__(trunk)
+        self.pool = str(pool)
         self.num_classes = num_classes
         self.fc8 = Conv1x1(trunk.out_channels, HIDDEN)
         self.bn8 = nn.BatchNorm2d(HIDDEN).requires_grad_(False)  # released state has it, released forward does not
         self.fc9 = Conv1x1(HIDDEN, num_classes)
-        self.gpp = GatedPyramidPooling(num_classes)
+        self.gpp = make_pooling(self.pool, num_classes)
         nn.init.kaiming_normal_(self.fc8.weight, nonlinearity="relu")
         nn.init.xavier_uniform_(self.fc9.weight)
 
@@ -39,4 +41,5 @@ class AEFTNet(TrunkNet):
         # the pooling head is small and sensitive to rounding: float32 also under autocast
         cam = cam.float()
         gpp = self.gpp(cam).float()
-        return cam, class_logits(cam, gpp), gpp
+        logits = average_logits(cam) if self.pool == "gap" else class_logits(cam, gpp)
+        return cam, logits, gpp
