@@ -7,8 +7,8 @@ import torch.nn.functional as F
 from torch import nn
 
 from models.gpp import average_logits, class_logits, make_pooling
+from models.network import TrunkNet
 from models.resnet38d import Conv1x1
-from models.trunks import TrunkNet
 
 HIDDEN = 256  # channels between fc8 and fc9
 

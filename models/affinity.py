@@ -7,8 +7,8 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
+from models.network import TrunkNet
 from models.resnet38d import Conv1x1, ResNet38d
-from models.trunks import TrunkNet
 from tool.pairs import RADIUS, pair_affinity
 
 FEATURES = (64, 128, 256)  # channels of f8_3, f8_4, f8_5; at any width
@@ -28,7 +28,7 @@ class AffinityNet(TrunkNet):
             trunk, width = None, trunk
         trunk = ResNet38d(width, DROPOUT) if trunk is None else trunk
         super().__init__(trunk)
-        self.radius = RADIUS
+        self.radius, self.stride = RADIUS, trunk.stride
         for name, inputs, outputs in zip(("f8_3", "f8_4", "f8_5"), trunk.level_channels, FEATURES):
             layer = Conv1x1(inputs, outputs)
             nn.init.kaiming_normal_(layer.weight)

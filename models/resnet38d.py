@@ -12,6 +12,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from torch.utils.checkpoint import checkpoint
 
 from tool.io.files import UserError
+from tool.io.images import MEAN, STD
 
 
 class Conv1x1(nn.Conv2d):
@@ -100,6 +101,7 @@ class ResNet38d(nn.Module):
 
     STAGES = {2: 2, 3: 2, 4: 5, 5: 2}  # number of b{k}_1, b{k}_2 ... that follow b{k}
     stride = 8  # pixels a cell
+    mean, std, interpolation = MEAN, STD, "bicubic"  # of the images it is trained with
 
     def __init__(self, width=1.0, dropout=(0.2, 0.2)):
         super().__init__()
@@ -136,6 +138,9 @@ class ResNet38d(nn.Module):
         """What fine-tuning leaves as it is (released): conv1a and b2*."""
         for stem in (self.conv1a, self.b2, self.b2_1, self.b2_2):
             yield from stem.parameters()
+
+    def synchronise_batchnorm(self):
+        nn.SyncBatchNorm.convert_sync_batchnorm(self)
 
     def levels(self, x):
         """x: B x 3 x H x W -> (b5's preact B x 512 x h x w, b6's B x 1024 x h x w, output B x 4096 x h x w)."""

@@ -17,8 +17,8 @@ from mxnet_files import mxnet_name, write_params
 
 from models.aeft import AEFTNet
 from models.checkpoint import load_weights, read_state, released_names, released_state, save_weights
+from models.network import TrunkNet
 from models.resnet38d import Conv1x1, ResNet38d
-from models.trunks import TrunkNet
 from tool.io import torch_files
 from tool.io.files import UserError
 from tool.io.torch_files import read_torch, save_torch
