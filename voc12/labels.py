@@ -60,7 +60,6 @@ def _parse_annotation(path):
 
 # ---------------------------------------------------------------- tables of labels
 
-DEFAULT_TABLE = "voc12/cls_labels.npy"  # where make_cls_labels.py writes, and the one table that may be missing
 FORM = "--cls_labels takes {ID: vector of 0 and 1, a value a class}, as voc12/make_cls_labels.py writes it"
 
 
@@ -131,13 +130,6 @@ def unzip_labels(data):
     return table
 
 
-def open_table(cls_labels):
-    """The table at `cls_labels`; an empty one for None, and where the default one is missing."""
-    if cls_labels is None or (str(cls_labels) == DEFAULT_TABLE and not Path(cls_labels).exists()):
-        return {}
-    return read_cls_labels(cls_labels)
-
-
 # ---------------------------------------------------------------- labels of a list
 
 
@@ -161,7 +153,7 @@ def find_label(image_id, voc12_root, classes, table, cls_labels):
 
 def lookup_labels(ids, voc12_root, classes, cls_labels=None, failed=None):
     """As load_labels, but an image that shows none of the classes gets its vector of zeros."""
-    table = open_table(cls_labels)
+    table = {} if cls_labels is None else read_cls_labels(cls_labels)
     matrix = np.zeros((len(ids), len(classes)), dtype=np.uint8)
     found, missing = [], []
     for image_id in ids:
@@ -184,14 +176,13 @@ def lookup_labels(ids, voc12_root, classes, cls_labels=None, failed=None):
     return LabelTable(found, matrix[: len(found)])
 
 
-def load_labels(ids, voc12_root, classes, cls_labels=DEFAULT_TABLE, failed=None):
+def load_labels(ids, voc12_root, classes, cls_labels=None, failed=None):
     """Labels of the listed images: LabelTable of {ID: float32[len(classes)] of 0 and 1, with at least one 1}.
 
-    ids: IDs in any order. cls_labels: path of a table; for an ID that it lacks, the XML under voc12_root/Annotations is
-    read, and for all of them where it is None or the default one, which may be missing. failed: called with (ID,
-    UserError) of each image without a usable label, which is left out; without it the first one raises that error.
-    UserError: an image without label, an image without any class, a broken or missing file, a table made with other
-    classes.
+    ids: IDs in any order. cls_labels: path of a table; for an ID that it lacks the XML under voc12_root/Annotations is
+    read, and for all of them where it is None. failed: called with (ID, UserError) of each image that has no usable
+    label, which is left out; without it the first one raises that error. UserError: an image without label, an image
+    without any class, a broken or missing file, a table made with other classes.
     """
     labels = lookup_labels(ids, voc12_root, classes, cls_labels, failed)
     shown = labels.matrix.any(axis=1)

@@ -17,7 +17,7 @@ from tool.io.files import UserError, read_list
 from tool.run.arguments import add_classes_argument
 from tool.run.script import run_script
 from voc12.classes import load_classes
-from voc12.labels import DEFAULT_TABLE, lookup_labels, write_cls_labels
+from voc12.labels import lookup_labels, write_cls_labels
 
 
 def get_args_parser():
@@ -33,7 +33,7 @@ def get_args_parser():
         help="lists of the images to take (default: every XML of Annotations)",
     )
     parser.add_argument(
-        "--out", type=str, default=DEFAULT_TABLE, help="file to write; .npz: arrays ids and labels instead of a dict"
+        "--out", type=str, default="voc12/cls_labels.npy", help="file to write; .npz: arrays instead of a dict"
     )
     add_classes_argument(parser)
     return parser
