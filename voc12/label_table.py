@@ -69,7 +69,7 @@ def image_name(where, text):
     """An image's path with plain slashes; UserError where it is empty or leads out of the folder of the images."""
     path = PureWindowsPath(text.strip())  # takes both kinds of slashes
     if path.anchor or ".." in path.parts:
-        raise UserError(f"{where}: {text[:200]!r} leads out of the folder; name images relative to --images")
+        raise UserError(f"{where}: {text[:200]!r} leads out of the folder of the images")
     if not path.parts:
         raise UserError(f"{where}: no image is named")
     return path.as_posix()

@@ -115,10 +115,7 @@ def new_set(out, script, args):
             elif path.name != ".lock":
                 path.unlink()
         yield folder
-        write_json(
-            folder / MADE,
-            {"made_by": script, "version": VERSION, "arguments": {k: str(v) for k, v in vars(args).items()}},
-        )
+        write_json(folder / MADE, {"made_by": script, "version": VERSION, "arguments": vars(args)})
         (folder / ".lock").unlink()
         if final.is_dir() and any(final.iterdir()):
             kept = unused_name(final)
@@ -194,13 +191,13 @@ def print_classes(classes, labels, lists):
             counts[row, list(labels[image_id])] += 1
     width = max(len("class"), *map(len, classes))
     print("  ".join([f"{'class':{width}}", "images", *(f"{name:>6}" for name in lists)]))
-    for k, name in enumerate(classes):
-        print("  ".join([f"{name:{width}}", *(f"{n:6}" for n in counts[:, k])]))
-    several = sum(len(indices) > 1 for indices in labels.values())
-    print(f"{len(labels)} images, {several} of them with several classes")
+    for k in np.flatnonzero(counts[0]):
+        print("  ".join([f"{classes[k]:{width}}", *(f"{n:6}" for n in counts[:, k])]))
     absent = [name for name, count in zip(classes, counts[0], strict=True) if not count]
     if absent:
-        print(f"warning: no image shows {len(absent)} of the classes ({first_names(absent)})", file=sys.stderr)
+        print(f"no image shows {len(absent)} of the {len(classes)} classes ({first_names(absent)})")
+    several = sum(len(indices) > 1 for indices in labels.values())
+    print(f"{len(labels)} images, {several} of them with several classes")
 
 
 def print_sizes(sizes):

@@ -207,6 +207,8 @@ def main(args):
     else:
         origin = args.labels
         classes, found, missing = table_labels(args.labels, images, photos)
+    if not any(found.values()):
+        raise UserError(f"{origin}: no photograph has a label")
     if args.classes:
         classes = load_classes(args.classes)
     elif classes is None:
@@ -219,8 +221,6 @@ def main(args):
         "photographs without a label": [photo for photo, indices in found.items() if not indices],
     }
     names = fold_names(photo for photo, indices in found.items() if indices)
-    if not names:
-        raise UserError(f"{origin}: no photograph has a label")
     with new_set(args.out, "voc12/make_dataset.py", args) as folder:
         failures = Failures(args.on_error, folder / "failed.txt")
         sizes, shown = read_sizes(images, masks, names, len(classes), failures)
