@@ -13,7 +13,6 @@ Classes absent from truth and prediction count as IoU 0 in the released mean; th
 as well.
 """
 
-import argparse
 from pathlib import Path
 
 import numpy as np
@@ -24,8 +23,8 @@ from tool.io.files import UserError, read_list, write_json
 from tool.io.images import open_mask
 from tool.io.scores import read_scores
 from tool.metrics import THRESHOLDS, ThresholdSweep, check_size, confusion, iou, mean_iou
-from tool.run.arguments import add_data_arguments, experiment_name, fraction
-from tool.run.check import Check, add_check_argument, timed
+from tool.run.arguments import Parser, add_check_argument, add_data_arguments, add_experiment_arguments, fraction
+from tool.run.check import Check, timed
 from tool.run.distributed import World
 from tool.run.record import check_origins, describe_origin, now, read_record, this_run
 from tool.run.script import run_script
@@ -43,26 +42,21 @@ MADE_BY = {"cam": "infer.py --dict", "crf": "infer.py --crf", "png": "infer_aff.
 
 
 def get_args_parser():
-    parser = argparse.ArgumentParser("evaluation.py", description="mIoU of class activation maps, CRF or PNG labels.")
-    parser.add_argument("--name", type=experiment_name, required=True, help="name of the experiment, a folder")
-    parser.add_argument("--experiment", type=str, default="experiment", help="folder of all experiments")
-    parser.add_argument("--task", type=str, required=True, choices=sorted(SUFFIX), help="what the files hold")
-    parser.add_argument("--dict_dir", type=str, required=True, help="folder of the files, below experiment/NAME")
+    parser = Parser("evaluation.py", "mIoU of class activation maps, CRF or PNG labels.")
+    add_experiment_arguments(parser)
     add_data_arguments(parser, labels=False)
-    parser.add_argument("--gt_dir", type=str, default="SegmentationClass", help="folder of masks, below --voc12_root")
-    parser.add_argument("--list", type=str, default="voc12/train.txt", help="list of images to score")
-    parser.add_argument(
-        "--threshold",
-        type=fraction,
-        default=None,
-        help="score cam at this background threshold, instead of searching the best",
-    )
-    parser.add_argument("--json", type=str, default=None, help="also write the result to this file")
-    parser.add_argument(
-        "--mixed_origins",
-        action="store_true",
-        help="score the folder even where not all of its files are of the run in its run.json",
-    )
+    parser.add_list(parser.data, "--list", "voc12/train.txt", "train", "list of images to score")
+    text = "folder of masks, below --voc12_root or a path"
+    parser.data.add_argument("--gt_dir", type=str, default="SegmentationClass", help=text)
+    add = parser.method.add_argument
+    add("--task", type=str, required=True, choices=sorted(SUFFIX), help="what the files hold")
+    add("--dict_dir", type=str, required=True, help="folder of the files, below experiment/NAME")
+    text = "score cam at this background threshold, 0 to 1, instead of searching the best"
+    add("--threshold", type=fraction, default=None, help=text)
+    add = parser.run.add_argument
+    add("--json", type=str, default=None, help="also write the result to this file")
+    text = "score the folder even where not all of its files are of the run in its run.json"
+    add("--mixed_origins", action="store_true", help=text)
     add_check_argument(parser)
     return parser
 

@@ -11,7 +11,6 @@ process takes its share of the list; where one dies, the next run does its image
 processes refine those before it and a thread writes.
 """
 
-import argparse
 from contextlib import ExitStack
 from functools import partial
 from pathlib import Path
@@ -29,9 +28,12 @@ from tool.io.files import UserError, read_list
 from tool.io.images import open_image
 from tool.pseudo_labels import CRF_ITERATIONS
 from tool.run.arguments import (
+    Parser,
     add_common_arguments,
     add_crf_workers_argument,
     add_data_arguments,
+    add_width_argument,
+    flag,
     natural,
     next_command,
     positive,
@@ -39,10 +41,10 @@ from tool.run.arguments import (
     scored_list,
 )
 from tool.run.background import Background
-from tool.run.check import Check, add_check_argument, timed
+from tool.run.check import Check, timed
 from tool.run.device import choose_device, memory_format
 from tool.run.distributed import join_world
-from tool.run.failures import Failures, add_failure_argument
+from tool.run.failures import Failures
 from tool.run.outputs import Outputs
 from tool.run.record import check_claim, claim_folder, file_hash, this_run
 from tool.run.script import run_script
@@ -54,36 +56,27 @@ from voc12.transforms import InferenceViews
 
 
 def get_args_parser():
-    parser = argparse.ArgumentParser("infer.py", description="AEFT stage 2: class activation maps and dense CRF.")
+    parser = Parser("infer.py", "AEFT stage 2: class activation maps and dense CRF.")
     add_common_arguments(parser)
     add_data_arguments(parser)
-    parser.add_argument("--model", type=str, default="aeft_gpp", choices=["aeft_gpp"], help="network to load")
-    parser.add_argument("--width", type=positive, default=1.0, help="factor on the trunk's channels, as trained")
-    parser.add_argument("--load_epo", type=natural, default=None, help="epoch of the checkpoint, from 0")
-    parser.add_argument("--weights", type=str, default=None, help="a checkpoint file, instead of --load_epo")
-    parser.add_argument("--infer_list", type=str, default="voc12/train_aug.txt", help="list of images")
-    parser.add_argument("--dict", action="store_true", help="write the class activation maps")
-    parser.add_argument("--crf", action="store_true", help="write CRF scores, one folder an alpha")
-    parser.add_argument("--vis", action="store_true", help="write an overlay PNG for every class of an image")
-    parser.add_argument(
-        "--alphas", type=power, nargs="+", default=[2, 19, 21], help="powers of the background score for CRF, 1 to 99"
-    )
-    parser.add_argument(
-        "--scales",
-        type=positive,
-        nargs="+",
-        default=[0.5, 1.0, 1.5, 2.0],
-        help="sizes at which an image is seen, relative to its own",
-    )
+    parser.add_list(parser.data, "--infer_list", "voc12/train_aug.txt", "train", "list of images")
+    add = parser.network.add_argument
+    add("--model", type=str, default="aeft_gpp", choices=["aeft_gpp"], help="network to load")
+    add_width_argument(parser)
+    add("--load_epo", type=natural, default=None, help="epoch of the checkpoint, from 0")
+    add("--weights", type=str, default=None, help="a checkpoint file, instead of --load_epo")
+    add = parser.method.add_argument
+    text = "powers of the background score for CRF, 1 to 99"
+    add("--alphas", type=power, nargs="+", default=[2, 19, 21], help=text)
+    text = "sizes at which an image is seen, relative to its own"
+    add("--scales", type=positive, nargs="+", default=[0.5, 1.0, 1.5, 2.0], help=text)
+    add = parser.run.add_argument
+    add("--dict", action="store_true", help="write the class activation maps")
+    add("--crf", action="store_true", help="write CRF scores, one folder an alpha")
+    add("--vis", action="store_true", help="write an overlay PNG for every class of an image")
+    text = "write scores as compressed half floats, about a tenth of the disk; all scripts read both"
+    add("--compress", action="store_true", help=text)
     add_crf_workers_argument(parser)
-    parser.add_argument(
-        "--compress",
-        action="store_true",
-        help="write scores as compressed half floats, about a tenth of the disk; all scripts read both",
-    )
-    add_failure_argument(parser)
-    add_check_argument(parser)
-    parser.add_argument("--overwrite", action="store_true", help="delete results of other settings")
     return parser
 
 
@@ -243,19 +236,13 @@ def main(args):
     }
     summary.add("crf", crf)
     summary.add("writing", outputs.writer)
-    next_task = f"crf --dict_dir crf/{args.alphas[0]:02d}" if args.crf else "cam --dict_dir dict"
+    next_task = ("crf", "--dict_dir", f"crf/{args.alphas[0]:02d}") if args.crf else ("cam", "--dict_dir", "dict")
     summary.end(
         "infer.py",
         world,
         folders.values(),
         failures,
-        next_command(
-            "evaluation.py",
-            args,
-            get_args_parser(),
-            ("experiment", "voc12_root", "classes"),
-            f"--task {next_task} --list {scored_list(args.infer_list)}",
-        ),
+        next_command("evaluation.py", args, "--task", *next_task, *flag("--list", scored_list(args.infer_list))),
     )
 
 

@@ -8,7 +8,6 @@ Images that are done are skipped; results of other weights or settings are refus
 torchrun each process takes its share of the list; where one dies, the next run does its images.
 """
 
-import argparse
 from pathlib import Path
 
 import torch
@@ -19,21 +18,24 @@ from models.checkpoint import load_weights
 from tool.io.files import UserError, read_list
 from tool.pseudo_labels import refine_labels, stack_scores, walk_scores
 from tool.run.arguments import (
+    Parser,
     add_common_arguments,
     add_crf_workers_argument,
     add_data_arguments,
     add_walk_arguments,
+    add_width_argument,
     check_alphas,
+    flag,
     next_command,
     positive,
     positive_int,
     scored_list,
 )
 from tool.run.background import Background
-from tool.run.check import Check, add_check_argument, timed
+from tool.run.check import Check, timed
 from tool.run.device import choose_device, memory_format
 from tool.run.distributed import join_world
-from tool.run.failures import Failures, add_failure_argument
+from tool.run.failures import Failures
 from tool.run.outputs import label_job
 from tool.run.record import check_claim, claim_folder, file_hash, folder_settings, this_run
 from tool.run.script import run_script
@@ -43,20 +45,21 @@ from voc12.data import WalkSet, check_images, check_scores, image_paths
 
 
 def get_args_parser():
-    parser = argparse.ArgumentParser("infer_aff.py", description="AEFT stage 4: pseudo labels by a random walk.")
+    parser = Parser("infer_aff.py", "AEFT stage 4: pseudo labels by a random walk.")
     add_common_arguments(parser)
     add_data_arguments(parser, labels=False)
+    parser.add_list(parser.data, "--train_list", "voc12/train_aug.txt", "train", "list of images to label")
+    add = parser.network.add_argument
+    add("--weights", type=str, default=None, help="an AffinityNet checkpoint, instead of best.pth")
+    add_width_argument(parser)
     add_walk_arguments(parser)
-    parser.add_argument("--train_list", type=str, default="voc12/train_aug.txt", help="list of images to label")
-    parser.add_argument("--weights", type=str, default=None, help="an AffinityNet checkpoint, instead of best.pth")
-    parser.add_argument("--width", type=positive, default=1.0, help="factor on the trunk's channels, as trained")
-    parser.add_argument("--beta", type=positive, default=8.0, help="power on the affinities")
-    parser.add_argument("--steps", type=positive_int, default=64, help="length of the random walk")
-    parser.add_argument("--vis", action="store_true", help="also write colour overlays to rw_vis/")
+    add = parser.method.add_argument
+    add("--beta", type=positive, default=8.0, help="power on the affinities")
+    add("--steps", type=positive_int, default=64, help="length of the random walk")
+    add = parser.run.add_argument
+    add("--vis", action="store_true", help="also write colour overlays to rw_vis/")
     add_crf_workers_argument(parser)
-    add_failure_argument(parser)
-    add_check_argument(parser)
-    parser.add_argument("--overwrite", action="store_true", help="delete results of other settings")
+    parser.ignore("val_list", "crop_size")
     return parser
 
 
@@ -162,18 +165,13 @@ def main(args):
                 stage["images"] += 1
     summary.counts |= {"done": stage["images"], "skipped": len(ids) - len(todo)}
     summary.add("crf", crf)
+    folder = ("--dict_dir", f"rw/{powers}")
     summary.end(
         "infer_aff.py",
         world,
         folders.values(),
         failures,
-        next_command(
-            "evaluation.py",
-            args,
-            get_args_parser(),
-            ("experiment", "voc12_root", "classes"),
-            f"--task png --dict_dir rw/{powers} --list {scored_list(args.train_list)}",
-        ),
+        next_command("evaluation.py", args, "--task", "png", *folder, *flag("--list", scored_list(args.train_list))),
     )
 
 

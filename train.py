@@ -10,7 +10,6 @@ images, each is erased where it is most active (models/triplet.py: erase), pulle
 pushed from an image without a common class (repel).
 """
 
-import argparse
 from functools import partial
 from pathlib import Path
 
@@ -22,21 +21,24 @@ from models.resnet38d import ResNet38d, count_parameters
 from models.triplet import TripletErasing
 from tool.io.files import UserError, read_list
 from tool.run.arguments import (
+    Parser,
     add_common_arguments,
     add_data_arguments,
     add_training_arguments,
+    flag,
     fraction,
     natural,
     next_command,
     nonnegative,
     positive_int,
 )
-from tool.run.check import Check, add_check_argument, check_training
+from tool.run.check import Check, check_training
 from tool.run.device import choose_device, memory_format
 from tool.run.distributed import join_world
-from tool.run.failures import Failures, add_failure_argument
+from tool.run.failures import Failures
 from tool.run.resume import Run, start_weights
 from tool.run.script import run_script
+from tool.run.settings import remember
 from tool.run.training import check_batches, fit, new_progress, prepare_network, update
 from voc12.classes import load_classes
 from voc12.data import EpochBatches, Substituting, TrainSet, check_images, image_paths, train_loader
@@ -48,62 +50,31 @@ TERMS = ("total", "cls", "attract", "repel")
 
 
 def get_args_parser():
-    parser = argparse.ArgumentParser("train.py", description="AEFT stage 1: train the classifier from image labels.")
+    parser = Parser("train.py", "AEFT stage 1: train the classifier from image labels.", begins=True)
     add_common_arguments(parser)
     add_data_arguments(parser)
-    parser.add_argument("--model", type=str, default="aeft_gpp", choices=["aeft_gpp"], help="network to train")
-    parser.add_argument("--train_list", type=str, default="voc12/train_aug.txt", help="list of training images")
-    parser.add_argument(
-        "--val_list",
-        type=str,
-        default="voc12/train.txt",
-        help="list with masks for the CAM threshold sweep after an epoch, or none",
+    parser.add_list(parser.data, "--train_list", "voc12/train_aug.txt", "train", "list of training images")
+    parser.add_list(
+        parser.data, "--val_list", "voc12/train.txt", "val", "list with masks for the threshold sweep, or none"
     )
-    parser.add_argument(
-        "--pretrained",
-        type=str,
-        default="pretrained/resnet_38d.params",
-        help="start weights (.params, .pth, .safetensors), or none to train from scratch",
-    )
-    parser.add_argument("--T", type=natural, default=18, help="first epoch (from 0) with the triplet")
-    parser.add_argument(
-        "--batch_size_triplet", type=positive_int, default=32, help="images a step, over all processes, from epoch T on"
-    )
-    parser.add_argument(
-        "--cls_batch",
-        type=positive_int,
-        default=8,
-        help="images of a batch that the classification loss sees (released: 8, always)",
-    )
-    parser.add_argument(
-        "--TH",
-        type=fraction,
-        nargs=2,
-        default=[0.6, 0.2],
-        metavar=("HIGH", "LOW"),
-        help="activations: erased from HIGH, not the object below LOW",
-    )
-    parser.add_argument("--M", type=nonnegative, default=0.5, help="margin of repel, a squared distance")
-    parser.add_argument(
-        "--W",
-        type=nonnegative,
-        nargs=3,
-        default=[1.0, 0.2, 0.15],
-        metavar=("CLS", "ATTRACT", "REPEL"),
-        help="weights of the three terms",
-    )
-    parser.add_argument(
-        "--resize",
-        type=positive_int,
-        nargs=2,
-        default=[256, 512],
-        metavar=("MIN", "MAX"),
-        help="range of the long side, pixels",
-    )
-    parser.add_argument("--jitter_p", type=fraction, default=0.8, help="probability of colour jitter")
+    add = parser.data.add_argument
+    add("--resize", type=positive_int, nargs=2, default=[256, 512], metavar=("MIN", "MAX"), help="long side, pixels")
+    add("--jitter_p", type=fraction, default=0.8, help="probability of colour jitter")
+    add = parser.network.add_argument
+    add("--model", type=str, default="aeft_gpp", choices=["aeft_gpp"], help="network to train")
+    text = "start weights (.params, .pth, .safetensors), or none to train from scratch"
+    add("--pretrained", type=str, default="pretrained/resnet_38d.params", help=text)
     add_training_arguments(parser, epochs=40, crop_size=320, jitter=[0.4, 0.4, 0.4, 0.1], scratch_lr_mult=1.0)
-    add_failure_argument(parser)
-    add_check_argument(parser)
+    add = parser.schedule.add_argument
+    add("--T", type=natural, default=18, help="first epoch (from 0) with the triplet")
+    add("--batch_size_triplet", type=positive_int, default=32, help="images a step, over all processes, from T on")
+    add = parser.method.add_argument
+    add("--cls_batch", type=positive_int, default=8, help="images of a batch that the classification loss sees")
+    text = "activations: erased from HIGH, not the object below LOW"
+    add("--TH", type=fraction, nargs=2, default=[0.6, 0.2], metavar=("HIGH", "LOW"), help=text)
+    add("--M", type=nonnegative, default=0.5, help="margin of repel, a squared distance")
+    names = ("CLS", "ATTRACT", "REPEL")
+    add("--W", type=nonnegative, nargs=3, default=[1.0, 0.2, 0.15], metavar=names, help="weights of the three terms")
     return parser
 
 
@@ -204,6 +175,7 @@ def main(args):
             run,
         )
     progress = run.begin(net, optimizer, new_progress(TERMS, args.lr), lists, start_weights(args.pretrained))
+    world.first(lambda: remember(args))
     run.describe(
         "train.py",
         device,
@@ -235,17 +207,12 @@ def main(args):
         batch_size=partial(batch_size_of, args=args),
         terms=TERMS,
     )
+    load = ("--load_epo", progress["epoch"] - 1)
     run.end(
         "train.py",
         progress,
         failures,
-        next_command(
-            "infer.py",
-            args,
-            get_args_parser(),
-            ("experiment", "voc12_root", "classes", "width"),
-            f"--load_epo {progress['epoch'] - 1} --dict --crf --infer_list {args.train_list}",
-        ),
+        next_command("infer.py", args, *load, "--dict", "--crf", *flag("--infer_list", args.train_list)),
     )
 
 

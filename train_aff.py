@@ -10,7 +10,6 @@ released, best.pth is the checkpoint with the best random walk on the masks of -
 choose it; --select last uses none.
 """
 
-import argparse
 from functools import partial
 from pathlib import Path
 
@@ -22,18 +21,20 @@ from models.resnet38d import count_parameters
 from tool.affinity_labels import STRIDE
 from tool.io.files import UserError, read_list
 from tool.run.arguments import (
+    Parser,
     add_common_arguments,
     add_data_arguments,
     add_training_arguments,
     add_walk_arguments,
     check_alphas,
+    flag,
     next_command,
     positive_int,
 )
-from tool.run.check import Check, add_check_argument, check_training
+from tool.run.check import Check, check_training
 from tool.run.device import choose_device, memory_format
 from tool.run.distributed import join_world
-from tool.run.failures import Failures, add_failure_argument
+from tool.run.failures import Failures
 from tool.run.resume import Run, start_weights
 from tool.run.script import run_script
 from tool.run.training import check_batches, fit, new_progress, prepare_network, update
@@ -47,34 +48,21 @@ START_WEIGHTS = ("pretrained/res38_cls.pth", "pretrained/resnet_38d.params")
 
 
 def get_args_parser():
-    parser = argparse.ArgumentParser("train_aff.py", description="AEFT stage 3: train AffinityNet.")
+    parser = Parser("train_aff.py", "AEFT stage 3: train AffinityNet.")
     add_common_arguments(parser)
     add_data_arguments(parser, labels=False)
-    add_walk_arguments(parser)
-    parser.add_argument("--train_list", type=str, default="voc12/train_aug.txt", help="list of training images")
-    parser.add_argument(
-        "--val_list",
-        type=str,
-        default="voc12/train.txt",
-        help="list with masks on which the best checkpoint is chosen, or none",
-    )
-    parser.add_argument("--val_every", type=positive_int, default=500, help="steps between two validations")
-    parser.add_argument(
-        "--select",
-        type=str,
-        default="best",
-        choices=["best", "last"],
-        help="what best.pth is: the best walk on the masks of --val_list (released), or the last epoch",
-    )
-    parser.add_argument(
-        "--pretrained",
-        type=str,
-        default="auto",
-        help=f"start weights, or none; auto: the first that exists of {' '.join(START_WEIGHTS)}",
-    )
+    parser.add_list(parser.data, "--train_list", "voc12/train_aug.txt", "train", "list of training images")
+    text = "list with masks and maps on which the best checkpoint is chosen, or none"
+    parser.add_list(parser.data, "--val_list", "voc12/train.txt", "train", text)
+    add = parser.network.add_argument
+    text = f"start weights, or none; auto: the first that exists of {' '.join(START_WEIGHTS)}"
+    add("--pretrained", type=str, default="auto", help=text)
     add_training_arguments(parser, epochs=8, crop_size=448, jitter=[0.3, 0.3, 0.3, 0.1], scratch_lr_mult=10.0)
-    add_failure_argument(parser)
-    add_check_argument(parser)
+    add_walk_arguments(parser)
+    add = parser.schedule.add_argument
+    add("--val_every", type=positive_int, default=500, help="steps between two validations")
+    text = "what best.pth is: the best walk on the masks of --val_list (released), or the last epoch"
+    add("--select", type=str, default="best", choices=["best", "last"], help=text)
     return parser
 
 
@@ -244,17 +232,12 @@ def main(args):
         terms=TERMS,
         after_step=best,
     )
+    powers_flags = ("--low", args.low, "--high", args.high, "--dup", args.dup, "--scale", args.scale)
     run.end(
         "train_aff.py",
         progress,
         failures,
-        next_command(
-            "infer_aff.py",
-            args,
-            get_args_parser(),
-            ("experiment", "voc12_root", "classes", "width", "scale"),
-            f"--low {args.low} --high {args.high} --dup {args.dup} --train_list {args.train_list}",
-        ),
+        next_command("infer_aff.py", args, *powers_flags, *flag("--train_list", args.train_list)),
     )
 
 

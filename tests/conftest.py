@@ -33,12 +33,18 @@ def succeeds(script, *args, **options):
     return result.stdout
 
 
-def run_here(script, *args):
-    """Run a script inside this process -> (exit code, stderr). As a user runs it, without the seconds of importing."""
+def load_script(script):
+    """A script as a module."""
     path = ROOT / script
     spec = importlib.util.spec_from_file_location(path.stem, path)
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
+    return module
+
+
+def run_here(script, *args):
+    """Run a script inside this process -> (exit code, stderr). As a user runs it, without the seconds of importing."""
+    module = load_script(script)
     errors = io.StringIO()
     code = 0
     with contextlib.redirect_stderr(errors), contextlib.redirect_stdout(io.StringIO()):

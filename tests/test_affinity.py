@@ -262,9 +262,9 @@ def test_loss_of_different_cells_of_equal_features_is_finite():
 
 def test_loss_without_any_pair_is_zero():
     none = torch.zeros(2, 0, 9)
-    for pairs in (none, torch.rand(2, 34, 9)):
-        masks = [torch.zeros_like(pairs)] * 3
-        assert {k: v.item() for k, v in affinity_loss(pairs, *masks).items()} == dict.fromkeys(
+    for affinity in (none, torch.rand(2, 34, 9)):
+        masks = [torch.zeros_like(affinity)] * 3
+        assert {k: v.item() for k, v in affinity_loss(affinity, *masks).items()} == dict.fromkeys(
             ("total", "bg", "fg", "neg"), 0.0
         )
 

@@ -5,6 +5,7 @@ nothing of the input is executed. Odd input that work can go on with: exit code 
 The tables of flags come from the scripts' own parsers, so a new flag is covered when it is added.
 """
 
+import argparse
 import functools
 import importlib.util
 import json
@@ -146,14 +147,12 @@ def flags(script, place, name=None):
             place / "out" / "result.json",
         ]
     common += ["--width", WIDTH, "--num_workers", 0, "--device", "cpu", LIST_FLAG[script], root / "list.txt"]
-    labels = ["--cls_labels", place / "none.npy"]
     powers = ["--low", 2, "--high", 19, "--dup"]
     training = ["--val_list", "none", "--epochs", 1, "--batch_size", 2, "--crop_size", 24, "--pretrained", "none"]
     return {
-        TRAIN: [*common, *labels, *training, "--T", 1, "--resize", 24, 32, "--overwrite"],
+        TRAIN: [*common, *training, "--T", 1, "--resize", 24, 32, "--overwrite"],
         INFER: [
             *common,
-            *labels,
             "--weights",
             place / "experiment" / "e" / "ckpt" / "000net_main.pth",
             "--dict",
@@ -243,7 +242,9 @@ def results(place, script):
 
 
 def actions(script):
-    return [a for a in parser_of(script)._actions if a.option_strings and a.dest != "help"]
+    return [
+        a for a in parser_of(script)._actions if a.option_strings and a.help != argparse.SUPPRESS and a.dest != "help"
+    ]
 
 
 def flag_of(action):

@@ -1,14 +1,94 @@
-"""Argument types and the flags that several scripts share, so that they read and mean the same everywhere."""
+"""Flags: the parser of every script, argument types, and the flags that several scripts share."""
 
 import argparse
+import difflib
 import os
 import shlex
+import sys
+from pathlib import Path
 
 from tool.io.files import UserError
 from tool.run.distributed import local_processes
 
+GROUPS = ("data", "network", "schedule", "method", "run")
+UNSET = object()
 
-def _number(kind, test, what):
+
+class HelpFormatter(argparse.HelpFormatter):
+    """Adds the default to the help of every flag that has one and does not speak of it already."""
+
+    def _get_help_string(self, action):
+        text = action.help or ""
+        no_default = action.default in (None, argparse.SUPPRESS) or action.required or not action.option_strings
+        if no_default or "(default" in text:
+            return text
+        if isinstance(action.default, bool):
+            return f"{text} (default: {'on' if action.default else 'off'})"
+        if isinstance(action.default, list | tuple):
+            return f"{text} (default: {' '.join(map(str, action.default))})"
+        return f"{text} (default: %(default)s)"
+
+
+class Parser(argparse.ArgumentParser):
+    """A script's flags, in the groups data, network, schedule, method and run: `parser.data.add_argument(...)`.
+
+    A mistake is one line and exit code 2. `parse_given` also says which flags stood on the command line.
+    """
+
+    def __init__(self, prog, description, begins=False):
+        """begins: whether the script is the first stage, which may start an experiment anew."""
+        super().__init__(prog, description=description, formatter_class=HelpFormatter)
+        self.begins = begins
+        self.data, self.network, self.schedule, self.method, self.run = map(self.add_argument_group, GROUPS)
+        self.splits = {}  # {dest of a list flag: name of the data set's own list that is its default}
+        self.ignored = []  # released flags that change nothing
+
+    def parse_given(self, argv=None):
+        """-> (arguments, names of those that were given); released flags without effect are named on stderr."""
+        args, unknown = self.parse_known_args(argv)
+        if unknown:
+            self.error(f"unrecognized arguments: {' '.join(unknown)}{self.nearest(unknown[0])}")
+        marked, _ = self.parse_known_args(argv, argparse.Namespace(**dict.fromkeys(vars(args), UNSET)))
+        given = {name for name, value in vars(marked).items() if value is not UNSET}
+        for name in self.ignored:
+            if name in given:
+                print(f"warning: --{name} has no effect", file=sys.stderr)
+            delattr(args, name)
+        return args, given - set(self.ignored)
+
+    def parse_args(self, args=None, namespace=None):
+        return self.parse_given(args)[0]
+
+    def nearest(self, flag):
+        """A hint at the flag that was meant, or nothing."""
+        known = [option for action in self._actions for option in action.option_strings if option.startswith("--")]
+        close = difflib.get_close_matches(flag.split("=")[0], known, 1)
+        return f" (did you mean {close[0]}?)" if close else ""
+
+    def error(self, message):
+        print(f"{Path(self.prog).name}: error: {message}; --help lists all flags", file=sys.stderr)
+        sys.exit(2)
+
+    def add_list(self, group, flag, default, split, text):
+        """A flag for a list file. split: the list of a data set of one's own that is the default there."""
+        action = group.add_argument(
+            flag, type=str, default=default, help=f"{text} (default: the data set's own {split}.txt, for VOC {default})"
+        )
+        self.splits[action.dest] = split
+
+    def ignore(self, *names):
+        """Take flags of the released code that change nothing."""
+        for name in names:
+            self.run.add_argument(f"--{name}", nargs="*", default=None, help=argparse.SUPPRESS)
+            self.ignored.append(name)
+
+
+# ---------------------------------------------------------------- types
+
+
+def number(kind, test, what):
+    """An argparse type: kind(text) where test(value) holds, else an error that says `what` was wanted."""
+
     def parse(text):
         try:
             value = kind(text)
@@ -22,152 +102,93 @@ def _number(kind, test, what):
 
 
 FINITE = 1e30  # also rules out inf and nan
-positive_int = _number(int, lambda v: 1 <= v < 2**31, "a whole number from 1")
-natural = _number(int, lambda v: 0 <= v < 2**31, "a whole number from 0")
-workers = _number(int, lambda v: 0 <= v <= 1024, "a whole number from 0 to 1024")
-power = _number(int, lambda v: 1 <= v <= 99, "a whole number from 1 to 99")
-positive = _number(float, lambda v: 0 < v < FINITE, "a number above 0")
-nonnegative = _number(float, lambda v: 0 <= v < FINITE, "a number from 0")
-fraction = _number(float, lambda v: 0 <= v <= 1, "a number from 0 to 1")
+positive_int = number(int, lambda v: 1 <= v < 2**31, "a whole number from 1 to 2147483647")
+natural = number(int, lambda v: 0 <= v < 2**31, "a whole number from 0 to 2147483647")
+workers = number(int, lambda v: 0 <= v <= 1024, "a whole number from 0 to 1024")
+power = number(int, lambda v: 1 <= v <= 99, "a whole number from 1 to 99")
+positive = number(float, lambda v: 0 < v < FINITE, "a number above 0 and below 1e30")
+nonnegative = number(float, lambda v: 0 <= v < FINITE, "a number from 0 and below 1e30")
+fraction = number(float, lambda v: 0 <= v <= 1, "a number from 0 to 1")
 
 
 def experiment_name(text):
+    """A name that is one folder."""
     if not text or text in (".", "..") or "/" in text or "\0" in text:
         raise argparse.ArgumentTypeError(f"{text!r} is not a name for a folder under --experiment")
     return text
 
 
+# ---------------------------------------------------------------- flags of several scripts
+
+
+def add_experiment_arguments(parser):
+    """--name, --experiment."""
+    parser.run.add_argument("--name", type=experiment_name, required=True, help="name of the experiment, a folder")
+    parser.run.add_argument("--experiment", type=str, default="experiment", help="folder of all experiments")
+
+
 def add_common_arguments(parser):
-    """--name, --experiment, --device, --num_workers, --seed, --amp."""
-    parser.add_argument("--name", type=experiment_name, required=True, help="name of the experiment, a folder")
-    parser.add_argument("--experiment", type=str, default="experiment", help="folder of all experiments")
-    parser.add_argument("--device", type=str, default="auto", help="auto, cpu, cuda or cuda:N")
-    parser.add_argument(
+    """--name, --experiment, --device, --num_workers, --seed, --amp, --on_error, --check, --overwrite."""
+    add_experiment_arguments(parser)
+    run = parser.run
+    run.add_argument("--device", type=str, default="auto", help="auto, cpu, cuda or cuda:N")
+    run.add_argument(
         "--num_workers",
         type=workers,
         default=min(8, os.cpu_count() or 1),
         help="processes that load data, 0 = none (default: cores, at most 8)",
     )
-    parser.add_argument("--seed", type=natural, default=0, help="seed of everything random")
-    parser.add_argument(
+    run.add_argument("--seed", type=natural, default=0, help="seed of everything random")
+    run.add_argument(
         "--amp", action=argparse.BooleanOptionalAction, default=False, help="bfloat16 autocast of the network"
+    )
+    run.add_argument(
+        "--on_error",
+        "--on-error",
+        type=str,
+        default="stop",
+        choices=["stop", "skip"],
+        help="a broken or missing file: stop the run, or leave its image out and list it in failed.txt",
+    )
+    add_check_argument(parser)
+    run.add_argument("--overwrite", action="store_true", help="delete what an earlier run of other settings left here")
+
+
+def add_check_argument(parser):
+    parser.run.add_argument(
+        "--check",
+        action="store_true",
+        help="verify everything the run needs, time one step, estimate the whole; write nothing",
     )
 
 
 def add_crf_workers_argument(parser):
-    parser.add_argument(
+    parser.run.add_argument(
         "--crf_workers",
         type=positive_int,
         default=max(1, (os.cpu_count() or 1) // local_processes()),
-        help="processes for CRF, of each process that torchrun starts",
+        help="processes for CRF, of each process that torchrun starts (default: cores)",
     )
-
-
-def next_command(script, args, parser, carry, text):
-    """The command of the next stage, to be copied. carry: arguments that it takes over where they are not the default.
-
-    text: its own flags.
-    """
-    carried = [
-        f"--{name} {shlex.quote(str(getattr(args, name)))} "
-        for name in carry
-        if getattr(args, name) != parser.get_default(name)
-    ]
-    return f"python {script} --name {shlex.quote(args.name)} {''.join(carried)}{text}"
-
-
-def scored_list(path):
-    """The list to score results of a list with: of the VOC's training images not all have masks."""
-    return "voc12/train.txt" if path == "voc12/train_aug.txt" else path
 
 
 def add_data_arguments(parser, labels=True):
     """--voc12_root, --classes, and --cls_labels where image labels are read."""
-    parser.add_argument(
+    parser.data.add_argument(
         "--voc12_root",
         type=str,
         default="./data/VOC2012",
-        help="data set in VOC layout: JPEGImages, Annotations, SegmentationClass",
+        help="data set in VOC layout: JPEGImages, Annotations, SegmentationClass "
+        "(default: the experiment's, else ./data/VOC2012)",
     )
     if labels:
-        parser.add_argument(
+        parser.data.add_argument(
             "--cls_labels",
             type=str,
             default="voc12/cls_labels.npy",
-            help="labels of voc12/make_cls_labels.py; IDs it lacks are read from Annotations",
+            help="labels of voc12/make_cls_labels.py; IDs it lacks are read from Annotations "
+            "(default: the data set's cls_labels.npy, for VOC voc12/cls_labels.npy, where there is one)",
         )
-    add_classes_argument(parser)
-
-
-def add_training_arguments(parser, epochs, crop_size, jitter, scratch_lr_mult):
-    """What both trainings have: network, schedule, crops, optimiser, resuming; defaults as released."""
-    add_width_argument(parser)
-    parser.add_argument("--epochs", "--max_epoches", type=positive_int, default=epochs, help="epochs of the whole run")
-    parser.add_argument(
-        "--batch_size",
-        type=positive_int,
-        default=8,
-        help="images a step, over all processes; in train.py before epoch T",
-    )
-    parser.add_argument("--crop_size", type=positive_int, default=crop_size, help="side of a training crop, pixels")
-    parser.add_argument(
-        "--jitter",
-        type=nonnegative,
-        nargs=4,
-        default=jitter,
-        metavar=("BRIGHTNESS", "CONTRAST", "SATURATION", "HUE"),
-        help="strengths of colour jitter",
-    )
-    parser.add_argument("--optimizer", type=str, default="sgd", choices=["sgd", "adamw"], help="released: sgd")
-    parser.add_argument("--lr", type=positive, default=0.01, help="learning rate at step 0 of the poly schedule")
-    parser.add_argument(
-        "--momentum",
-        type=fraction,
-        default=5e-4,
-        help="of SGD; released 5e-4, because weight decay sits in momentum's place there",
-    )
-    parser.add_argument("--wt_dec", type=nonnegative, default=5e-4, help="weight decay of weights; biases have none")
-    parser.add_argument(
-        "--scratch_lr_mult",
-        type=positive,
-        default=scratch_lr_mult,
-        help="factor on the rate of layers without pretrained weights",
-    )
-    parser.add_argument("--dropout", action=argparse.BooleanOptionalAction, default=True, help="the trunk's dropout")
-    parser.add_argument(
-        "--checkpoint_activations",
-        action="store_true",
-        help="compute activations again in backward: much less memory, about a third more time",
-    )
-    parser.add_argument("--compile", action="store_true", help="torch.compile the network (the first steps take long)")
-    parser.add_argument(
-        "--stop_epoch",
-        type=natural,
-        default=None,
-        help="stop before this epoch, --resume goes on (for queues with a time limit)",
-    )
-    parser.add_argument("--resume", action="store_true", help="continue where the run was; start it if there is none")
-    parser.add_argument("--overwrite", action="store_true", help="delete the run that is there and start anew")
-
-
-def add_width_argument(parser):
-    parser.add_argument("--width", type=positive, default=1.0, help="factor on the trunk's channels (1 = the paper's)")
-
-
-def add_walk_arguments(parser):
-    """--low, --high, --dup, --scale: what names and shapes an AffinityNet run."""
-    parser.add_argument("--low", type=power, required=True, help="background power of the CRF with sure objects")
-    parser.add_argument("--high", type=power, required=True, help="background power of the CRF with sure background")
-    parser.add_argument("--dup", type=power, required=True, help="background power of the maps that are walked")
-    parser.add_argument(
-        "--scale", type=positive, default=1.0, help="factor on the image's sides before AffinityNet sees it (paper: 1)"
-    )
-
-
-def check_alphas(args):
-    """UserError where --low is not below --high."""
-    if args.low >= args.high:
-        raise UserError(f"--low {args.low} --high {args.high}: low must be below high")
+    add_classes_argument(parser.data)
 
 
 def add_classes_argument(parser):
@@ -177,5 +198,136 @@ def add_classes_argument(parser):
         type=str,
         default=None,
         metavar="FILE",
-        help="text file with one class name a line (default: the 20 classes of PASCAL VOC)",
+        help="text file with one class name a line (default: the data set's classes.txt, else VOC's 20)",
     )
+
+
+def add_width_argument(parser):
+    parser.network.add_argument(
+        "--width",
+        type=positive,
+        default=1.0,
+        help="factor on the trunk's channels, 1 = the paper's (default: the experiment's, else 1)",
+    )
+
+
+def add_training_arguments(parser, epochs, crop_size, jitter, scratch_lr_mult):
+    """What both trainings have: network, schedule, crops, optimiser, resuming; defaults as released."""
+    add_width_argument(parser)
+    parser.network.add_argument(
+        "--dropout", action=argparse.BooleanOptionalAction, default=True, help="the trunk's dropout"
+    )
+    data, schedule, run = parser.data, parser.schedule, parser.run
+    data.add_argument(
+        "--crop_size",
+        "--crop",
+        type=positive_int,
+        nargs="+",
+        action=Square,
+        default=crop_size,
+        help="side of a training crop, pixels",
+    )
+    data.add_argument(
+        "--jitter",
+        "--cj",
+        type=nonnegative,
+        nargs=4,
+        default=jitter,
+        metavar=("BRIGHTNESS", "CONTRAST", "SATURATION", "HUE"),
+        help="strengths of colour jitter",
+    )
+    schedule.add_argument(
+        "--epochs", "--max_epochs", "--max_epoches", type=positive_int, default=epochs, help="epochs of the whole run"
+    )
+    schedule.add_argument(
+        "--batch_size",
+        type=positive_int,
+        default=8,
+        help="images a step, over all processes; in train.py before epoch T",
+    )
+    schedule.add_argument(
+        "--optimizer", type=str, default="sgd", choices=["sgd", "adamw"], help="the paper's method uses sgd"
+    )
+    schedule.add_argument("--lr", type=positive, default=0.01, help="learning rate at step 0 of the poly schedule")
+    schedule.add_argument(
+        "--momentum",
+        type=fraction,
+        default=5e-4,
+        help="of SGD; released 5e-4, because weight decay sits in momentum's place there",
+    )
+    schedule.add_argument("--wt_dec", type=nonnegative, default=5e-4, help="weight decay of weights; biases have none")
+    schedule.add_argument(
+        "--scratch_lr_mult",
+        type=positive,
+        default=scratch_lr_mult,
+        help="factor on the rate of layers without pretrained weights",
+    )
+    run.add_argument(
+        "--checkpoint_activations",
+        action="store_true",
+        help="compute activations again in backward: much less memory, about a third more time",
+    )
+    run.add_argument("--compile", action="store_true", help="torch.compile the network (the first steps take long)")
+    run.add_argument(
+        "--stop_epoch",
+        type=natural,
+        default=None,
+        help="stop before this epoch, --resume goes on (for queues with a time limit)",
+    )
+    run.add_argument("--resume", action="store_true", help="continue where the run was; start it if there is none")
+    parser.ignore("print_freq")
+
+
+class Square(argparse.Action):
+    """One side, or the two equal ones of the released --crop 320 320."""
+
+    def __call__(self, parser, namespace, values, option_string=None):
+        if len(values) > 2 or len(set(values)) > 1:
+            parser.error(f"argument {option_string}: {' '.join(map(str, values))}: a crop is square, give its side")
+        setattr(namespace, self.dest, values[0])
+
+
+def add_walk_arguments(parser):
+    """--low, --high, --dup, --scale: what names and shapes an AffinityNet run."""
+    method = parser.method
+    method.add_argument(
+        "--low", type=power, required=True, help="background power of the CRF with sure objects, 1 to 99"
+    )
+    method.add_argument(
+        "--high", type=power, required=True, help="background power of the CRF with sure background, 1 to 99"
+    )
+    method.add_argument(
+        "--dup", type=power, required=True, help="background power of the maps that are walked, 1 to 99"
+    )
+    method.add_argument(
+        "--scale", type=positive, default=1.0, help="factor on the image's sides before AffinityNet sees it"
+    )
+
+
+def check_alphas(args):
+    """UserError where --low is not below --high."""
+    if args.low >= args.high:
+        raise UserError(f"--low {args.low} --high {args.high}: low must be below high")
+
+
+# ---------------------------------------------------------------- the command of the next stage
+
+
+def next_command(script, args, *words):
+    """The command of the next stage, to be pasted into a shell.
+
+    args: of this stage; its data set, classes and width are remembered by the experiment (tool/run/settings.py).
+    words: the stage's own flags and their values, as they stand on a command line.
+    """
+    experiment = [] if args.experiment == "experiment" else flag("--experiment", args.experiment)
+    return shlex.join(["python", script, *flag("--name", args.name), *experiment, *map(str, words)])
+
+
+def flag(name, value):
+    """Words of a command line: a flag and its value, or one word where the value begins like a flag."""
+    return [f"{name}={value}"] if str(value).startswith("-") else [name, str(value)]
+
+
+def scored_list(path):
+    """The list to score results of a list with: of the VOC's training images not all have masks."""
+    return "voc12/train.txt" if path == "voc12/train_aug.txt" else path

@@ -19,14 +19,6 @@ from tool.run.resume import refuse_existing
 from tool.run.training import new_progress
 
 
-def add_check_argument(parser):
-    parser.add_argument(
-        "--check",
-        action="store_true",
-        help="verify everything the run needs, time one step, estimate the whole; write nothing",
-    )
-
-
 class Check:
     """The lines and problems of one --check."""
 

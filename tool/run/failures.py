@@ -6,17 +6,6 @@ from pathlib import Path
 from tool.io.files import UserError
 
 
-def add_failure_argument(parser):
-    parser.add_argument(
-        "--on_error",
-        "--on-error",
-        type=str,
-        default="stop",
-        choices=["stop", "skip"],
-        help="a broken or missing file: stop the run, or leave its image out and list it in failed.txt",
-    )
-
-
 class Failures:
     """Images that could not be used. Processes of a run may share one file: each adds whole lines to its end.
 

@@ -7,6 +7,8 @@ import sys
 from pathlib import Path
 
 from tool.io.files import CONTROL, UserError, shorten
+from tool.run.arguments import Parser
+from tool.run.settings import fill_defaults
 
 DISK_ERRORS = (
     errno.ENOSPC,
@@ -44,10 +46,13 @@ def run_script(main, parser, argv=None):
 
     SIGINT and SIGTERM end it with one line and exit code 130 or 143, as shells expect.
     """
-    args = parser.parse_args(argv)
+    is_stage = isinstance(parser, Parser) and any(action.dest == "voc12_root" for action in parser._actions)
+    args, given = parser.parse_given(argv) if is_stage else (parser.parse_args(argv), set())
     check_texts(parser, args)
     previous = signal.signal(signal.SIGTERM, raise_terminated)
     try:
+        if is_stage:
+            fill_defaults(parser, args, given)
         main(args)
     except UserError as error:
         fail(parser, error)

@@ -1,0 +1,222 @@
+"""Defaults of flags: what an experiment remembers, what a data set's folder says; the lock of an output folder."""
+
+import json
+import multiprocessing
+import os
+import shutil
+import signal
+import time
+from pathlib import Path
+
+import pytest
+from conftest import load_script, refused, run_here
+
+from tool.io.files import UserError
+from tool.run.arguments import Parser, add_common_arguments, add_data_arguments, add_width_argument
+from tool.run.distributed import World
+from tool.run.lock import HOLDER_FILE, locked
+from tool.run.settings import fill_defaults, remember
+
+SETS = ("VOC", "own")
+
+
+@pytest.fixture
+def here(tmp_path, monkeypatch):
+    """A working directory with a kit of VOC and a data set of one's own, three images each."""
+    monkeypatch.chdir(tmp_path)
+    for name in SETS:
+        photos, lists = Path(name) / "JPEGImages", Path(name) / "ImageSets" / "Segmentation"
+        photos.mkdir(parents=True)
+        lists.mkdir(parents=True)
+        for k in range(3):
+            (photos / f"{name}{k}.jpg").write_bytes(name.encode() * (k + 1))
+        (lists / "train.txt").write_text("a\n")
+        (lists / "val.txt").write_text("b\n")
+    (Path("VOC") / "ImageSets" / "Main").mkdir()
+    (Path("VOC") / "ImageSets" / "Main" / "trainval.txt").write_text("a\n")
+    (Path("own") / "classes.txt").write_text("zebra\nlion\n")
+    return tmp_path
+
+
+def parse(*argv, begins=False):
+    """Arguments of a stage with the flags that are remembered and two lists."""
+    parser = Parser("stage.py", "", begins=begins)
+    add_common_arguments(parser)
+    add_data_arguments(parser)
+    add_width_argument(parser)
+    parser.add_list(parser.data, "--train_list", "voc12/train_aug.txt", "train", "")
+    parser.add_list(parser.data, "--val_list", "voc12/train.txt", "val", "")
+    args, given = parser.parse_given(["--name", "n", *map(str, argv)])
+    fill_defaults(parser, args, given)
+    return args
+
+
+def train(*argv):
+    """Begin an experiment, up to its first checkpoint."""
+    args = parse(*argv, begins=True)
+    remember(args)
+    checkpoints = Path("experiment/n/ckpt")
+    checkpoints.mkdir(parents=True, exist_ok=True)
+    (checkpoints / "000net_main.pth").touch()
+    return args
+
+
+def test_voc_keeps_the_released_defaults(here):
+    args = parse("--voc12_root", "VOC")
+    assert (args.train_list, args.val_list, args.classes) == ("voc12/train_aug.txt", "voc12/train.txt", None)
+    assert args.cls_labels is None  # the released file is not there
+    Path("voc12").mkdir()
+    Path("voc12/cls_labels.npy").touch()
+    assert parse("--voc12_root", "VOC").cls_labels == "voc12/cls_labels.npy"
+
+
+def test_a_folder_says_all_that_is_to_be_known_of_it(here):
+    Path("own/cls_labels.npy").touch()
+    args = parse("--voc12_root", "own")
+    assert args.classes == "own/classes.txt"
+    assert args.cls_labels == "own/cls_labels.npy"
+    assert args.train_list == "own/ImageSets/Segmentation/train.txt"
+    assert args.val_list == "own/ImageSets/Segmentation/val.txt"
+    Path("own/ImageSets/Segmentation/val.txt").unlink()
+    assert parse("--voc12_root", "own").val_list == "none"
+
+
+def test_the_released_label_table_is_not_asked_about_other_images(here):
+    Path("voc12").mkdir()
+    Path("voc12/cls_labels.npy").touch()
+    assert parse("--voc12_root", "own").cls_labels is None
+
+
+def test_an_explicit_flag_wins_over_the_folder(here):
+    Path("mine.txt").write_text("cow\n")
+    args = parse("--voc12_root", "own", "--classes", "mine.txt", "--train_list", "x/y.txt")
+    assert (args.classes, args.train_list) == ("mine.txt", "x/y.txt")
+
+
+def test_a_bare_name_is_a_list_of_the_data_set(here):
+    assert parse("--voc12_root", "VOC", "--val_list", "val").val_list == "VOC/ImageSets/Segmentation/val.txt"
+    assert parse("--voc12_root", "VOC", "--val_list", "none").val_list == "none"
+    Path("plain").write_text("a\n")
+    assert parse("--val_list", "plain").val_list == "plain"
+
+
+def test_later_stages_take_what_the_experiment_began_with(here):
+    train("--voc12_root", "own", "--width", 0.25)
+    args = parse()
+    assert (args.voc12_root, args.classes, args.width) == ("own", "own/classes.txt", 0.25)
+    assert args.train_list == "own/ImageSets/Segmentation/train.txt"
+    assert parse("--voc12_root", "./own", "--width", 0.25).width == 0.25  # the same, said again
+
+
+@pytest.mark.parametrize(
+    ("flag", "value", "stored"),
+    [("--width", 0.5, "0.25"), ("--voc12_root", "VOC", "own"), ("--classes", "other.txt", "own/classes.txt")],
+)
+def test_a_contradiction_is_refused_with_both_values(here, flag, value, stored):
+    Path("other.txt").write_text("cow\n")
+    train("--voc12_root", "own", "--width", 0.25)
+    with pytest.raises(UserError) as error:
+        parse(flag, value)
+    assert f"{flag} {value}" in str(error.value)
+    assert stored in str(error.value)
+    assert "settings.json" in str(error.value)
+
+
+def test_the_same_names_in_another_file_are_no_contradiction(here):
+    train("--voc12_root", "own")
+    shutil.copy("own/classes.txt", "copy.txt")
+    assert parse("--classes", "copy.txt").classes == "copy.txt"
+
+
+def test_training_anew_forgets_but_resuming_does_not(here):
+    train("--voc12_root", "own", "--width", 0.25)
+    assert parse(begins=True).width == 0.25
+    assert parse("--overwrite", begins=True).width == 1.0
+    shutil.rmtree("experiment/n/ckpt")  # the first try died before its first checkpoint
+    assert parse("--width", 0.5, begins=True).width == 0.5
+
+
+def test_a_data_set_that_was_moved_or_copied(here):
+    train("--voc12_root", "own")
+    shutil.copytree("own", "copy")
+    args = parse("--voc12_root", "copy")
+    assert (args.voc12_root, args.classes) == ("copy", "copy/classes.txt")
+    Path("own").rename("elsewhere")
+    args = parse("--voc12_root", "elsewhere")
+    assert args.classes == "elsewhere/classes.txt"
+    remember(args)
+    assert parse().voc12_root == "elsewhere"
+
+
+@pytest.mark.parametrize("text", ["{", "[]", '{"width": "wide"}', '{"voc12_root": 3}'])
+def test_damaged_settings_are_refused(here, text):
+    train("--voc12_root", "own")
+    Path("experiment/n/settings.json").write_text(text)
+    with pytest.raises(UserError, match=r"settings\.json"):
+        parse()
+
+
+# ---------------------------------------------------------------- flags
+
+
+def test_an_unknown_flag_is_one_line_with_the_nearest_one():
+    assert "did you mean --width?" in refused("train.py", "--name", "n", "--widht", 1, says="--widht")
+
+
+def test_every_default_is_shown_and_no_flag_stands_outside_the_groups():
+    for script in ("train.py", "infer.py", "train_aff.py", "infer_aff.py", "evaluation.py"):
+        parser = load_script(script).get_args_parser()
+        for action in parser._actions:
+            if action.default not in (None, "==SUPPRESS==") and action.dest != "help":
+                shown = parser.formatter_class("")._get_help_string(action)
+                assert "(default" in shown, (script, action.dest)
+        assert [a.dest for a in parser._action_groups[1]._group_actions] == ["help"]
+
+
+def test_released_flags_without_effect_are_taken_and_named_once(here):
+    code, errors = run_here("train.py", "--name", "n", "--voc12_root", "own", "--print_freq", 100)
+    assert code == 2  # the photographs are none
+    assert errors.count("--print_freq has no effect") == 1
+
+
+def test_a_crop_is_square():
+    refused("train.py", "--name", "n", "--crop", 320, 240, says="square")
+
+
+# ---------------------------------------------------------------- one run a folder
+
+
+def _hold(folder, ready):
+    with locked([folder], World()):
+        ready.set()
+        time.sleep(60)
+
+
+def test_two_runs_of_one_folder_are_refused_until_the_first_dies(tmp_path):
+    context = multiprocessing.get_context("fork")
+    ready = context.Event()
+    other = context.Process(target=_hold, args=(tmp_path / "out", ready))
+    other.start()
+    assert ready.wait(30)
+    with pytest.raises(UserError, match=f"process {other.pid} on "):
+        with locked([tmp_path / "out"], World()):
+            pass
+    with locked([tmp_path / "another"], World()):
+        pass
+    os.kill(other.pid, signal.SIGKILL)
+    other.join()
+    with locked([tmp_path / "out"], World()):
+        assert json.loads((tmp_path / "out" / HOLDER_FILE).read_text())["pid"] == os.getpid()
+    assert not (tmp_path / "out" / HOLDER_FILE).exists()
+
+
+def test_a_file_system_without_locks_is_said(tmp_path, monkeypatch, capsys):
+    import filelock
+
+    def refuse(*args, **more):
+        raise NotImplementedError
+
+    monkeypatch.setattr(filelock.FileLock, "acquire", refuse)
+    with locked([tmp_path], World()):
+        pass
+    assert "no locks on this file system" in capsys.readouterr().err

@@ -1,0 +1,62 @@
+"""One run an output folder: a lock that its process takes along when it dies, however it dies."""
+
+import contextlib
+import json
+import os
+import socket
+import sys
+from pathlib import Path
+
+import filelock
+
+from tool.io.files import UserError, read_json, write_text
+
+LOCK_FILE = ".lock"
+HOLDER_FILE = ".lock.json"
+WAIT = 3.0  # seconds: worker processes outlive a killed run by up to half a second, and hold its lock until then
+
+
+@contextlib.contextmanager
+def locked(folders, world):
+    """Hold every folder of `folders` while inside; ranks of one run share the lock, which rank 0 takes.
+
+    UserError with the other's process id where another run has one of them. Where a file system has no locks, a
+    warning says so and the run goes on without.
+    """
+    with contextlib.ExitStack() as stack:
+        world.first(lambda: [stack.enter_context(hold(Path(folder))) for folder in folders] and None)
+        yield
+
+
+@contextlib.contextmanager
+def hold(folder):
+    """The lock of one folder, which is made where it is missing."""
+    folder.mkdir(parents=True, exist_ok=True)
+    lock = filelock.FileLock(folder / LOCK_FILE)
+    try:
+        lock.acquire(timeout=WAIT, poll_interval=0.1)
+    except filelock.Timeout:
+        raise UserError(f"{folder}: {describe_holder(folder)}; wait for it or stop it, then run this again") from None
+    except (NotImplementedError, OSError) as error:
+        if isinstance(error, OSError) and error.filename is not None:  # the folder cannot be written to
+            raise
+        print(f"warning: {folder}: no locks on this file system; start one run at a time there", file=sys.stderr)
+        yield
+        return
+    holder = {"pid": os.getpid(), "host": socket.gethostname(), "command": Path(sys.argv[0]).name}
+    try:
+        write_text(folder / HOLDER_FILE, json.dumps(holder))
+        yield
+    finally:
+        with contextlib.suppress(OSError):
+            (folder / HOLDER_FILE).unlink(missing_ok=True)
+        lock.release()
+
+
+def describe_holder(folder):
+    """Who has a folder, in words."""
+    try:
+        holder = read_json(folder / HOLDER_FILE)
+        return f"{holder['command']}, process {holder['pid']} on {holder['host']}, is writing there"
+    except (UserError, KeyError, TypeError):
+        return "another process is writing there"

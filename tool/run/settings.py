@@ -1,0 +1,133 @@
+"""Defaults of flags that are not given: what the experiment was started with, else what the data set's folder says.
+
+experiment/NAME/settings.json   {"voc12_root", "classes", "cls_labels", "width"}, written by train.py: a flag that
+                                contradicts it is refused
+VOC12_ROOT/classes.txt, cls_labels.npy, ImageSets/Segmentation/{train,val}.txt   --classes, --cls_labels, list flags
+
+For VOC itself, told by the kit's ImageSets/Main/trainval.txt, the released defaults stay.
+"""
+
+import os
+from pathlib import Path
+
+from tool.io.files import UserError, read_json, write_json
+
+SETTINGS_FILE = "settings.json"
+REMEMBERED = {"voc12_root": str, "classes": str | None, "cls_labels": str | None, "width": float | int}
+
+
+def settings_path(args):
+    return Path(args.experiment) / args.name / SETTINGS_FILE
+
+
+def read_settings(path):
+    """What an experiment remembers: {} where the file is missing; UserError where it is damaged."""
+    if not path.is_file():
+        return {}
+    stored = read_json(path)
+    if not isinstance(stored, dict):
+        raise UserError(f"{path}: not the settings of an experiment; remove it, and give the flags again")
+    for key, kind in REMEMBERED.items():
+        if key in stored and not isinstance(stored[key], kind):
+            raise UserError(f"{path}: {key} is {str(stored[key])[:50]!r}; correct it, or remove the file")
+    return {key: stored[key] for key in REMEMBERED if key in stored}
+
+
+def begins_anew(args):
+    """Whether the first stage forgets what its experiment remembers: told to, or nothing was trained yet."""
+    return args.overwrite or not any((Path(args.experiment) / args.name / "ckpt").glob("*.pth"))
+
+
+def fill_defaults(parser, args, given):
+    """Set the arguments that were not given: from the experiment's settings, then from the data set's folder.
+
+    given: names of the flags on the command line. UserError where a flag contradicts the experiment.
+    """
+    stored = {} if parser.begins and begins_anew(args) else read_settings(settings_path(args))
+    if "voc12_root" in given and "voc12_root" in stored:
+        stored = moved(stored, args.voc12_root)
+    for key, value in stored.items():
+        if key in given and not same(key, getattr(args, key), value):
+            raise UserError(
+                f"--{key} {getattr(args, key)}: {settings_path(args)} has {key} {value}{trained(args)}; leave the flag "
+                "out or take another --name (where data was moved: change that file)"
+            )
+        if hasattr(args, key) and key not in given:
+            setattr(args, key, value)
+    known = {*given, *stored}
+    for key, value in folder_defaults(Path(args.voc12_root), parser.splits).items():
+        if hasattr(args, key) and key not in known:
+            setattr(args, key, value)
+            known.add(key)
+    if hasattr(args, "cls_labels") and "cls_labels" not in known and not Path(args.cls_labels).exists():
+        args.cls_labels = None
+    for key in parser.splits:
+        setattr(args, key, expand_list(getattr(args, key), args.voc12_root))
+
+
+def trained(args):
+    """Which checkpoint an experiment has already, in words."""
+    checkpoints = sorted((settings_path(args).parent / "ckpt").glob("*net_main.pth"))
+    return f", as {checkpoints[-1].name} was trained" if checkpoints else ""
+
+
+def folder_defaults(root, splits):
+    """{argument: value} that a data set's folder says of itself. splits: {list argument: "train" or "val"}."""
+    own = {"classes": root / "classes.txt", "cls_labels": root / "cls_labels.npy"}
+    values = {key: str(path) for key, path in own.items() if path.is_file()}
+    lists = root / "ImageSets"
+    if (lists / "Main" / "trainval.txt").is_file() or not (lists / "Segmentation" / "train.txt").is_file():
+        return values
+    for key, split in splits.items():
+        path = lists / "Segmentation" / f"{split}.txt"
+        values[key] = str(path) if path.is_file() else "none"
+    return {"cls_labels": None} | values  # VOC's table knows nothing of these images
+
+
+def expand_list(value, root):
+    """`train`, a name without slash or suffix, is the data set's ImageSets/Segmentation/train.txt (as released)."""
+    if value == "none" or "/" in value or "." in value or Path(value).is_file():
+        return value
+    return str(Path(root) / "ImageSets" / "Segmentation" / f"{value}.txt")
+
+
+def same(key, flag, stored):
+    """Whether a flag's value is the stored one; of files, whether they are one or hold the same bytes."""
+    if flag == stored or (key == "cls_labels" and stored is None):  # a table of what the XMLs say
+        return True
+    if key == "width" or flag is None or stored is None:
+        return False
+    files = [Path(flag), Path(stored)]
+    if os.path.realpath(flag) == os.path.realpath(stored):
+        return True
+    return all(path.is_file() for path in files) and files[0].read_bytes() == files[1].read_bytes()
+
+
+def moved(stored, root):
+    """What an experiment remembers, its data now at `root`, where that is a copy of the data set or its new place."""
+    old = stored["voc12_root"]
+    if os.path.realpath(old) == os.path.realpath(root) or not is_copy(Path(root), Path(old)):
+        return stored
+    inside = {k: stored[k] for k in ("classes", "cls_labels") if stored.get(k) and Path(stored[k]).is_relative_to(old)}
+    there = {k: str(Path(root) / Path(path).relative_to(old)) for k, path in inside.items()}
+    return stored | {"voc12_root": str(root)} | there
+
+
+def is_copy(new, old):
+    """Whether two folders hold the same data set: the old one is gone, or most photographs of one name are alike."""
+    photos = new / "JPEGImages"
+    if not old.exists():
+        return photos.is_dir()
+    if not photos.is_dir() or not (old / "JPEGImages").is_dir():
+        return False
+    both = sorted(set(os.listdir(photos)) & set(os.listdir(old / "JPEGImages")))[:50]
+    alike = [(photos / name).stat().st_size == (old / "JPEGImages" / name).stat().st_size for name in both]
+    return sum(alike) * 2 > len(both)
+
+
+def remember(args):
+    """Write what later stages of the experiment take their defaults from; called by the first stage."""
+    path = settings_path(args)
+    values = {key: getattr(args, key) for key in REMEMBERED}
+    if read_settings(path) != values:
+        write_json(path, values)
