@@ -2,7 +2,6 @@
 
 import csv
 import errno
-import io
 import os
 import re
 import shlex
@@ -14,16 +13,15 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from conftest import ROOT, refused, run_here
-from filelock import FileLock
+from conftest import ROOT, prints, refused, run_here
 from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 
 from tool.io.files import read_list
 from tool.io.images import open_image, open_mask
-from tool.run.script import run_script
-from voc12 import layout, make_dataset
+from tool.run import lock
+from voc12 import layout
 from voc12.classes import load_classes
 from voc12.labels import load_labels
 from voc12.make_dataset import choose_part
@@ -71,13 +69,7 @@ def flags(here, **changes):
 
 def make(here, *more, **changes):
     """Run the script, which must succeed; returns what it printed."""
-    out = io.StringIO()
-    previous, sys.stdout = sys.stdout, out
-    try:
-        run_script(make_dataset.main, make_dataset.get_args_parser(), [str(a) for a in [*flags(here, **changes), *more]])
-    finally:
-        sys.stdout = previous
-    return out.getvalue()
+    return prints(SCRIPT, *flags(here, **changes), *more)
 
 
 def contents(out):
@@ -127,7 +119,9 @@ def test_columns_of_zeros_and_ones_keep_the_order_of_the_header(here):
 
 def test_what_spreadsheets_do_to_a_table(here):
     rows = [["b\\1.PNG", "zebra"], ["./b/deep/2.jpg", " zebra;lion;"], [" my photo", "lion"], ["b/1.PNG", "zebra"]]
-    write_csv(here / "labels.csv", [*rows, ["", ""]], encoding="utf-8-sig", lineterminator="\r\n", quoting=csv.QUOTE_ALL)
+    write_csv(
+        here / "labels.csv", [*rows, ["", ""]], encoding="utf-8-sig", lineterminator="\r\n", quoting=csv.QUOTE_ALL
+    )
     printed = make(here)
     assert contents(here / "mine") == {i: EXPECTED[i] for i in ("b__1", "b__deep__2", "my_photo")}
     assert "left out: 5 photographs without a row (c/3.bmp, c/4.tif, c/5.gif, ...)" in printed
@@ -275,7 +269,7 @@ BAD_TABLES = {  # name -> (bytes, words of the message)
     "images alone": (b"image\nb/1.PNG\n", "no header"),
     "utf-16": ("image,labels\nb/1.PNG,zebra\n".encode("utf-16"), "not UTF-8 text; save it again as CSV in UTF-8"),
     "latin-1": ("image,labels\nb/1.PNG,zèbre\n".encode("latin-1"), "not UTF-8 text"),
-    "a quote without end": (b'image,labels\nb/1.PNG,zebra\nc/3.bmp,"okapi\nc/4.tif,lion\n', "line 3: a quote that never"),
+    "a quote without end": (b'image,labels\nb/1.PNG,zebra\nc/3.bmp,"okapi\nc/4.tif,lion', "line 3: a quote that never"),
     "the same in a long file": (
         b'image,labels\nb/1.PNG,"zebra\n' + b"c/3.bmp,okapi\n" * 20000, "line 2: a quote that never ends"
     ),
@@ -408,13 +402,14 @@ def test_a_killed_run_leaves_no_data_set_and_can_be_repeated(here):
     write_csv(here / "labels.csv", list(PHOTOS.items())[1:])  # nothing of the killed run may come along
     make(here)
     assert len(os.listdir(here / "mine" / "JPEGImages")) == 7 and not list(here.glob(".mine*"))
-    assert not (here / "mine" / ".lock").exists()
+    assert not list((here / "mine").glob(".*"))
 
 
-def test_two_runs_at_once_do_not_disturb_each_other(here):
-    (here / ".mine.making").mkdir()
-    with FileLock(here / ".mine.making" / ".lock"):
-        refused(SCRIPT, *flags(here), says="another run is making it just now")
+def test_two_runs_at_once_do_not_disturb_each_other(here, monkeypatch):
+    monkeypatch.setattr(lock, "WAIT", 0.1)
+    with lock.hold(here / ".mine.making"):
+        refused(SCRIPT, *flags(here), says="is writing there; wait for it or stop it")
+        assert (here / ".mine.making").is_dir()
     make(here)
 
 

@@ -14,11 +14,11 @@ from pathlib import Path
 from xml.sax.saxutils import escape
 
 import numpy as np
-from filelock import FileLock, Timeout
 from tqdm import tqdm
 
 from tool.io.files import BYTE_ORDER_MARK, CONTROL, UserError, write_json, write_text
 from tool.io.images import SUFFIXES
+from tool.run.lock import HOLDER_FILE, LOCK_FILE, hold
 from tool.run.log import VERSION
 from voc12.labels import write_cls_labels
 
@@ -102,29 +102,24 @@ def new_set(out, script, args):
     check_out(out, args.overwrite)
     final = Path(os.path.realpath(out))  # `out` may be a link to a larger disk
     folder = final.with_name(f".{final.name}.making")
-    folder.mkdir(parents=True, exist_ok=True)
-    lock = FileLock(folder / ".lock")
-    try:
-        lock.acquire(timeout=0)
-    except Timeout:
-        raise UserError(f"{out}: another run is making it just now") from None
-    try:
-        for path in folder.iterdir():
-            if path.is_dir() and not path.is_symlink():
-                shutil.rmtree(path)
-            elif path.name != ".lock":
-                path.unlink()
-        yield folder
-        write_json(folder / MADE, {"made_by": script, "version": VERSION, "arguments": vars(args)})
-        (folder / ".lock").unlink()
-        if final.is_dir() and any(final.iterdir()):
-            kept = unused_name(final)
-            final.rename(kept)
-            print(f"{kept}: the data set that was there; remove it when you no longer need it")
-        folder.rename(final)
-    finally:
-        shutil.rmtree(folder, ignore_errors=True)
-        lock.release()
+    with hold(folder):
+        try:
+            for path in folder.iterdir():
+                if path.is_dir() and not path.is_symlink():
+                    shutil.rmtree(path)
+                elif path.name not in (LOCK_FILE, HOLDER_FILE):
+                    path.unlink()
+            yield folder
+            write_json(folder / MADE, {"made_by": script, "version": VERSION, "arguments": vars(args)})
+            for name in (LOCK_FILE, HOLDER_FILE):
+                (folder / name).unlink(missing_ok=True)
+            if final.is_dir() and any(final.iterdir()):
+                kept = unused_name(final)
+                final.rename(kept)
+                print(f"{kept}: the data set that was there; remove it when you no longer need it")
+            folder.rename(final)
+        finally:
+            shutil.rmtree(folder, ignore_errors=True)
 
 
 def unused_name(path):

@@ -20,7 +20,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))  # run as a scri
 from tool.io.files import UserError
 from tool.io.images import BACKGROUND, IGNORE, SUFFIXES, header_size, open_mask
 from tool.run.arguments import fraction, natural
-from tool.run.failures import Failures, add_failure_argument
+from tool.run.failures import Failures
 from tool.run.script import run_script
 from voc12.classes import check_class_names, load_classes
 from voc12.label_table import read_table
@@ -63,7 +63,13 @@ def get_args_parser():
         help="class names, one a line, in the order of mask ids (default: the CSV's header, or sorted names)",
     )
     parser.add_argument("--overwrite", action="store_true", help="make OUT anew; the data set there is kept beside it")
-    add_failure_argument(parser)
+    parser.add_argument(
+        "--on_error",
+        type=str,
+        default="stop",
+        choices=["stop", "skip"],
+        help="a photograph or mask that cannot be used: stop, or leave it out and list it in OUT/failed.txt",
+    )
     return parser
 
 
