@@ -102,6 +102,8 @@ def check_outline(outline, size):
             raise ValueError("a compressed run-length code, which COCO's own annotations never have")
         if outline.get("size") != list(size) or min(counts, default=-1) < 0 or sum(counts) != size[0] * size[1]:
             raise ValueError("a run-length code of another size")
+    elif not outline:
+        raise ValueError("no outline")
     else:
         for points in outline:
             values = np.asarray(points, np.float64)
