@@ -57,5 +57,6 @@ lint: $(VENV)
 bench: $(VENV)
 	$(PY) -m tests.bench.run
 
+# Trained weights in experiment/ stay: they are no build output.
 clean:
-	rm -rf .venv experiment data/toy
+	rm -rf .venv data/toy .pytest_cache .hypothesis .ruff_cache .import_linter_cache

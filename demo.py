@@ -8,7 +8,7 @@ scratch, AdamW, small crops, a few epochs. AffinityNet sees the drawings at twic
 a few cells of 8 pixels, too few for pairs of one class.
 """
 
-import argparse
+import shlex
 import subprocess
 import sys
 import time
@@ -19,24 +19,31 @@ import numpy as np
 from tool.io.files import UserError, read_json, read_list
 from tool.io.images import contact_sheet, heat_overlay, label_overlay, open_image, open_mask, save_image
 from tool.io.scores import read_scores
-from tool.run.arguments import experiment_name, natural
+from tool.run.arguments import Parser, add_experiment_arguments, flag, natural
 from tool.run.script import run_script
 from voc12.data import image_path, mask_path
 
 ROOT = Path(__file__).resolve().parent
-EPOCHS, T = 18, 15
+EPOCHS = 18
 ALPHAS = (2, 4, 8, 16)
 LOW, HIGH, DUP = 2, 16, 8
-AFF_EPOCHS = 2
-WIDTH = 0.125
+TRAIN = (
+    f"--val_list none --pretrained none --width 0.125 --epochs {EPOCHS} --T 15 --batch_size 8 --batch_size_triplet 16 "
+    "--crop_size 128 --resize 128 224 --jitter 0.1 0.1 0.1 0.02 --W 1.0 0.2 0.02 --optimizer adamw --lr 5e-4"
+)
+INFER = f"--load_epo {EPOCHS - 1} --scales 0.5 1 1.5 --dict --crf --alphas {' '.join(map(str, ALPHAS))}"
+POWERS = f"--low {LOW} --high {HIGH} --dup {DUP} --scale 2"
+TRAIN_AFF = (
+    f"{POWERS} --select last --epochs 2 --batch_size 8 --crop_size 224 --jitter 0.1 0.1 0.1 0.02 "
+    "--optimizer adamw --lr 1e-3 --scratch_lr_mult 1"
+)
 
 
 def get_args_parser():
-    parser = argparse.ArgumentParser("demo.py", description="Run every stage on drawn images and make a report.")
-    parser.add_argument("--name", type=experiment_name, default="toy", help="name of the experiment")
-    parser.add_argument("--experiment", type=str, default="experiment", help="folder of all experiments")
-    parser.add_argument("--data", type=Path, default=Path("data/toy"), help="folder of the drawn images")
-    parser.add_argument("--seed", type=natural, default=0, help="seed of drawing and training")
+    parser = Parser("demo.py", "Run every stage on drawn images and make a report.")
+    add_experiment_arguments(parser, name="toy")
+    parser.data.add_argument("--data", type=Path, default=Path("data/toy"), help="folder of the drawn images")
+    parser.run.add_argument("--seed", type=natural, default=0, help="seed of drawing and training")
     return parser
 
 
@@ -47,8 +54,9 @@ class Stages:
         self.seconds = {}
 
     def run(self, stage, script, *flags):
-        command = [sys.executable, str(ROOT / script), *map(str, flags)]
-        print("$ python", script, *map(str, flags), flush=True)
+        words = list(map(str, flags))
+        command = [sys.executable, str(ROOT / script), *words]
+        print("$ python", shlex.join([script, *words]), flush=True)
         started = time.time()
         code = subprocess.call(command)
         self.seconds[stage] = self.seconds.get(stage, 0.0) + time.time() - started
@@ -56,22 +64,10 @@ class Stages:
             raise UserError(f"{script}: stopped with exit code {code}; its message is above")
 
 
-def score(stages, common, data, experiment, task, folder):
+def score(stages, common, experiment, task, folder):
     """evaluation.py on one folder -> its JSON result."""
     path = experiment / f"score_{folder.replace('/', '_')}.json"
-    stages.run(
-        "evaluation",
-        "evaluation.py",
-        *common,
-        "--list",
-        data / "train.txt",
-        "--task",
-        task,
-        "--dict_dir",
-        folder,
-        "--json",
-        path,
-    )
+    stages.run("evaluation", "evaluation.py", *common, "--task", task, "--dict_dir", folder, "--json", path)
     return read_json(path)
 
 
@@ -105,148 +101,49 @@ def report(data, experiment, alpha, labels_dir, path):
     save_image(path, contact_sheet(halves, titles * 2, cell=(140, 109)))
 
 
-def make_seeds(stages, common, data, seed):
-    """Stages 1 and 2: classifier, class activation maps, CRF."""
-    stages.run(
-        "train",
-        "train.py",
-        *common,
-        "--train_list",
-        data / "train.txt",
-        "--val_list",
-        "none",
-        "--pretrained",
-        "none",
-        "--width",
-        WIDTH,
-        "--epochs",
-        EPOCHS,
-        "--T",
-        T,
-        "--batch_size",
-        8,
-        "--batch_size_triplet",
-        16,
-        "--crop_size",
-        128,
-        "--resize",
-        128,
-        224,
-        "--jitter",
-        0.1,
-        0.1,
-        0.1,
-        0.02,
-        "--W",
-        1.0,
-        0.2,
-        0.02,
-        "--optimizer",
-        "adamw",
-        "--lr",
-        5e-4,
-        "--seed",
-        seed,
-        "--num_workers",
-        1,
-        "--overwrite",
-    )
-    stages.run(
-        "infer",
-        "infer.py",
-        *common,
-        "--infer_list",
-        data / "train.txt",
-        "--width",
-        WIDTH,
-        "--load_epo",
-        EPOCHS - 1,
-        "--scales",
-        0.5,
-        1,
-        1.5,
-        "--dict",
-        "--crf",
-        "--alphas",
-        *ALPHAS,
-        "--overwrite",
-    )
-
-
-def make_labels(stages, common, data, experiment, seed):
-    """Stages 3 and 4: AffinityNet from the classifier's weights, random walk; returns the folder of pseudo labels."""
-    powers = ["--low", LOW, "--high", HIGH, "--dup", DUP, "--scale", 2, "--width", WIDTH]
-    stages.run(
-        "train_aff",
-        "train_aff.py",
-        *common,
-        *powers,
-        "--train_list",
-        data / "train.txt",
-        "--select",
-        "last",
-        "--pretrained",
-        experiment / "ckpt" / f"{EPOCHS - 1:03d}net_main.pth",
-        "--epochs",
-        AFF_EPOCHS,
-        "--batch_size",
-        8,
-        "--crop_size",
-        224,
-        "--jitter",
-        0.1,
-        0.1,
-        0.1,
-        0.02,
-        "--optimizer",
-        "adamw",
-        "--lr",
-        1e-3,
-        "--scratch_lr_mult",
-        1,
-        "--seed",
-        seed,
-        "--num_workers",
-        1,
-        "--overwrite",
-    )
-    stages.run("infer_aff", "infer_aff.py", *common, *powers, "--train_list", data / "train.txt", "--overwrite")
-    return f"rw/{LOW:02d}_{HIGH:02d}{DUP:02d}"
+def make_labels(stages, common, data, checkpoint, seed):
+    """Stages 1 to 4: classifier, class activation maps and CRF, AffinityNet from the classifier's trunk, walk."""
+    own = ["--seed", seed, "--num_workers", 1, "--overwrite"]
+    stages.run("train", "train.py", *common, "--voc12_root", data, *TRAIN.split(), *own)
+    stages.run("infer", "infer.py", *common, *INFER.split(), "--overwrite")
+    stages.run("train_aff", "train_aff.py", *common, *TRAIN_AFF.split(), "--pretrained", checkpoint, *own)
+    stages.run("infer_aff", "infer_aff.py", *common, *POWERS.split(), "--overwrite")
 
 
 def main(args):
     started = time.time()
     stages, data = Stages(), args.data
     experiment = Path(args.experiment) / args.name
-    common = ["--name", args.name, "--experiment", args.experiment, "--voc12_root", data]
+    common = [*flag("--name", args.name), *flag("--experiment", args.experiment)]
+    labels = f"rw/{LOW:02d}_{HIGH:02d}{DUP:02d}"
     stages.run("data", "voc12/make_toy.py", "--out", data, "--seed", args.seed)
-    make_seeds(stages, common, data, args.seed)
-    labels = make_labels(stages, common, data, experiment, args.seed)
-    cam = score(stages, common, data, experiment, "cam", "dict")
-    crf = {a: score(stages, common, data, experiment, "crf", f"crf/{a:02d}") for a in ALPHAS}
-    pseudo = score(stages, common, data, experiment, "png", labels)
+    make_labels(stages, common, data, experiment / "ckpt" / f"{EPOCHS - 1:03d}net_main.pth", args.seed)
+    cam = score(stages, common, experiment, "cam", "dict")
+    crf = {a: score(stages, common, experiment, "crf", f"crf/{a:02d}") for a in ALPHAS}
+    pseudo = score(stages, common, experiment, "png", labels)
     best = max(crf, key=lambda a: crf[a]["miou_present"])
     picture = experiment / "report.png"
     report(data, experiment, best, experiment / labels, picture)
-
-    rows = [("train.py", None, "train"), ("infer.py: CAM (oracle threshold)", cam, "infer")]
-    rows += [(f"  CRF, alpha {a}{' (best)' if a == best else ''}", crf[a], None) for a in ALPHAS]
-    rows += [
-        ("train_aff.py", None, "train_aff"),
-        ("infer_aff.py: pseudo labels", pseudo, "infer_aff"),
-        ("evaluation.py, six times", None, "evaluation"),
-    ]
-    print(f"\n{'stage':<34}{'mIoU':>8}{'seconds':>10}")
-    for name, result, stage in rows:
-        miou = f"{result['miou_present']:.2f}" if result else ""
-        print(f"{name:<34}{miou:>8}{f'{stages.seconds[stage]:.0f}' if stage else '':>10}")
-    print(f"{'all':<34}{'':>8}{time.time() - started:>10.0f}")
+    print_table(stages, cam, crf, pseudo, best)
     images = len(read_list(data / "train.txt"))
+    print(f"{'all':<34}{'':>8}{time.time() - started:>10.0f}")
     print(
         f"mIoU over the present classes, on {images} images whose masks no training saw; the CAM threshold and the "
         f"best CRF alpha are\nchosen on these masks; low {LOW}, high {HIGH} and dup {DUP} of the pseudo labels were "
         f"chosen once, on the drawings of seed 1.\nPicture: {picture}"
     )
+
+
+def print_table(stages, cam, crf, pseudo, best):
+    """Scores and seconds of every stage. crf: {alpha: result}; best: the alpha of the highest."""
+    rows = [("train.py", None, "train"), ("infer.py: CAM (oracle threshold)", cam, "infer")]
+    rows += [(f"  CRF, alpha {a}{' (best)' if a == best else ''}", crf[a], None) for a in ALPHAS]
+    rows += [("train_aff.py", None, "train_aff"), ("infer_aff.py: pseudo labels", pseudo, "infer_aff")]
+    rows += [("evaluation.py, six times", None, "evaluation")]
+    print(f"\n{'stage':<34}{'mIoU':>8}{'seconds':>10}")
+    for name, result, stage in rows:
+        miou = f"{result['miou_present']:.2f}" if result else ""
+        print(f"{name:<34}{miou:>8}{f'{stages.seconds[stage]:.0f}' if stage else '':>10}")
 
 
 if __name__ == "__main__":

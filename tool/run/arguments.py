@@ -121,9 +121,10 @@ def experiment_name(text):
 # ---------------------------------------------------------------- flags of several scripts
 
 
-def add_experiment_arguments(parser):
-    """--name, --experiment."""
-    parser.run.add_argument("--name", type=experiment_name, required=True, help="name of the experiment, a folder")
+def add_experiment_arguments(parser, name=None):
+    """--name, --experiment. name: a default, without which the flag is required."""
+    text = "name of the experiment, a folder"
+    parser.run.add_argument("--name", type=experiment_name, default=name, required=name is None, help=text)
     parser.run.add_argument("--experiment", type=str, default="experiment", help="folder of all experiments")
 
 

@@ -9,9 +9,8 @@ from pathlib import Path
 
 import torch
 
+from tool import VERSION
 from tool.io.files import remove_stale, write_text
-
-VERSION = "0.1.0"
 
 
 class Log:

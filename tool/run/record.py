@@ -18,9 +18,9 @@ import time
 from collections import Counter
 from pathlib import Path
 
+from tool import VERSION
 from tool.io.files import UserError, read_json, remove_stale, write_json
 from tool.io.scores import file_origin
-from tool.run.log import VERSION
 
 RUN_FILE = "run.json"
 PACKAGES = ("torch", "torchvision", "numpy", "pillow", "pydensecrf2")
