@@ -23,6 +23,7 @@ from tool.io.images import open_image, open_mask
 from tool.run import lock
 from voc12 import layout
 from voc12.classes import load_classes
+from voc12.data import check_images, image_path
 from voc12.labels import load_labels
 from voc12.make_dataset import choose_part
 
@@ -125,6 +126,17 @@ def test_what_spreadsheets_do_to_a_table(here):
     printed = make(here)
     assert contents(here / "mine") == {i: EXPECTED[i] for i in ("b__1", "b__deep__2", "my_photo")}
     assert "left out: 5 photographs without a row (c/3.bmp, c/4.tif, c/5.gif, ...)" in printed
+
+
+def test_ids_are_found_again_by_the_stages(here):
+    write_photo(here / "photos" / "x.jpg.png")  # a list takes suffixes off
+    write_photo(here / "photos" / "d.1" / "y 2.GIF")
+    write_csv(here / "labels.csv", [*PHOTOS.items(), ("x.jpg.png", "lion"), ("d.1/y 2.GIF", "lion")])
+    make(here)
+    ids = read_list(here / "mine" / "ImageSets" / "Segmentation" / "train.txt")
+    assert ids == sorted([*IDS, "x", "d.1__y_2"])
+    check_images(ids, here / "mine")
+    assert image_path(here / "mine", "d.1__y_2").samefile(here / "photos" / "d.1" / "y 2.GIF")
 
 
 def test_a_class_a_folder(here):
@@ -306,13 +318,21 @@ def test_labels_that_are_not_among_the_classes_are_refused(here):
     assert_nothing_made(here)
 
 
-@pytest.mark.parametrize(("first", "second"), [("a/1.png", "a__1.png"), ("1.png", "1.jpg"), ("a 1.png", "a_1.png")])
+@pytest.mark.parametrize(
+    ("first", "second"), [("a/1.png", "a__1.png"), ("1.png", "1.jpg"), ("a 1.png", "a_1.png"), ("1.jpg.png", "1.png")]
+)
 def test_two_photographs_of_one_id_are_refused(here, first, second):
     for name in (first, second):
         write_photo(here / "photos" / name)
     write_csv(here / "labels.csv", [(first, "zebra"), (second, "zebra")])
     refused(SCRIPT, *flags(here), says=[first, second, "would both have the ID"])
     assert_nothing_made(here)
+
+
+def test_a_name_that_may_be_two_photographs_is_refused(here):
+    write_photo(here / "photos" / "b" / "1.jpg")
+    write_csv(here / "labels.csv", [("b/1", "zebra")])
+    refused(SCRIPT, *flags(here), says="b/1: several photographs are called so; give their suffixes")
 
 
 def test_photographs_that_cannot_be_read_are_refused_or_left_out(here, capsys):
@@ -327,7 +347,10 @@ def test_photographs_that_cannot_be_read_are_refused_or_left_out(here, capsys):
     warnings = capsys.readouterr().err
     assert "x.heic: not the suffix of an image that is read" in warnings
     assert f"2 images could not be used and are left out; see {here / 'mine' / 'failed.txt'}" in warnings
-    assert [line.split("\t")[0] for line in (here / "mine" / "failed.txt").read_text().splitlines()] == ["b__1", "x"]
+    assert [line.split("\t")[0] for line in (here / "mine" / "failed.txt").read_text().splitlines()] == [
+        "b__1",
+        "x.heic",
+    ]
 
 
 @pytest.mark.parametrize(

@@ -3,7 +3,7 @@
 import csv
 from pathlib import PureWindowsPath
 
-from tool.io.files import UserError
+from tool.io.files import UserError, without_suffix
 
 FORMS = "the first line must be `image,labels` (labels separated by ;) or `image,<class>,<class>,...` (0 or 1)"
 
@@ -73,3 +73,22 @@ def image_name(where, text):
     if not path.parts:
         raise UserError(f"{where}: no image is named")
     return path.as_posix()
+
+
+def finder(images, photos):
+    """The function: name in a table -> photograph, of `photos` (relative paths) or another file; None where there is
+    none. A name may lack the suffix; UserError where several photographs could be meant."""
+    stems, doubled = {}, set()
+    for photo in photos:
+        stem = without_suffix(photo)
+        doubled.update({stem} & stems.keys())
+        stems[stem] = photo
+
+    def find(name):
+        if name in photos or (images / name).is_file():
+            return name
+        if name in doubled:
+            raise UserError(f"{images / name}: several photographs are called so; give their suffixes in the table")
+        return stems.get(name)
+
+    return find

@@ -16,17 +16,15 @@ from xml.sax.saxutils import escape
 import numpy as np
 from tqdm import tqdm
 
-from tool.io.files import BYTE_ORDER_MARK, CONTROL, UserError, write_json, write_text
-from tool.io.images import SUFFIXES
+from tool.io.files import BYTE_ORDER_MARK, CONTROL, IMAGE_SUFFIXES, UserError, without_suffix, write_json, write_text
 from tool.run.lock import HOLDER_FILE, LOCK_FILE, hold
 from tool.run.log import VERSION
 from voc12.labels import write_cls_labels
 
 MADE = "dataset.json"
 MAX_ID = 200  # bytes; file names end at 255, and a suffix and the name of a temporary file are added
-
-
-NO_ID = re.compile(rf"[\s\\{BYTE_ORDER_MARK}]|{CONTROL.pattern}")  # lists split lines there, or refuse it
+# Not in IDs: blanks, where many tools split the lines of lists, and what no list may hold.
+NO_ID = re.compile(rf"[\s\\{BYTE_ORDER_MARK}]|{CONTROL.pattern}")
 
 
 def fold_id(name):
@@ -38,7 +36,7 @@ def fold_names(names):
     """{ID: name} of file names with suffixes, sorted by ID; UserError where two become one ID, or one is too long."""
     folded = {}
     for name in names:
-        image_id = fold_id(name.rpartition(".")[0])
+        image_id = fold_id(without_suffix(name))
         if image_id in folded:
             raise UserError(f"{name} and {folded[image_id]} would both have the ID {image_id}; rename one of the files")
         if len(os.fsencode(image_id)) > MAX_ID:
@@ -64,11 +62,11 @@ def find_photographs(images, without=()):
             photos += [
                 os.path.normpath(os.path.join(inside, name)).replace(os.sep, "/")
                 for name in names
-                if name.lower().endswith(SUFFIXES) and not name.startswith(".")
+                if name.lower().endswith(IMAGE_SUFFIXES) and not name.startswith(".")
             ]
         seen.add(real)
     if not photos:
-        raise UserError(f"{images}: no photographs there ({', '.join(SUFFIXES)})")
+        raise UserError(f"{images}: no photographs there ({', '.join(IMAGE_SUFFIXES)})")
     return dict.fromkeys(sorted(photos))
 
 

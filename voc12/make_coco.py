@@ -80,7 +80,7 @@ def write_masks(coco_root, kind, ids, folder):
     """SegmentationClass/ID.png of every image. ids: {split: {file name: ID}}; kind: instances or stuff."""
     for split in SPLITS:
         path = annotation_path(coco_root, split)
-        coco = read_instances(path)  # again: both at once would take twice the 3 GB
+        coco = read_instances(path)  # again: both at once would take twice 2 GB
         images = [image for image in coco.imgs.values() if image["file_name"] in ids[split]]
         for image in tqdm(images, desc=f"masks of {split}", disable=None):
             if kind == "stuff":

@@ -17,13 +17,13 @@ from tqdm import tqdm
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))  # run as a script, Python looks only in voc12/
 
-from tool.io.files import UserError
-from tool.io.images import BACKGROUND, IGNORE, SUFFIXES, header_size, open_mask
+from tool.io.files import IMAGE_SUFFIXES, UserError
+from tool.io.images import BACKGROUND, IGNORE, header_size, open_mask
 from tool.run.arguments import fraction, natural
 from tool.run.failures import Failures
 from tool.run.script import run_script
 from voc12.classes import check_class_names, load_classes
-from voc12.label_table import read_table
+from voc12.label_table import finder, read_table
 from voc12.layout import (
     check_out,
     find_photographs,
@@ -76,21 +76,6 @@ def get_args_parser():
 # ---------------------------------------------------------------- labels
 
 
-def finder(images, photos):
-    """The function: name in a table -> photograph, of `photos` (relative paths) or another file; None where there is
-    none. A name may lack the suffix."""
-    stems = {}
-    for photo in photos:
-        stems.setdefault(photo.rpartition(".")[0], photo)
-
-    def find(name):
-        if name in photos or (images / name).is_file():
-            return name
-        return stems.get(name)
-
-    return find
-
-
 def table_labels(path, images, photos):
     """Labels of a CSV -> (class names or None, {photograph: names}, rows without a photograph)."""
     find, missing = finder(images, photos), {}
@@ -131,8 +116,8 @@ def number_labels(labels, classes, origin):
 
 def check_photograph(path):
     """(width, height) of a photograph; UserError where no reader knows it, or would not find it by its suffix."""
-    if path.suffix.lower() not in SUFFIXES:
-        raise UserError(f"{path}: not the suffix of an image that is read ({', '.join(SUFFIXES)}); convert it")
+    if path.suffix.lower() not in IMAGE_SUFFIXES:
+        raise UserError(f"{path}: not the suffix of an image that is read ({', '.join(IMAGE_SUFFIXES)}); convert it")
     return header_size(path)
 
 

@@ -15,8 +15,6 @@ IGNORE = 255  # mask value of pixels that count for nothing
 
 # Told by content, whatever the name ends in. Not all that PIL knows: to read an EPS it runs Ghostscript on it.
 FORMATS = ("JPEG", "PNG", "TIFF", "BMP", "GIF", "PPM", "WEBP")
-# What their files are called, in lower case: photographs are found by it.
-SUFFIXES = (".jpg", ".jpeg", ".png", ".tif", ".tiff", ".bmp", ".gif", ".ppm", ".pgm", ".pbm", ".pnm", ".webp")
 
 
 def _open(path, what, coarse=False, header_only=False):
