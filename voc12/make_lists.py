@@ -19,7 +19,7 @@ from tqdm import tqdm
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))  # run as a script, Python looks only in voc12/
 
-from tool.io.files import UserError, read_list, remove_stale, write_bytes, write_text
+from tool.io.files import IMAGE_SUFFIXES, UserError, read_list, remove_stale, without_suffix, write_bytes, write_text
 from tool.io.images import IGNORE, label_image, save_image
 from tool.run.script import DISK_ERRORS, run_script
 from voc12.classes import VOC_CLASSES
@@ -92,18 +92,15 @@ def build_lists(voc12_root, sbd):
     else:
         augmented = augmented_ids(read_list(sbd / "train.txt"), read_list(sbd / "val.txt"), train, val)
     photos = Path(voc12_root) / "JPEGImages"
-    there = {path.stem for path in photos.glob("*.jpg")}
+    there = {without_suffix(path.name) for path in photos.glob("*") if path.suffix.lower() in IMAGE_SUFFIXES}
     lists = {}
     for name, ids in {"train.txt": train, "val.txt": val, "train_aug.txt": augmented}.items():
         lists[name] = [image_id for image_id in ids if image_id in there]
         if not lists[name]:
             raise UserError(f"{photos}: holds none of the {len(ids)} images of {name}; check --voc12_root")
         if len(lists[name]) < len(ids):
-            print(
-                f"warning: {photos}: {len(ids) - len(lists[name])} of {len(ids)} images of {name} are not there and "
-                "are left out",
-                file=sys.stderr,
-            )
+            left_out = len(ids) - len(lists[name])
+            warn(f"{photos}: {left_out} of {len(ids)} images of {name} are not there and are left out")
     return lists
 
 
@@ -112,15 +109,18 @@ def report(out, lists, with_sbd):
     for name, ids in lists.items():
         if name == "train_aug.txt" and not with_sbd:
             print(f"{Path(out) / name}: {len(ids)} images")
-            print(
-                f"warning: {name} is VOC's trainval without val, another set than the paper's {EXPECTED[name]:,} "
-                "images: results do not compare",
-                file=sys.stderr,
+            warn(
+                f"{name} is VOC's trainval without val, another set than the paper's {EXPECTED[name]:,} images: "
+                "results do not compare"
             )
             continue
         print(f"{Path(out) / name}: {len(ids)} images (expected {EXPECTED[name]})")
         if len(ids) != EXPECTED[name]:
-            print(f"warning: {name} has {len(ids)} images instead of {EXPECTED[name]}", file=sys.stderr)
+            warn(f"{name} has {len(ids)} images instead of {EXPECTED[name]}")
+
+
+def warn(text):
+    print(f"warning: {text}", file=sys.stderr)
 
 
 # ---------------------------------------------------------------- fetching
@@ -133,11 +133,11 @@ def require_scipy():
         raise UserError(SCIPY) from None
 
 
-def fetch(what, archive, folder, download):
-    """Call `download`; UserError with what to fetch by hand where that fails."""
+def fetch(what, archive, folder, dataset, **options):
+    """Let one of torchvision's data sets fetch itself into `folder`; UserError says what to fetch by hand."""
     print(f"fetching {what} into {folder}")
     try:
-        download()
+        dataset(folder, download=True, **options)
     except (OSError, RuntimeError, EOFError, tarfile.TarError, http.client.HTTPException) as error:
         if isinstance(error, OSError) and error.errno in DISK_ERRORS:
             raise
@@ -155,12 +155,7 @@ def download_voc(voc12_root):
     root = Path(voc12_root)
     if root.is_symlink() or root.exists():
         raise UserError(f"{root}: is there, but is not the whole VOC2012 kit; move it away or change --voc12_root")
-    fetch(
-        "VOC2012",
-        VOC_ARCHIVE,
-        root.parent,
-        lambda: datasets.VOCSegmentation(root.parent, year="2012", image_set="train", download=True),
-    )
+    fetch("VOC2012", VOC_ARCHIVE, root.parent, datasets.VOCSegmentation, year="2012", image_set="train")
     kit = Path("VOCdevkit") / "VOC2012"
     try:
         root.symlink_to(kit, target_is_directory=True)
@@ -177,12 +172,7 @@ def download_sbd(sbd_root):
     parts = [name for name in ("cls", "img", "inst", "train.txt", "val.txt") if (Path(sbd_root) / name).exists()]
     if parts:  # torchvision moves these there last, and stops where one exists
         raise UserError(f"{sbd_root}: holds a part of SBD only; remove {', '.join(parts)} there and run this again")
-    fetch(
-        "SBD",
-        SBD_ARCHIVE,
-        Path(sbd_root),
-        lambda: datasets.SBDataset(sbd_root, image_set="train", mode="segmentation", download=True),
-    )
+    fetch("SBD", SBD_ARCHIVE, sbd_root, datasets.SBDataset, image_set="train", mode="segmentation")
 
 
 # ---------------------------------------------------------------- masks
@@ -244,7 +234,7 @@ def main(args):
         missing = write_masks(sorted({*lists["train_aug.txt"], *lists["val.txt"]}), args.voc12_root, sbd)
         print(f"{Path(args.voc12_root) / 'SegmentationClassAug'}: masks of train_aug.txt and val.txt")
         if missing:
-            print(f"warning: {missing} images have no mask, neither VOC's nor SBD's", file=sys.stderr)
+            warn(f"{missing} images have no mask, neither VOC's nor SBD's")
     for name, ids in lists.items():
         write_text(Path(args.out) / name, "".join(f"{image_id}\n" for image_id in ids))
     report(args.out, lists, sbd is not None)
