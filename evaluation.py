@@ -198,7 +198,11 @@ def check_run(check, ids, folder, mask, args, num_labels):
     check.try_all(lambda i: open_mask(mask(i), num_labels).size, ids, "masks")
     if args.json:
         check.disk(Path(args.json).parent, 2**16)
-    seconds = sum(check.try_all(lambda i: timed(score, [i], folder, mask, args, num_labels)[1], ids[:1], "scores") or [0])
+
+    def seconds_of(image_id):
+        return timed(score, [image_id], folder, mask, args, num_labels)[1]
+
+    seconds = sum(check.try_all(seconds_of, ids[:1], "scores") or [0])
     check.end(len(ids) * seconds, len(ids), f"{seconds:.3f} s an image")
 
 
