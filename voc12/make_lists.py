@@ -9,9 +9,7 @@ python voc12/make_lists.py --download
 """
 
 import argparse
-import http.client
 import sys
-import tarfile
 from pathlib import Path
 
 import numpy as np
@@ -21,8 +19,9 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))  # run as a scri
 
 from tool.io.files import IMAGE_SUFFIXES, UserError, read_list, remove_stale, without_suffix, write_bytes, write_text
 from tool.io.images import IGNORE, label_image, save_image
-from tool.run.script import DISK_ERRORS, run_script
+from tool.run.script import run_script
 from voc12.classes import VOC_CLASSES
+from voc12.download import fetch
 
 EXPECTED = {"train.txt": 1464, "val.txt": 1449, "train_aug.txt": 10582}
 VOC_ARCHIVE = "https://thor.robots.ox.ac.uk/pascal/VOC/voc2012/VOCtrainval_11-May-2012.tar"
@@ -133,21 +132,6 @@ def require_scipy():
         raise UserError(SCIPY) from None
 
 
-def fetch(what, archive, folder, dataset, **options):
-    """Let one of torchvision's data sets fetch itself into `folder`; UserError says what to fetch by hand."""
-    print(f"fetching {what} into {folder}")
-    try:
-        dataset(folder, download=True, **options)
-    except (OSError, RuntimeError, EOFError, tarfile.TarError, http.client.HTTPException) as error:
-        if isinstance(error, OSError) and error.errno in DISK_ERRORS:
-            raise
-        reason = " ".join(str(error).split()) or type(error).__name__
-        raise UserError(
-            f"{what} could not be fetched ({reason}); fetch {archive} by hand, put it into {folder} as it "
-            "is and run this again"
-        ) from None
-
-
 def download_voc(voc12_root):
     """The VOC2012 kit by torchvision, into the folder above `voc12_root`, which becomes a link to it."""
     from torchvision import datasets
@@ -155,7 +139,12 @@ def download_voc(voc12_root):
     root = Path(voc12_root)
     if root.is_symlink() or root.exists():
         raise UserError(f"{root}: is there, but is not the whole VOC2012 kit; move it away or change --voc12_root")
-    fetch("VOC2012", VOC_ARCHIVE, root.parent, datasets.VOCSegmentation, year="2012", image_set="train")
+    fetch(
+        "VOC2012",
+        VOC_ARCHIVE,
+        root.parent,
+        lambda: datasets.VOCSegmentation(root.parent, year="2012", image_set="train", download=True),
+    )
     kit = Path("VOCdevkit") / "VOC2012"
     try:
         root.symlink_to(kit, target_is_directory=True)
@@ -172,7 +161,12 @@ def download_sbd(sbd_root):
     parts = [name for name in ("cls", "img", "inst", "train.txt", "val.txt") if (Path(sbd_root) / name).exists()]
     if parts:  # torchvision moves these there last, and stops where one exists
         raise UserError(f"{sbd_root}: holds a part of SBD only; remove {', '.join(parts)} there and run this again")
-    fetch("SBD", SBD_ARCHIVE, sbd_root, datasets.SBDataset, image_set="train", mode="segmentation")
+    fetch(
+        "SBD",
+        SBD_ARCHIVE,
+        sbd_root,
+        lambda: datasets.SBDataset(sbd_root, image_set="train", mode="segmentation", download=True),
+    )
 
 
 # ---------------------------------------------------------------- masks

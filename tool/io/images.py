@@ -67,6 +67,12 @@ def image_size(path):
         return size
 
 
+def header_size(path):
+    """(width, height) as a photograph's header says, its pixels unread; UserError as `open_image`."""
+    with _opened(path, "image") as (_, image):
+        return image.size
+
+
 def open_mask(path, num_labels):
     """A label mask as H x W uint8: 0 background, 1..num_labels-1 classes, 255 ignored.
 
