@@ -11,7 +11,6 @@ released, best.pth is the checkpoint with the best random walk on the masks of -
 choose it; --select last uses none.
 """
 
-from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
@@ -42,7 +41,16 @@ from tool.run.resume import Progress, fingerprint, start_weights
 from tool.run.script import run_script
 from tool.run.training import Run, build_optimizer, check_batches, check_training, prepare_network, train_one_epoch
 from voc12.classes import load_classes
-from voc12.data import AffinitySet, EpochBatches, Substituting, check_images, check_scores, image_paths, train_loader
+from voc12.data import (
+    AffinitySet,
+    EpochBatches,
+    Substituting,
+    WalkSet,
+    check_images,
+    check_scores,
+    image_paths,
+    train_loader,
+)
 from voc12.transforms import AffinityView
 from voc12.validation import can_validate, walk_miou
 
@@ -75,8 +83,8 @@ def build_data(args, experiment, num_labels, world):
     folders = [experiment / "crf" / f"{alpha:02d}" for alpha in (args.low, args.high)]
     if args.on_error == "stop":
         check_images(ids, args.voc12_root)
-    for folder, alpha in zip(folders, (args.low, args.high)) if args.on_error == "stop" else ():
-        check_scores(ids, folder, args.train_list, f"infer.py --crf --alphas {alpha}")
+        for folder, alpha in zip(folders, (args.low, args.high)):
+            check_scores(ids, folder, args.train_list, f"infer.py --crf --alphas {alpha}")
     check_batches([args.batch_size], len(ids), args.train_list, world)
     view = AffinityView(args.crop_size, args.scale, args.jitter)
     return (
@@ -131,13 +139,6 @@ class Criterion:
         affinity = model(image)  # B x offsets x anchors
         losses = affinity_loss(affinity.float(), *masks.unbind(1), over_all=self.world.sum)
         return losses["total"], self.world.sum(torch.stack([losses[k].detach() for k in self.terms]))
-
-
-@dataclass
-class WalkProgress(Progress):
-    """best: mIoU in percent of the walk with best.pth, -1 before the first validation."""
-
-    best: float = -1.0
 
 
 class BestCheckpoint:
@@ -230,14 +231,16 @@ def main(args):
         return check_training(check, run, paths, phases, loader, model, criterion, optimizer)
 
     with run:
-        progress = WalkProgress(sums=[0.0] * len(criterion.terms), lr=args.lr)
+        progress = Progress(sums=[0.0] * len(criterion.terms), lr=args.lr)
         data = describe_data(args, experiment, dataset.ids, classes, select)
         lists = [args.train_list] + [args.val_list] * (select == "best")
         progress = run.begin(net, optimizer, progress, data, lists, start_weights(weights))
         counts = f"{count_parameters(net):,} parameters, {len(dataset)} images, {steps} steps of {args.batch_size}"
         run.describe("train_aff.py", [f"AffinityNet: {counts}", describe_selection(args, select)])
-        data = args.voc12_root, args.val_list, experiment / "dict", classes
-        score = partial(walk_miou, net, *data, args.dup, args.scale, device, world) if select == "best" else None
+        score = None
+        if select == "best":
+            walks = WalkSet(args.voc12_root, read_list(args.val_list), experiment / "dict", len(classes), args.scale)
+            score = partial(walk_miou, net, walks, args.dup, device, world)
         best = BestCheckpoint(score, args.val_every, net, run)
         run.restore_checkpoint(progress, save_weights)
         best.restore(progress)
