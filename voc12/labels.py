@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 
 from tool.io.files import UserError, write_bytes
-from tool.io.scores import unpickle_dict
+from tool.io.pickles import unpickle_dict
 
 _unknown_names = set()  # those already warned about, so that 10,000 files give one line a name
 
