@@ -83,6 +83,16 @@ def _tensor(storage, offset, size, strides, *_):
 ARRAY = object()  # stands for numpy.ndarray itself, which called with a shape would allocate whatever the file says
 
 
+class Memo(list):
+    """What a pickle has told to remember, numbered from 0: a third of the memory of the dict that Python takes."""
+
+    def __setitem__(self, index, value):
+        if index == len(self):
+            self.append(value)
+        else:
+            super().__setitem__(index, value)
+
+
 class PlainUnpickler(pickle._Unpickler):
     """The pure-Python unpickler (its memory follows the file's size), which knows no name but those of NAMES.
 
@@ -115,6 +125,7 @@ class PlainUnpickler(pickle._Unpickler):
 
     def __init__(self, stream):
         super().__init__(stream)
+        self.memo = Memo()
         self.boxed = False  # whether the array of the dict has come
 
     def _check_items(self, target, keys):
