@@ -41,7 +41,7 @@ def _opened(path, what):
 def _pixels(stream, mode):
     """Pixels of the first picture of a file as an array, in a mode of Pillow's; EXIF rotation is not applied."""
     stream.seek(0)
-    return iio.imread(stream, plugin="pillow", index=0, mode=mode)
+    return iio.imread(stream, plugin="pillow", index=0, mode=mode, writeable_output=False)
 
 
 def open_image(path):
