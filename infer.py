@@ -32,7 +32,7 @@ from tool.run.arguments import (
     add_common_arguments,
     add_crf_workers_argument,
     add_data_arguments,
-    add_width_argument,
+    add_trunk_arguments,
     flag,
     natural,
     next_command,
@@ -62,7 +62,7 @@ def get_args_parser():
     parser.add_list(parser.data, "--infer_list", "voc12/train_aug.txt", "train", "list of images")
     add = parser.network.add_argument
     add("--model", type=str, default="aeft_gpp", choices=["aeft_gpp"], help="network to load")
-    add_width_argument(parser)
+    add_trunk_arguments(parser)
     add("--load_epo", type=natural, default=None, help="epoch of the checkpoint, from 0")
     add("--weights", type=str, default=None, help="a checkpoint file, instead of --load_epo")
     add = parser.method.add_argument

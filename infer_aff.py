@@ -22,8 +22,8 @@ from tool.run.arguments import (
     add_common_arguments,
     add_crf_workers_argument,
     add_data_arguments,
+    add_trunk_arguments,
     add_walk_arguments,
-    add_width_argument,
     check_alphas,
     flag,
     next_command,
@@ -51,7 +51,7 @@ def get_args_parser():
     parser.add_list(parser.data, "--train_list", "voc12/train_aug.txt", "train", "list of images to label")
     add = parser.network.add_argument
     add("--weights", type=str, default=None, help="an AffinityNet checkpoint, instead of best.pth")
-    add_width_argument(parser)
+    add_trunk_arguments(parser)
     add_walk_arguments(parser)
     add = parser.method.add_argument
     add("--beta", type=positive, default=8.0, help="power on the affinities")

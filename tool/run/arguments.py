@@ -203,18 +203,20 @@ def add_classes_argument(parser):
     )
 
 
-def add_width_argument(parser):
-    parser.network.add_argument(
-        "--width",
-        type=positive,
-        default=1.0,
-        help="factor on the trunk's channels, 1 = the paper's (default: the experiment's, else 1)",
-    )
+def add_trunk_arguments(parser):
+    """--trunk, --output_stride, --width: what the networks of the method stand on."""
+    add = parser.network.add_argument
+    text = "resnet38d, or timm:NAME for a classifier of timm (default: the experiment's, else resnet38d)"
+    add("--trunk", type=str, default="resnet38d", help=text)
+    text = "pixels a cell of a timm CNN (default: the experiment's, else the trunk's own)"
+    add("--output_stride", type=int, default=None, choices=[8, 16, 32], help=text)
+    text = "factor on the channels of resnet38d, 1 = the paper's (default: the experiment's, else 1)"
+    add("--width", type=positive, default=1.0, help=text)
 
 
 def add_training_arguments(parser, epochs, crop_size, jitter, scratch_lr_mult):
     """What all trainings have: network, schedule, crops, optimiser, resuming; defaults as released."""
-    add_width_argument(parser)
+    add_trunk_arguments(parser)
     switch = argparse.BooleanOptionalAction
     parser.network.add_argument("--dropout", action=switch, default=True, help="the trunk's dropout")
     add = parser.data.add_argument
