@@ -50,7 +50,7 @@ from tool.run.record import check_claim, claim_folder, file_hash, this_run
 from tool.run.script import run_script
 from tool.run.summary import Summary
 from voc12.classes import load_classes
-from voc12.data import InferenceSet, check_images, image_path, image_paths, inference_loader, read_maps
+from voc12.data import Broken, InferenceSet, check_images, image_path, image_paths, inference_loader, read_maps
 from voc12.labels import load_labels
 from voc12.transforms import InferenceViews
 
@@ -138,10 +138,11 @@ def network_maps(net, todo, labels, args, device, num_workers, failures=None):
     net = net.to(device, memory_format=form).eval()
     dataset = InferenceSet(args.voc12_root, todo, labels, InferenceViews(args.scales))
     loader = inference_loader(dataset, num_workers, pin_memory=device.type == "cuda")
-    for image_id, image, views, label in tqdm(loader, "maps", unit="image", disable=None):
-        if image is None:
-            failures.add(image_id, views)
+    for sample in tqdm(loader, "maps", unit="image", disable=None):
+        if isinstance(sample, Broken):
+            failures.add(sample.image_id, sample.reason)
             continue
+        image_id, image, views, label = sample
         with torch.autocast(device.type, dtype=torch.bfloat16, enabled=args.amp):
             views = [view.to(device, non_blocking=True).contiguous(memory_format=form) for view in views]
             cam = multi_scale_cam(net, views, label, image.shape[:2]).cpu().numpy()

@@ -1,6 +1,8 @@
 """Views, batches and drawings: by hand, and the promise that seed, epoch and image decide everything."""
 
 import hashlib
+import os
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -10,10 +12,19 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from tool.io.files import UserError, read_list
+from tool.io.files import UserError, missing_files, read_list, remove_stale, write_bytes
 from tool.io.images import contact_sheet, heat_overlay, label_image, open_image, open_mask, save_image, voc_palette
 from voc12.classes import VOC_CLASSES, load_classes
-from voc12.data import EpochBatches, InferenceSet, TrainSet, check_images, inference_loader, train_loader
+from voc12.data import (
+    Broken,
+    EpochBatches,
+    InferenceSet,
+    TrainSet,
+    check_images,
+    image_path,
+    inference_loader,
+    train_loader,
+)
 from voc12.labels import load_labels
 from voc12.transforms import (
     MEAN,
@@ -87,7 +98,7 @@ def test_inference_views_are_scaled_pairs_with_a_mirror():
 @pytest.fixture
 def toy_set(toy):
     ids = read_list(toy / "train.txt")
-    labels = load_labels(ids, toy, VOC_CLASSES, cls_labels="none.npy")
+    labels = load_labels(ids, toy, VOC_CLASSES, cls_labels=None)
     return TrainSet(toy, ids, labels, TrainView((48, 72), 40), seed=3)
 
 
@@ -127,7 +138,7 @@ def test_an_epoch_visits_no_image_twice(length, batch, epoch):
 
 def test_inference_set_keeps_order_and_original_pixels(toy):
     ids = read_list(toy / "train.txt")[:3]
-    labels = load_labels(ids, toy, VOC_CLASSES, cls_labels="none.npy")
+    labels = load_labels(ids, toy, VOC_CLASSES, cls_labels=None)
     loader = inference_loader(InferenceSet(toy, ids, labels, InferenceViews((1.0,))), 2)
     for expected, (image_id, image, views, label) in zip(ids, loader, strict=True):
         stored = np.asarray(open_image(toy / "JPEGImages" / f"{expected}.jpg"))
@@ -138,6 +149,93 @@ def test_inference_set_keeps_order_and_original_pixels(toy):
 def test_missing_images_are_counted(toy):
     with pytest.raises(UserError, match=r"nowhere.jpg: no such image \(1 of 2"):
         check_images(["toy_00000", "nowhere"], toy)
+
+
+# ---------------------------------------------------------------- where photographs are
+
+ODD_NAMES = {  # ID -> its file below JPEGImages
+    "plain": "plain.jpg",
+    "capitals": "capitals.JPG",
+    "long suffix": "long suffix.JPEG",
+    "picture": "picture.png",
+    "scan (1)": "scan (1).TIFF",
+    "Grüße": "Grüße.webp",
+    "a/b": "a/b.bmp",
+    "a/c/b": "a/c/b.jpg",
+    "x.1": "x.1.gif",
+}
+
+
+@pytest.fixture
+def odd_names(tmp_path):
+    """Photographs under odd names, and files beside them that are none."""
+    for name in (*ODD_NAMES.values(), "plain.txt", "a/b.xml", "plain", "unlisted.png"):
+        (tmp_path / "JPEGImages" / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / "JPEGImages" / name).write_bytes(b"")
+    return tmp_path
+
+
+@pytest.mark.parametrize("image_id", ODD_NAMES)
+def test_a_photograph_is_found_by_its_id(odd_names, image_id):
+    assert image_path(odd_names, image_id) == odd_names / "JPEGImages" / ODD_NAMES[image_id]
+
+
+def test_photographs_that_come_and_go_are_seen(odd_names):
+    check_images(list(ODD_NAMES), odd_names)
+    folder = odd_names / "JPEGImages"
+    (folder / "picture.png").unlink()
+    os.utime(folder, (1, 1))  # clocks of some file systems do not tell two changes in a row apart
+    assert image_path(odd_names, "picture") == folder / "picture.jpg"
+    with pytest.raises(UserError, match=r"picture\.jpg: no such image \(1 of 9"):
+        check_images(list(ODD_NAMES), odd_names)
+    (folder / "picture.jpeg").write_bytes(b"")
+    assert image_path(odd_names, "picture") == folder / "picture.jpeg"
+
+
+@pytest.mark.parametrize(
+    ("image_id", "second"),
+    [("plain", "plain.png"), ("picture", "picture.PNG"), ("picture", "picture.jpg"), ("a/b", "a/b.tif")],
+)
+def test_two_photographs_of_one_id_are_refused(odd_names, image_id, second):
+    (odd_names / "JPEGImages" / second).write_bytes(b"")
+    for use in (image_path, lambda root, i: check_images(["capitals", i], root)):
+        with pytest.raises(
+            UserError, match=f"two images of the ID {image_id.rpartition('/')[2]}, with different suffixes"
+        ):
+            use(odd_names, image_id)
+    check_images(["capitals"], odd_names)  # the others are as usable as before
+
+
+@pytest.mark.parametrize("count", [5, 99, 100, 300])
+def test_missing_files_by_looking_at_each(tmp_path, count):
+    """Files, links to files and to nothing, folders, and what is not there; folders with few files and with many."""
+    (tmp_path / "target").write_bytes(b"")
+    makers = [Path.touch, Path.mkdir, lambda p: p.symlink_to(tmp_path / "target"), lambda p: p.symlink_to("none"), bool]
+    paths = {k: tmp_path / ("d", "d/e", "f")[k * k % 7 // 3] / f"{k}.npy" for k in range(3 * count)}
+    for k, path in paths.items():
+        path.parent.mkdir(parents=True, exist_ok=True)
+        makers[k % 5](path)
+    paths["elsewhere"] = tmp_path / "nowhere" / "x.npy"
+    assert missing_files(paths) == [key for key, path in paths.items() if not path.is_file()]
+
+
+def test_nested_ids_go_through_files_of_their_own(tmp_path):
+    write_bytes(tmp_path / "dict" / "a" / "b.npy", b"1")
+    left = tmp_path / "dict" / "a" / ".c.npy.123.tmp"
+    left.write_bytes(b"of a killed run")
+    remove_stale(tmp_path / "dict")
+    assert [p.name for p in (tmp_path / "dict").rglob("*") if p.is_file()] == ["b.npy"]
+
+
+def test_a_broken_image_is_given_as_such(broken):
+    ids = read_list(broken / "train.txt")[:3]
+    path = broken / "JPEGImages" / f"{ids[1]}.jpg"
+    path.write_bytes(path.read_bytes()[:400])
+    labels = load_labels(ids, broken, VOC_CLASSES, None)
+    first, second, third = inference_loader(InferenceSet(broken, ids, labels, InferenceViews((1.0,))), 1)
+    assert (first[0], third[0]) == (ids[0], ids[2])
+    assert second.image_id == ids[1] and isinstance(second, Broken)
+    assert second.reason.startswith(f"{path}: unreadable image")
 
 
 # ---------------------------------------------------------------- images and masks
@@ -204,6 +302,11 @@ def test_overlay_and_sheet_sizes():
         ("/JPEGImages/x_1.jpg /SegmentationClassAug/x_1.png\n", ["x_1"]),
         ("a.b-c\nCOCO_train2014_000000000009\n", ["a.b-c", "COCO_train2014_000000000009"]),
         ("a\nb\na\n", ["a", "b"]),
+        ("my cat (2)\nGrüße\nphoto.jpg - Copy\n", ["my cat (2)", "Grüße", "photo.jpg - Copy"]),
+        ("a/b\na/b c/d\n", ["a/b", "a/b c/d"]),
+        ("/JPEGImages/a b/c d.JPG /Masks/a b/c d.png\n/JPEGImages/e.jpeg\n", ["a b/c d", "e"]),
+        ("JPEGImages/e.png SegmentationClass/e.png\n", ["e"]),
+        ("2005_010008.jpg\nx.y.PNG\nz.jpg.jpg\n", ["2005_010008", "x.y", "z"]),  # a list of file names
     ],
 )
 def test_lists(tmp_path, text, ids):
@@ -211,7 +314,30 @@ def test_lists(tmp_path, text, ids):
     assert read_list(tmp_path / "l.txt") == ids
 
 
-@pytest.mark.parametrize("text", ["", "\n \n", "../x\n", "/etc/passwd\n", "/a/../x.jpg\n", "a/b\n", "..\n", "\0\n"])
+@pytest.mark.parametrize(
+    "text",
+    [
+        "",
+        "\n \n",
+        "../x\n",
+        "/etc/passwd\n",
+        "/a/../x.jpg\n",
+        "..\n",
+        "\0\n",
+        "a\t1\n",
+        "a/../b\n",
+        "a/./b\n",
+        "a//b\n",
+        "a/\n",
+        "a\\b\n",
+        ".jpg\n",
+        "a/.jpg\n",
+        "/images/x.jpg\n",
+        "/JPEGImages/../x.jpg\n",
+        "x" * 252,
+        "a/" + "ü" * 126,
+    ],
+)
 def test_lists_that_are_refused(tmp_path, text):
     (tmp_path / "l.txt").write_text(text)
     with pytest.raises(UserError, match=r"l\.txt"):
@@ -243,7 +369,7 @@ def test_toy_drawings_are_the_same_bytes_for_the_same_seed(tmp_path):
 
 def test_toy_masks_and_labels_agree(toy):
     ids = read_list(toy / "train.txt")
-    labels = load_labels(ids, toy, VOC_CLASSES, cls_labels="none.npy")
+    labels = load_labels(ids, toy, VOC_CLASSES, cls_labels=None)
     for image_id in ids:
         mask = open_mask(toy / "SegmentationClass" / f"{image_id}.png", 21)
         assert set(np.unique(mask)) - {0, 255} == set(np.flatnonzero(labels[image_id]) + 1)

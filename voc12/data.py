@@ -4,7 +4,10 @@ What a training sample looks like depends on seed, epoch and image alone, and th
 the number of workers changes nothing, and a run can be taken up again at any step.
 """
 
+import os
 import zlib
+from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 
 import numpy as np
@@ -12,7 +15,7 @@ import torch
 from torch.utils.data import DataLoader, Dataset
 
 from tool.affinity_labels import affinity_label, pair_masks, pool_scores
-from tool.io.files import UserError
+from tool.io.files import IMAGE_SUFFIXES, UserError, missing_files, require_files
 from tool.io.images import open_image
 from tool.io.scores import read_scores
 from tool.run.background import follow_parent
@@ -20,7 +23,41 @@ from voc12.transforms import normalise, rescale
 
 
 def image_path(voc12_root, image_id):
-    return Path(voc12_root) / "JPEGImages" / f"{image_id}.jpg"
+    """Path of a photograph: JPEGImages/ID with a suffix of IMAGE_SUFFIXES; ID.jpg where there is none.
+
+    An ID with slashes lies in a folder below JPEGImages. UserError where two files have this ID.
+    """
+    return Path(_find_image(os.path.join(voc12_root, "JPEGImages"), image_id))
+
+
+def _find_image(folder, image_id):
+    """image_path below `folder`, as text: to make a Path takes longer than all the rest."""
+    if "/" in image_id:
+        folder, image_id = os.path.split(f"{folder}/{image_id}")
+    try:
+        suffixes, doubled = list_suffixes(folder, os.stat(folder).st_mtime_ns)
+    except OSError:  # what is wrong is said where the photograph is opened
+        suffixes, doubled = {}, ()
+    if image_id in doubled:
+        raise UserError(f"{folder}: two images of the ID {image_id}, with different suffixes; remove or rename one")
+    return f"{folder}/{image_id}{suffixes.get(image_id, '.jpg')}"
+
+
+@lru_cache(maxsize=1024)
+def list_suffixes(folder, changed):
+    """({stem: suffix} of the images in a folder that are not called stem.jpg, stems that several images have).
+
+    changed: the folder's modification time; a folder is listed once, and again when files came or went.
+    """
+    plain, suffixes, doubled = set(), {}, set()
+    for name in os.listdir(folder):
+        stem, suffix = os.path.splitext(name)
+        if suffix == ".jpg":
+            plain.add(stem)
+        elif suffix.lower() in IMAGE_SUFFIXES:
+            doubled.update({stem} & suffixes.keys())
+            suffixes[stem] = suffix
+    return suffixes, doubled | (plain & suffixes.keys())
 
 
 def mask_path(voc12_root, image_id, gt_dir="SegmentationClass"):
@@ -32,21 +69,23 @@ def image_paths(voc12_root, ids):
     return {i: image_path(voc12_root, i) for i in ids}
 
 
+def mask_paths(voc12_root, ids, gt_dir="SegmentationClass"):
+    """{ID: path of its mask}."""
+    return {i: mask_path(voc12_root, i, gt_dir) for i in ids}
+
+
 def check_images(ids, voc12_root):
-    """UserError where an image of the list does not exist; names the first and counts them."""
-    missing = [i for i in ids if not image_path(voc12_root, i).is_file()]
-    if missing:
-        raise UserError(
-            f"{image_path(voc12_root, missing[0])}: no such image ({len(missing)} of {len(ids)} listed images are "
-            "missing); check --voc12_root and the list"
-        )
+    """UserError where an image of the list does not exist, or two files have its ID; names the first, counts them."""
+    folder = os.path.join(voc12_root, "JPEGImages")
+    paths = {i: _find_image(folder, i) for i in ids}
+    require_files(paths, "image", "check --voc12_root and the list (one ID a line)")
 
 
-def check_scores(ids, folder, list_path, command):
-    """UserError where score files of an earlier stage are missing; counts them and names the command to run."""
-    missing = [i for i in ids if not (Path(folder) / f"{i}.npy").is_file()]
+def check_scores(ids, folder, list_path, command, suffix="npy"):
+    """UserError where files ID.suffix of an earlier stage are missing; counts them and names the command to run."""
+    missing = missing_files({i: f"{folder}/{i}.{suffix}" for i in ids})
     if missing:
-        stage = "/".join(Path(folder).parts[-2:]) if Path(folder).name.isdigit() else Path(folder).name
+        stage = "/".join(Path(folder).parts[-2:]) if Path(folder).name[0].isdigit() else Path(folder).name
         raise UserError(
             f"{folder}: no {stage} for {len(missing)} of {len(ids)} images of {list_path} "
             f"(first {missing[0]}); run {command}"
@@ -156,11 +195,16 @@ class Substituting(Dataset):
         raise UserError(f"no image is left: all {len(self)} failed; see {self.failures.path}")
 
 
-class InferenceSet(Dataset):
-    """Samples (id, image H x W x 3 uint8 tensor, views, label C float32), in the order of the list.
+@dataclass(frozen=True)
+class Broken:
+    """What InferenceSet gives in place of a sample where the image cannot be used. reason: one line, with the file."""
 
-    A broken image gives (id, None, its UserError's message, None).
-    """
+    image_id: str
+    reason: str
+
+
+class InferenceSet(Dataset):
+    """Samples (id, image H x W x 3 uint8 tensor, views, label C float32) or Broken, in the order of the list."""
 
     def __init__(self, voc12_root, ids, labels, views):
         self.root, self.ids, self.labels, self.views = voc12_root, ids, labels, views
@@ -173,7 +217,7 @@ class InferenceSet(Dataset):
         try:
             image = open_image(image_path(self.root, image_id))
         except UserError as error:
-            return image_id, None, str(error), None
+            return Broken(image_id, str(error))
         return image_id, torch.from_numpy(np.array(image)), self.views(image), torch.from_numpy(self.labels[image_id])
 
 

@@ -5,11 +5,11 @@ import torch
 from tqdm import tqdm
 
 from tool.cam import multi_scale_cam
-from tool.io.files import UserError, read_list
+from tool.io.files import UserError, missing_files, read_list, require_files
 from tool.io.images import open_mask
 from tool.metrics import ThresholdSweep, check_size, confusion, iou, mean_iou
 from tool.pseudo_labels import stack_scores, walk_scores
-from voc12.data import InferenceSet, WalkSet, check_scores, inference_loader, mask_path
+from voc12.data import Broken, InferenceSet, WalkSet, check_scores, inference_loader, mask_path, mask_paths
 from voc12.labels import load_labels
 from voc12.transforms import InferenceViews
 
@@ -26,11 +26,10 @@ def cam_sweep(net, voc12_root, list_path, classes, cls_labels, device, num_worke
     sweep = ThresholdSweep(len(classes) + 1)
     was_training = net.training
     net.eval()
-    for image_id, image, views, label in tqdm(
-        loader, "validate", unit="image", disable=None if world.main else True, leave=False
-    ):
-        if image is None:
-            raise UserError(views)
+    for sample in tqdm(loader, "validate", unit="image", disable=None if world.main else True, leave=False):
+        if isinstance(sample, Broken):
+            raise UserError(sample.reason)
+        image_id, image, views, label = sample
         cam = multi_scale_cam(net, [v.to(device) for v in views], label, image.shape[:2]).cpu().numpy()
         truth = open_mask(mask_path(voc12_root, image_id), len(classes) + 1)
         check_size(truth, image.shape[:2], image_id)
@@ -50,14 +49,10 @@ def can_validate(select, list_path, voc12_root, dict_dir):
     if select == "last" or list_path == "none":
         return False
     ids = read_list(list_path)
-    masks = [mask_path(voc12_root, i) for i in ids]
-    missing = [path for path in masks if not path.is_file()]
-    if len(missing) == len(masks):
+    masks = mask_paths(voc12_root, ids)
+    if len(missing_files(masks)) == len(masks):
         return False
-    if missing:
-        raise UserError(
-            f"{missing[0]}: no such mask ({len(missing)} of {len(masks)} of {list_path}); --select last needs none"
-        )
+    require_files(masks, "mask", f"mend {list_path}, or use --select last, which needs none")
     check_scores(ids, dict_dir, list_path, "infer.py --dict on that list, or use --select last")
     return True
 

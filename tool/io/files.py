@@ -1,4 +1,4 @@
-"""Files: errors a user can act on, atomic writing, list files, score files (.npy dicts), run records.
+"""Files: errors a user can act on, atomic writing, what is missing of many files, list files.
 
 Everything that is written goes to a temporary name in the same folder and is renamed, so a file that exists is whole.
 """
@@ -8,6 +8,7 @@ import json
 import os
 import re
 import sys
+from collections import defaultdict
 from pathlib import Path
 
 
@@ -80,23 +81,74 @@ def read_json(path):
 
 
 def remove_stale(folder, name="*"):
-    """Remove temporary files that a killed run left in `folder`, of all files or of those that match `name`."""
-    for path in Path(folder).glob(f".{name}.*.tmp"):
+    """Remove temporary files that a killed run left in `folder`: of files called `name`, or of all, subfolders too."""
+    paths = Path(folder).rglob(".*.tmp") if name == "*" else Path(folder).glob(f".{name}.*.tmp")
+    for path in paths:
         with contextlib.suppress(FileNotFoundError):
             path.unlink()
 
 
+# ---------------------------------------------------------------- what is missing of many files
+
+LISTED_FROM = 100  # so many files of a folder are looked up in a listing of it, fewer one by one
+
+
+def missing_files(paths):
+    """Keys of {ID: path} whose path is no file, in order.
+
+    Where many files of one folder are asked for, it is listed once; what is not plainly a file there (a link) is looked
+    at by itself.
+    """
+    folders = defaultdict(list)
+    for key, path in paths.items():
+        folder, name = os.path.split(path)
+        folders[folder].append((key, name))
+    missing = set()
+    for folder, wanted in folders.items():
+        there = plain_files(folder) if len(wanted) >= LISTED_FROM else ()
+        missing.update(k for k, name in wanted if name not in there and not os.path.isfile(os.path.join(folder, name)))
+    return [key for key in paths if key in missing]
+
+
+def plain_files(folder):
+    """Names of the files in a folder, without its links and folders; none where it cannot be listed."""
+    try:
+        with os.scandir(folder or ".") as entries:
+            return {entry.name for entry in entries if entry.is_file(follow_symlinks=False)}
+    except OSError:
+        return set()
+
+
+def require_files(paths, what, hint):
+    """UserError where files of {ID: path} are missing: the first one and their number.
+
+    what: "image" or "mask"; hint: what to do about it.
+    """
+    missing = missing_files(paths)
+    if missing:
+        raise UserError(
+            f"{paths[missing[0]]}: no such {what} ({len(missing)} of {len(paths)} listed {what}s are missing); {hint}"
+        )
+
+
 # ---------------------------------------------------------------- list files
 
+IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".tif", ".tiff", ".webp", ".gif", ".ppm")  # in any case of letters
 BYTE_ORDER_MARK = "\ufeff"
-ID_PATTERN = re.compile(rf"[^/\\\0{BYTE_ORDER_MARK}]+")
+SUFFIX = f"(?i:{'|'.join(map(re.escape, IMAGE_SUFFIXES))})"
+PART = rf"(?!\.\.?(?:/|\Z))[^/\\\0-\x1f\x7f-\x9f\ud800-\udfff{BYTE_ORDER_MARK}]+"  # of an ID; neither . nor ..
+ID_PATTERN = re.compile(f"{PART}(?:/{PART})*")
+KIT_LINE = re.compile(rf"/?JPEGImages/(.+?){SUFFIX}(?:\s+/?[^/\s]+/.+)?")
+LONGEST_NAME = 255 - len(".npy")  # bytes: file systems take no more
 
 
 def read_list(path):
     """IDs of a list file, in order: one image a line, `ID` or `/JPEGImages/ID.jpg /SegmentationClassAug/ID.png`.
 
-    Blank lines are skipped, and so are byte-order marks, which joined lists have in the middle; a repeated ID is kept
-    once, with a warning. UserError: missing, empty or unreadable file, a line that names no image.
+    An ID is the name of a photograph below JPEGImages without its suffix: spaces, brackets and any letters are fine,
+    and slashes where it lies in a folder there. A suffix that is there all the same is taken off, so a list of file
+    names will do. Blank lines are skipped, and so are byte-order marks, which joined lists have in the middle; a
+    repeated ID is kept once, with a warning. UserError: missing, empty or unreadable file, a line that names no image.
     """
     try:
         text = Path(path).read_text(encoding="utf-8")
@@ -106,8 +158,8 @@ def read_list(path):
         raise UserError(f"{path}: is a folder, not a list file") from None
     except UnicodeDecodeError:
         raise UserError(f"{path}: not a text file; a list has one image ID a line") from None
-    lines = [line.lstrip(BYTE_ORDER_MARK) for line in text.splitlines()]
-    ids = [parse_list_line(path, n, line) for n, line in enumerate(lines, 1) if line.strip()]
+    lines = [line.lstrip(BYTE_ORDER_MARK).strip() for line in text.splitlines()]
+    ids = [parse_list_line(path, n, line) for n, line in enumerate(lines, 1) if line]
     if not ids:
         raise UserError(f"{path}: the list is empty; it needs one image ID a line")
     unique = list(dict.fromkeys(ids))
@@ -116,14 +168,20 @@ def read_list(path):
     return unique
 
 
+def without_suffix(name):
+    """A file name without the suffixes of images at its end: no ID has one."""
+    while name[-5:].lower().endswith(IMAGE_SUFFIXES):
+        name = name.rpartition(".")[0]
+    return name
+
+
 def parse_list_line(path, number, line):
-    """ID of one line of a list."""
-    first = line.split()[0]
-    if "/" in first:
-        parts = first.strip("/").split("/")
-        if len(parts) != 2 or ".." in parts or not re.search(r"\.(jpg|jpeg|png)$", first, re.IGNORECASE):
-            raise UserError(f"{path}: line {number}: {first[:100]!r} is neither an ID nor /JPEGImages/ID.jpg")
-        first = parts[-1].rsplit(".", 1)[0]
-    if not ID_PATTERN.fullmatch(first) or first in (".", "..") or CONTROL.search(first) or "\0" in line:
-        raise UserError(f"{path}: line {number}: {first[:100]!r} is not an image ID")
-    return first
+    """ID of one line of a list, see read_list; UserError where it is none."""
+    found = KIT_LINE.fullmatch(line)
+    image_id = without_suffix(found[1] if found else line)
+    if ID_PATTERN.fullmatch(image_id) is None or image_id != image_id.strip():
+        what = "neither an ID nor /JPEGImages/ID.jpg" if line.startswith("/") else "not an image ID"
+        raise UserError(f"{path}: line {number}: {line[:100]!r} is {what}")
+    if len(image_id) > LONGEST_NAME // 4 and max(len(part.encode()) for part in image_id.split("/")) > LONGEST_NAME:
+        raise UserError(f"{path}: line {number}: {line[:100]!r} is not an image ID: name too long")
+    return image_id
