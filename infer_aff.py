@@ -109,7 +109,7 @@ def load_net(args, experiment, powers, device):
             f"{weights}: no such checkpoint; run train_aff.py --name {args.name} --low {args.low} "
             f"--high {args.high} --dup {args.dup}"
         )
-    net = AffinityNet(args.width)
+    net = AffinityNet(width=args.width)
     load_weights(net, weights, part="all")
     return net.to(device, memory_format=memory_format(device, args.amp)).eval(), weights
 

@@ -15,9 +15,9 @@ from pathlib import Path
 
 import torch
 
-from models.affinity import AffinityNet, affinity_loss
+from models.affinity import DROPOUT, AffinityNet, affinity_loss
 from models.checkpoint import load_weights, save_weights
-from models.resnet38d import count_parameters
+from models.resnet38d import ResNet38d, count_parameters
 from tool.affinity_labels import STRIDE
 from tool.io.files import UserError, read_list
 from tool.run.arguments import (
@@ -84,7 +84,7 @@ def build_data(args, experiment, num_labels, world):
 
 def build_net(args):
     """AffinityNet with its start weights, frozen as released when there are any -> (network, their path or none)."""
-    net = AffinityNet(args.width, dropout=(0.3, 0.5) if args.dropout else (0.0, 0.0))
+    net = AffinityNet(ResNet38d(args.width, DROPOUT if args.dropout else (0.0, 0.0)))
     path = args.pretrained
     if path == "auto":
         path = next((p for p in START_WEIGHTS if Path(p).is_file()), None)

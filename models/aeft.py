@@ -1,34 +1,34 @@
-"""The classifier of AEFT: ResNet-38, two 1x1 convolutions that give class maps, gated pyramid pooling.
+"""The classifier of AEFT: a trunk, two 1x1 convolutions that give class maps, gated pyramid pooling.
 
-At width 1 with 20 classes this should have 106,129,440 parameters and 241 state entries.
+On ResNet-38 of width 1, with 20 classes, this should have 106,129,440 parameters and 241 state entries.
 """
 
 import torch.nn.functional as F
 from torch import nn
 
-from models.gpp import GatedPyramidPooling, class_logits
-from models.resnet38d import Conv1x1, TrunkNet
+from models.gpp import average_logits, class_logits, make_pooling
+from models.network import TrunkNet
+from models.resnet38d import Conv1x1
 
 HIDDEN = 256  # channels between fc8 and fc9
 
 
 class AEFTNet(TrunkNet):
-    """image B x 3 x H x W -> cam B x C x h x w, logits B x C, gpp B x C x h x w; h = ceil(H/8), w = ceil(W/8).
+    """image B x 3 x H x W -> cam B x C x h x w, logits B x C, gpp B x C x h x w.
 
+    h = ceil(H/s), w = ceil(W/s) with the stride s of the trunk (models/trunks.py says what a trunk is).
     `cam` and `gpp` have both signs; their positive part is evidence for a class.
+    pool: one of models.gpp.POOLS; the paper compares them.
     """
 
-    scratch_layers = ("fc8", "bn8", "fc9", "gconv1", "gconv2", "gconv3")
-
-    def __init__(self, trunk, num_classes=20):
+    def __init__(self, trunk, num_classes=20, pool="gpp"):
         super().__init__(trunk)
+        self.pool = str(pool)
         self.num_classes = num_classes
         self.fc8 = Conv1x1(trunk.out_channels, HIDDEN)
         self.bn8 = nn.BatchNorm2d(HIDDEN).requires_grad_(False)  # released state has it, released forward does not
         self.fc9 = Conv1x1(HIDDEN, num_classes)
-        gpp = GatedPyramidPooling(num_classes)
-        object.__setattr__(self, "gpp", gpp)  # like the trunk: its gates are registered here as gconv1..3
-        self.adopt(gpp)
+        self.gpp = make_pooling(self.pool, num_classes)
         nn.init.kaiming_normal_(self.fc8.weight, nonlinearity="relu")
         nn.init.xavier_uniform_(self.fc9.weight)
 
@@ -41,4 +41,5 @@ class AEFTNet(TrunkNet):
         # the pooling head is small and sensitive to rounding: float32 also under autocast
         cam = cam.float()
         gpp = self.gpp(cam).float()
-        return cam, class_logits(cam, gpp), gpp
+        logits = average_logits(cam) if self.pool == "gap" else class_logits(cam, gpp)
+        return cam, logits, gpp

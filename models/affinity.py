@@ -1,37 +1,34 @@
 """AffinityNet: how likely two nearby cells of an image show the same class (Ahn and Kwak, CVPR 2018).
 
-At width 1 this should have 106,484,032 parameters and 232 state entries.
-
-The geometry of pairs, which labels (tool/affinity_labels.py) and random walk (tool/random_walk.py) share, is here too.
-An *anchor* is a cell far enough from the left, right and bottom borders that every partner, within `radius` in the
-lower half plane, lies on the map. Offset by offset, the partners are then the anchors' window moved by (dy, dx): a
-view. Nothing ever gathers all pairs, which for a batch of training would take gigabytes.
+On ResNet-38 of width 1 this should have 106,484,032 parameters and 232 state entries.
 """
 
 import torch
 import torch.nn.functional as F
 from torch import nn
 
-from models.resnet38d import Conv1x1, ResNet38d, TrunkNet
+from models.network import TrunkNet
+from models.resnet38d import Conv1x1, ResNet38d
 from tool.pairs import RADIUS, pair_affinity
 
 FEATURES = (64, 128, 256)  # channels of f8_3, f8_4, f8_5; at any width
 EPS = 1e-5
+DROPOUT = (0.3, 0.5)  # in b6 and b7 of its ResNet-38; the classifier's has 0.2 in both
 
 
 class AffinityNet(TrunkNet):
-    """image B x 3 x H x W -> affinities B x offsets x anchors in [0, 1], on a map of ceil(H/8) x ceil(W/8) cells.
+    """image B x 3 x H x W -> affinities B x offsets x anchors in [0, 1], on the trunk's map of cells.
 
-    width, dropout: of the trunk; the four f layers give 64, 128, 256 and 448 channels at any width.
+    trunk: see models/trunks.py; without one ResNet38d(width). The f layers give 64, 128, 256 and 448 channels on any.
     A map whose shorter side is under 2 * radius + 1 = 11 cells uses radius (shorter side - 1) // 2; see `fit_radius`.
     """
 
-    scratch_layers = ("f8_3", "f8_4", "f8_5", "f9")
-
-    def __init__(self, width=1.0, dropout=(0.3, 0.5)):
-        trunk = ResNet38d(width, dropout)
+    def __init__(self, trunk=None, width=1.0):
+        if isinstance(trunk, float | int):  # AffinityNet(0.5)
+            trunk, width = None, trunk
+        trunk = ResNet38d(width, DROPOUT) if trunk is None else trunk
         super().__init__(trunk)
-        self.radius = RADIUS
+        self.radius, self.stride = RADIUS, trunk.stride
         for name, inputs, outputs in zip(("f8_3", "f8_4", "f8_5"), trunk.level_channels, FEATURES):
             layer = Conv1x1(inputs, outputs)
             nn.init.kaiming_normal_(layer.weight)
@@ -41,7 +38,7 @@ class AffinityNet(TrunkNet):
         nn.init.xavier_uniform_(self.f9.weight, gain=4)
 
     def features(self, image):
-        """image B x 3 x H x W -> B x 448 x ceil(H/8) x ceil(W/8)."""
+        """image B x 3 x H x W -> B x 448 x h x w, a value a cell of the trunk."""
         level4, level5, out = self.trunk.levels(image)
         levels = [F.elu(self.f8_3(level4)), F.elu(self.f8_4(level5)), F.elu(self.f8_5(out))]
         return F.elu(self.f9(torch.cat(levels, dim=1)))

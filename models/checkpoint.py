@@ -1,14 +1,19 @@
-"""Weights in and out of files: released and own checkpoints (.pth), .safetensors, MXNet's .params.
+"""Weights in and out of files: released and own checkpoints (.pth), .safetensors, MXNet's .params, timm's.
 
-A checkpoint is a plain state dict with the released names. Nothing is unpickled unchecked, nothing is loaded by
-halves: every entry is checked before the first one is written into the network.
+A checkpoint is a plain state dict with the released names, which are flat: `b4_1.conv_branch2a.weight` and
+`gconv1.att_p.0.weight` next to `fc8.weight`. The networks hold these in `trunk` and `gpp`; `released_names` alone knows
+of both. Nothing is unpickled unchecked, nothing is loaded by halves: every entry is checked before the first one is
+written into the network.
 """
 
+import re
 from pathlib import Path
 
 import safetensors.torch
 import torch
 
+from models.resnet38d import ResNet38d
+from models.trunks import TimmTrunk
 from tool.io.files import UserError, write_bytes
 from tool.io.mxnet_params import FILE_MAGIC, check_weight_file, quoted, read_params, shape_text, to_state_dict
 from tool.io.torch_files import read_torch, reason_of, save_torch
@@ -76,6 +81,89 @@ def read_state(path):
     return _plain_state(_read_safetensors(path) if kind == "safetensors" else read_torch(path), path)
 
 
+# ---------------------------------------------------------------- names
+
+
+def released_names(net):
+    """{name of an entry in files: its name in `net`}, in the network's order.
+
+    The gates of the pooling have no prefix in files, nor has a ResNet-38 trunk; entries of other trunks keep `trunk.`.
+    A module without a trunk has its own names.
+    """
+    unnamed = []
+    if hasattr(net, "trunk"):
+        unnamed.append("gpp.")
+        if isinstance(net.trunk, ResNet38d):
+            unnamed.append("trunk.")
+    names = {}
+    for name in net.state_dict():
+        prefix = next((p for p in unnamed if name.startswith(p)), "")
+        names[name.removeprefix(prefix)] = name
+    return names
+
+
+def released_state(net):
+    """The state dict of `net` under the names that files have."""
+    state = net.state_dict()
+    return {name: state[own] for name, own in released_names(net).items()}
+
+
+def load_released_state(net, state):
+    """Take a state under the names that files have; ValueError or RuntimeError where it is of another network."""
+    names = released_names(net)
+    if names.keys() != state.keys():
+        raise ValueError(f"{min(names.keys() ^ state.keys())} is not in both the file and the network")
+    net.load_state_dict({names[name]: tensor for name, tensor in state.items()})
+
+
+# EfficientNet-PyTorch's names -> timm's: of the whole, of a block that expands, of one that does not
+EFFICIENTNET = {"_conv_stem": "conv_stem", "_bn0": "bn1", "_conv_head": "conv_head", "_bn1": "bn2", "_fc": "classifier"}
+SQUEEZE = {"_se_reduce": "se.conv_reduce", "_se_expand": "se.conv_expand"}
+EXPANDING = SQUEEZE | {"_expand_conv": "conv_pw", "_depthwise_conv": "conv_dw", "_project_conv": "conv_pwl"}
+EXPANDING |= {"_bn0": "bn1", "_bn1": "bn2", "_bn2": "bn3"}
+PLAIN = SQUEEZE | {"_depthwise_conv": "conv_dw", "_bn1": "bn1", "_project_conv": "conv_pw", "_bn2": "bn2"}
+EFFICIENTNET_BLOCK = re.compile(r"_blocks\.([0-9]{1,3})\.(\w+)\.(.+)")
+
+
+def timm_name(name, blocks):
+    """The name of timm for one of EfficientNet-PyTorch; itself where it is none.
+
+    blocks: (timm's name of a block, whether it expands) of all; EfficientNet-PyTorch numbers them through.
+    """
+    found = EFFICIENTNET_BLOCK.fullmatch(name)
+    if found is None:
+        layer, dot, entry = name.partition(".")
+        return EFFICIENTNET.get(layer, layer) + dot + entry
+    number, layer, entry = found.groups()
+    if int(number) >= len(blocks):
+        return name
+    block, expands = blocks[int(number)]
+    return f"{block}.{(EXPANDING if expands else PLAIN).get(layer, layer)}.{entry}"
+
+
+def timm_prefix(net):
+    """What stands before timm's name of an entry in a network on a timm trunk, or in such a trunk."""
+    return "model." if isinstance(net, TimmTrunk) else "trunk.model."
+
+
+def from_timm(state, net):
+    """The state of timm's own classifier, or of EfficientNet-PyTorch's, for `net`: our names, no last layer.
+
+    Any other state stays as it is, and so does every state for a network that has no timm trunk.
+    """
+    trunk, prefix = getattr(net, "trunk", net), timm_prefix(net)
+    if not isinstance(trunk, TimmTrunk) or any(name.startswith(prefix) for name in state):
+        return state
+    own = trunk.model.state_dict()
+    if "_conv_stem.weight" in state:
+        names = dict.fromkeys(".".join(name.split(".")[:3]) for name in own if name.startswith("blocks."))
+        blocks = [(block, f"{block}.conv_pwl.weight" in own) for block in names]
+        state = {timm_name(name, blocks): tensor for name, tensor in state.items()}
+    last = trunk.model.pretrained_cfg.get("classifier") or ()
+    dropped = tuple(f"{layer}." for layer in ([last] if isinstance(last, str) else last))
+    return {prefix + name: tensor for name, tensor in state.items() if name in own or not name.startswith(dropped)}
+
+
 # ---------------------------------------------------------------- networks
 
 
@@ -84,21 +172,24 @@ def load_weights(net, path, part=None):
 
     part: "all" = the file has exactly the network's entries; "trunk" = every trunk entry is taken, anything else in
     the file is ignored (start from a checkpoint of the other network); None = "all", or a file of the bare trunk,
-    without any entry of the head (ImageNet weights). Float types are converted; `num_batches_tracked` may be missing.
+    without any entry of the head (ImageNet weights). A timm trunk takes the names of timm and EfficientNet-PyTorch too,
+    without their last layer. Float types are converted; `num_batches_tracked` may be missing.
     UserError: unreadable file, entries missing, unexpected, of another shape or type, or not finite; `net` is then
     as it was.
     """
     if part not in (None, "all", "trunk"):
         raise ValueError(f"part {part!r}: must be None, 'all' or 'trunk'")
-    state = read_state(path)
-    own = net.state_dict()
-    blocks = getattr(net, "trunk_names", None)  # a bare trunk has none: all of it is trunk
-    trunk = [name for name in own if blocks is None or name.split(".")[0] in blocks]
+    state = from_timm(read_state(path), net)
+    own = released_state(net)
+    bare = not hasattr(net, "trunk")  # a trunk by itself
+    trunk = [name for name, inside in released_names(net).items() if bare or inside.startswith("trunk.")]
     if part is None and set(state) <= set(trunk):
         wanted = trunk
     else:
         wanted = trunk if part == "trunk" else list(own)
-    unexpected = [] if part == "trunk" else [name for name in state if name not in own]
+    unexpected = [name for name in state if name not in own]
+    if part == "trunk":  # heads are none of it, but a deeper trunk must not be taken by halves
+        unexpected = [name for name in unexpected if name.startswith(timm_prefix(net))]
     _check_names(path, state, wanted, unexpected, own)
     taken = [name for name in wanted if name in state]
     for name in taken:
@@ -127,7 +218,7 @@ def _check_names(path, state, wanted, unexpected, own):
         return
     hint = "was it trained with another --width or --classes?"
     if missing or unexpected:
-        hint = "is it a checkpoint of another network, or of another --model?"
+        hint = "is it a checkpoint of another network, or of another --trunk or --pool?"
     raise UserError(f"{path}: does not fit the network: {', '.join(found)}; {hint}")
 
 
@@ -148,14 +239,14 @@ def _check_entry(path, name, tensor, target):
 
 
 def save_weights(net, path):
-    """Write the plain state_dict of `net` (contiguous CPU tensors): .safetensors by that extension, else .pth/.pt.
+    """Write the released state of `net` (contiguous CPU tensors): .safetensors by that extension, else .pth/.pt.
 
     UserError: another extension; OSError with the path where writing fails (full disk); an old file then stays.
     """
     suffix = Path(path).suffix.lower()
     if suffix not in (".safetensors", *TORCH_SUFFIXES):
         raise UserError(f"{path}: weights are written as .pth, .pt or .safetensors; choose one of these endings")
-    state = {name: _compact(tensor) for name, tensor in net.state_dict().items()}
+    state = {name: _compact(tensor) for name, tensor in released_state(net).items()}
     if suffix == ".safetensors":
         write_bytes(path, safetensors.torch.save(state))
     else:

@@ -1,8 +1,6 @@
 """ResNet-38, the wide pre-activation trunk with output stride 8 (Wu et al., "Wider or Deeper", 2016).
 
-Both networks of the method stand on it: the classifier (models/aeft.py) and AffinityNet (models/affinity.py). Their
-state dicts are flat, `b4_1.conv_branch2a.weight` next to `fc8.weight`, so a network *adopts* the trunk's layers
-instead of holding a `trunk.` of its own; published checkpoints then load unchanged, and ours load in published code.
+Both networks of the method stand on it: the classifier (models/aeft.py) and AffinityNet (models/affinity.py).
 """
 
 import contextlib
@@ -14,6 +12,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from torch.utils.checkpoint import checkpoint
 
 from tool.io.files import UserError
+from tool.io.images import MEAN, STD
 
 
 class Conv1x1(nn.Conv2d):
@@ -101,6 +100,8 @@ class ResNet38d(nn.Module):
     """
 
     STAGES = {2: 2, 3: 2, 4: 5, 5: 2}  # number of b{k}_1, b{k}_2 ... that follow b{k}
+    stride = 8  # pixels a cell
+    mean, std, interpolation = MEAN, STD, "bicubic"  # of the images it is trained with
 
     def __init__(self, width=1.0, dropout=(0.2, 0.2)):
         super().__init__()
@@ -132,6 +133,14 @@ class ResNet38d(nn.Module):
         for module in self.modules():  # matters from scratch only; pretrained weights replace it
             if isinstance(module, nn.Conv2d):
                 nn.init.kaiming_normal_(module.weight, nonlinearity="relu")
+
+    def stem_parameters(self):
+        """What fine-tuning leaves as it is (released): conv1a and b2*."""
+        for stem in (self.conv1a, self.b2, self.b2_1, self.b2_2):
+            yield from stem.parameters()
+
+    def synchronise_batchnorm(self):
+        nn.SyncBatchNorm.convert_sync_batchnorm(self)
 
     def levels(self, x):
         """x: B x 3 x H x W -> (b5's preact B x 512 x h x w, b6's B x 1024 x h x w, output B x 4096 x h x w)."""
@@ -178,76 +187,6 @@ def running_statistics_kept(net):
         for layer, (momentum, batches) in zip(layers, before):
             layer.momentum = momentum
             layer.num_batches_tracked.copy_(batches)
-
-
-class TrunkNet(nn.Module):
-    """Base of the two networks: adopts the trunk's layers under their own names, and knows how to freeze them.
-
-    `scratch_layers` names the layers that ImageNet weights do not cover; set by the subclass.
-    """
-
-    scratch_layers = ()
-
-    def __init__(self, trunk):
-        super().__init__()
-        object.__setattr__(self, "trunk", trunk)  # unregistered: its layers are registered here, without a prefix
-        self.trunk_names = tuple(name for name, _ in trunk.named_children())
-        self.adopt(trunk)
-        self.frozen = False
-
-    def adopt(self, module):
-        """Register the children of `module` as our own, under the same names."""
-        for name, child in module.named_children():
-            self.add_module(name, child)
-
-    def synchronise_batchnorm(self):
-        """BatchNorm over the batches of all processes (SyncBatchNorm); names and shapes of the state stay."""
-        nn.SyncBatchNorm.convert_sync_batchnorm(self.trunk)
-        self.adopt(self.trunk)
-
-    def freeze(self):
-        """Fine-tuning from pretrained weights: conv1a, b2* and every BatchNorm stay as they are.
-
-        BatchNorm keeps its running statistics (eval mode also while training) and its affine parameters.
-        """
-        self.frozen = True
-        for name, child in self.named_children():
-            if name == "conv1a" or name.split("_")[0] == "b2":
-                child.requires_grad_(False)
-        for module in self.modules():
-            if isinstance(module, _BatchNorm):
-                module.requires_grad_(False)
-        return self.train(self.training)
-
-    def train(self, mode=True):
-        super().train(mode)
-        if self.frozen:
-            for module in self.modules():
-                if isinstance(module, _BatchNorm):
-                    module.eval()
-        return self
-
-    def param_groups(self, lr, weight_decay, scratch_lr_mult):
-        """Trainable parameters as optimiser groups: decay on weights, none on biases, scratch layers apart.
-
-        Every group has "name", "params", "lr" and "weight_decay"; empty groups are left out.
-        """
-        groups = {}
-        for name, param in self.named_parameters():
-            if not param.requires_grad:
-                continue
-            scratch = name.split(".")[0] in self.scratch_layers
-            kind = "bias" if name.endswith("bias") else "weight"
-            groups.setdefault(("scratch" if scratch else "trunk", kind), []).append(param)
-        return [
-            {
-                "name": f"{part} {kind}",
-                "params": params,
-                "lr": lr * (scratch_lr_mult if part == "scratch" else 1.0),
-                "weight_decay": weight_decay if kind == "weight" else 0.0,
-            }
-            for (part, kind), params in sorted(groups.items(), key=lambda item: item[0], reverse=True)
-        ]
 
 
 def count_parameters(net):

@@ -17,6 +17,8 @@ from models.resnet38d import running_statistics_kept
 from tool.cam import EPS, maxnorm, upsample
 
 MIN_HARD_PAIRS = 4  # the repel term needs more hard pairs than this (released)
+ATTRACT = ("soft", "rigid", "none")
+METRICS = ("gpp", "cam")
 
 
 def class_disjoint_partner(label, generator=None):
@@ -40,9 +42,25 @@ class TripletErasing:
     high: activation from which a pixel is erased; low: activation below which a cell counts as not the object.
     margin: squared distance beyond which an anchor and its negative are left alone.
     weights: of classification, attract and repel. cls_batch: samples that the classification loss sees.
+
+    What the paper compares: attract "soft" (its method), "rigid" (classic erasing: the positive image is classified
+    with the labels of the image) or "none"; repel or not; metric: embeddings of "gpp" or of "cam".
     """
 
-    def __init__(self, high=0.6, low=0.2, margin=0.5, weights=(1.0, 0.2, 0.15), cls_batch=8):
+    def __init__(
+        self,
+        high=0.6,
+        low=0.2,
+        margin=0.5,
+        weights=(1.0, 0.2, 0.15),
+        cls_batch=8,
+        attract="soft",
+        repel=True,
+        metric="gpp",
+    ):
+        if attract not in ATTRACT or metric not in METRICS:
+            raise ValueError(f"attract {attract!r} of {ATTRACT}, metric {metric!r} of {METRICS}")
+        self.attraction, self.repels, self.metric = attract, repel, metric
         self.high = high
         self.low = low
         self.margin = margin
@@ -61,15 +79,24 @@ class TripletErasing:
         labels = gather(label)
         cls = self.weights[0] * self.classify(gather(logits), labels)
         attract = repel = torch.zeros((), device=cls.device)
-        if erase:
-            positive = self.erase(image, cam, label)
+        maps = self.embedded(cam, gpp)
+        if erase and self.attraction != "none":
             with running_statistics_kept(net):
-                gpp_positive = net(positive)[2]
-            embeddings = gather(class_embedding(gpp, label)), gather(class_embedding(gpp_positive, label))
-            attract = self.weights[1] * self.attract(*embeddings)
-            regions = (gather(e) for e in self.region_embeddings(cam, gpp, label))
+                cam_positive, logits_positive, gpp_positive = net(self.erase(image, cam, label))
+            if self.attraction == "rigid":
+                attract = self.rigid(gather(logits_positive), labels)
+            else:
+                positive = class_embedding(self.embedded(cam_positive, gpp_positive), label)
+                attract = self.attract(gather(class_embedding(maps, label)), gather(positive))
+            attract = self.weights[1] * attract
+        if erase and self.repels:
+            regions = (gather(e) for e in self.region_embeddings(cam, maps, label))
             repel = self.weights[2] * self.repel(*regions, labels, generator)
         return {"total": cls + attract + repel, "cls": cls, "attract": attract, "repel": repel}
+
+    def embedded(self, cam, gpp):
+        """The maps that embeddings are taken from."""
+        return cam if self.metric == "cam" else gpp
 
     def classify(self, logits, label):
         """Binary cross entropy of the first `cls_batch` samples."""
@@ -88,6 +115,13 @@ class TripletErasing:
         """Mean L1 distance between class embeddings of image and positive image, B x C each."""
         return F.l1_loss(e_positive, e_anchor)
 
+    def rigid(self, logits, label):
+        """Binary cross entropy of the positive images with the labels of their images, in place of `attract`.
+
+        What classic erasing asks for, also where the whole object is gone; the paper's ablation has it as `rigid`.
+        """
+        return F.binary_cross_entropy_with_logits(logits, label)
+
     def repel(self, e_background, e_object, label, generator=None):
         """Hinge on the squared distance between each anchor and the object embedding of a class-disjoint image.
 
@@ -100,20 +134,20 @@ class TripletErasing:
             return distance.new_zeros(())
         return F.relu(self.margin - distance[hard]).mean()
 
-    def region_embeddings(self, cam, gpp, label):
+    def region_embeddings(self, cam, maps, label):
         """Class embeddings of two regions of each image: where activation is below `low`, and where it is below 1.
 
-        Each is the mean of the range-normalised gpp over the cells of its region, a class at a time.
+        Each is the mean of the range-normalised maps (gpp) over the cells of its region, a class at a time.
         Returns two B x C tensors, 0 for classes that the image does not have.
         """
         m = maxnorm(cam) * label[:, :, None, None]
-        g = gpp / (gpp.abs().amax((2, 3), keepdim=True) + EPS)
+        g = maps / (maps.abs().amax((2, 3), keepdim=True) + EPS)
         return masked_mean(g, m < self.low) * label, masked_mean(g, m < 1) * label
 
 
-def class_embedding(gpp, label):
+def class_embedding(maps, label):
     """Mean positive evidence of each class that the image has: B x C x h x w and B x C -> B x C."""
-    return F.relu(gpp).mean((2, 3)) * label
+    return F.relu(maps).mean((2, 3)) * label
 
 
 def masked_mean(values, mask):

@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from models.affinity import AffinityNet, affinity_loss
-from models.resnet38d import count_parameters
+from models.resnet38d import ResNet38d, count_parameters
 from tests.bench.reference import gathered_pair_affinity
 from tool import pairs
 from tool.affinity_labels import affinity_label, pair_masks, pool_scores
@@ -39,12 +39,12 @@ def pairs_by_hand(height, width, radius):
 @pytest.fixture(scope="module")
 def released():
     net = AffinityNet()
-    net.load_state_dict(golden_state(state_shapes("affinity")))
+    net.load_released_state(golden_state(state_shapes("affinity")))
     return net.eval()
 
 
 def test_state_is_the_released_one(released):
-    ours = [(k, tuple(v.shape)) for k, v in released.state_dict().items()]
+    ours = [(k, tuple(v.shape)) for k, v in released.released_state().items()]
     assert ours == list(state_shapes("affinity").items())
     assert len(ours) == 232
     assert count_parameters(released) == 106_484_032
@@ -64,14 +64,18 @@ def test_affinities_and_their_matrix_are_the_released_ones(released):
 
 def test_dropout_and_layers_of_the_trunk():
     net = AffinityNet(1 / 16)
-    assert (net.b6.dropout_2b1.p, net.b6.dropout_2b2.p, net.b7.dropout_2b1.p, net.b7.dropout_2b2.p) == (
-        0.3,
-        0.3,
-        0.5,
-        0.5,
-    )
-    assert [getattr(net, f).weight.shape[0] for f in net.scratch_layers] == [64, 128, 256, 448]
+    b6, b7 = net.trunk.b6, net.trunk.b7
+    assert (b6.dropout_2b1.p, b6.dropout_2b2.p, b7.dropout_2b1.p, b7.dropout_2b2.p) == (0.3, 0.3, 0.5, 0.5)
+    assert [getattr(net, f).weight.shape[0] for f in ("f8_3", "f8_4", "f8_5", "f9")] == [64, 128, 256, 448]
     assert net.features(torch.zeros(1, 3, 17, 24)).shape == (1, 448, 3, 3)
+
+
+def test_it_stands_on_any_trunk_or_on_one_of_a_width():
+    trunk = ResNet38d(1 / 8)
+    assert AffinityNet(trunk).trunk is trunk
+    shapes = [p.shape for p in AffinityNet(trunk).parameters()]
+    for same in (AffinityNet(width=1 / 8), AffinityNet(1 / 8), AffinityNet(None, 1 / 8)):
+        assert [p.shape for p in same.parameters()] == shapes
 
 
 def test_freezing_leaves_the_f_layers_at_their_own_rate():

@@ -724,7 +724,7 @@ def checkpoints(prepared, tmp_path_factory):
     made = {}
     for who, (script, _, good, other) in LOADERS.items():
         wide = AEFTNet(ResNet38d(2 * WIDTH), 20) if script in (TRAIN, INFER) else AffinityNet(2 * WIDTH)
-        made[who] = bad_checkpoints(e / good, e / other, wide.state_dict(), marker)
+        made[who] = bad_checkpoints(e / good, e / other, wide.released_state(), marker)
     return marker, made
 
 

@@ -16,8 +16,9 @@ from hypothesis import strategies as st
 from mxnet_files import mxnet_name, write_params
 
 from models.aeft import AEFTNet
-from models.checkpoint import load_weights, read_state, save_weights
-from models.resnet38d import Conv1x1, ResNet38d, TrunkNet
+from models.checkpoint import load_weights, read_state, released_names, released_state, save_weights
+from models.network import TrunkNet
+from models.resnet38d import Conv1x1, ResNet38d
 from tool.io import torch_files
 from tool.io.files import UserError
 from tool.io.torch_files import read_torch, save_torch
@@ -28,8 +29,6 @@ COUNTER = "num_batches_tracked"
 
 class OtherNet(TrunkNet):
     """A second network on the same trunk, with AffinityNet's head names."""
-
-    scratch_layers = ("f8_3", "f9")
 
     def __init__(self, trunk):
         super().__init__(trunk)
@@ -50,7 +49,7 @@ def randomise(net):
 
 
 def snapshot(net):
-    return {name: tensor.clone() for name, tensor in net.state_dict().items()}
+    return {name: tensor.clone() for name, tensor in released_state(net).items()}
 
 
 def same(a, b):
@@ -62,7 +61,7 @@ def same(a, b):
 
 
 def is_head(name):
-    return name.split(".")[0] in AEFTNet.scratch_layers
+    return name.split(".")[0] in ("fc8", "bn8", "fc9", "gconv1", "gconv2", "gconv3")
 
 
 def trunk_of(state):
@@ -113,7 +112,7 @@ def test_saved_weights_load_bit_for_bit(tmp_path, source, net, name):
 def test_special_values_survive(tmp_path, net):
     with torch.no_grad():
         special = torch.tensor([-0.0, 1e-42, torch.finfo(torch.float32).max, torch.finfo(torch.float32).tiny])
-        net.conv1a.weight.view(-1)[:4] = special
+        net.trunk.conv1a.weight.view(-1)[:4] = special
     save_weights(net, tmp_path / "a.pth")
     want = snapshot(net)
     assert want["conv1a.weight"].view(-1)[1] > 0  # not flushed to zero
@@ -130,20 +129,20 @@ def test_file_is_a_plain_state_dict_that_torch_and_released_code_read(tmp_path, 
         k for k in state_shapes("aeft_gpp") if not k.startswith("gconv")
     ]
     assert all(type(v) is torch.Tensor and v.is_contiguous() and not v.requires_grad for v in raw.values())
-    make(3).load_state_dict(raw)  # strict
+    make(3).load_released_state(raw)  # strict
 
 
 def test_layout_and_larger_storage_are_not_written(tmp_path):
     net = make(4).to(memory_format=torch.channels_last)
-    assert not net.b2.conv_branch2a.weight.is_contiguous()
+    assert not net.trunk.b2.conv_branch2a.weight.is_contiguous()
     big = torch.randn(100000)
-    net.bn7.running_mean = big[: len(net.bn7.running_mean)]
+    net.trunk.bn7.running_mean = big[: len(net.trunk.bn7.running_mean)]
     want = {k: v.contiguous() for k, v in snapshot(net).items()}
     save_weights(net, tmp_path / "a.pth")
     save_weights(net, tmp_path / "a.safetensors")
     raw = read_torch(tmp_path / "a.pth")
     assert same(raw, want) and all(v.is_contiguous() for v in raw.values())
-    assert raw["bn7.running_mean"].untyped_storage().nbytes() == 4 * len(net.bn7.running_mean)
+    assert raw["bn7.running_mean"].untyped_storage().nbytes() == 4 * len(net.trunk.bn7.running_mean)
     assert same(dict(sorted(read_state(tmp_path / "a.safetensors").items())), dict(sorted(want.items())))
 
 
@@ -151,17 +150,29 @@ def test_loading_keeps_the_networks_layout(tmp_path, source, state):
     save_weights(source, tmp_path / "a.pth")
     net = make(4).to(memory_format=torch.channels_last)
     load_weights(net, tmp_path / "a.pth")
-    assert net.b2.conv_branch2a.weight.is_contiguous(memory_format=torch.channels_last)
-    assert all(torch.equal(v, state[k]) for k, v in net.state_dict().items())
+    assert net.trunk.b2.conv_branch2a.weight.is_contiguous(memory_format=torch.channels_last)
+    assert all(torch.equal(v, state[k]) for k, v in released_state(net).items())
 
 
 def test_released_names_and_values_at_width_one_sixteenth(tmp_path, net):
-    shapes = {k: tuple(v.shape) for k, v in net.state_dict().items()}
+    shapes = {k: tuple(v.shape) for k, v in released_state(net).items()}
     assert set(shapes) == set(state_shapes("aeft_gpp"))
     values = golden_state(shapes)
     torch.save(values, tmp_path / "released.pth")
     load_weights(net, tmp_path / "released.pth")
-    assert all(torch.equal(v, values[k]) for k, v in net.state_dict().items())
+    assert all(torch.equal(v, values[k]) for k, v in released_state(net).items())
+
+
+def test_names_inside_differ_and_only_those_of_files_are_taken(source, state, net):
+    assert {name.split(".")[0] for name in source.state_dict()} == {"trunk", "fc8", "bn8", "fc9", "gpp"}
+    assert released_names(net)["b4_1.conv_branch2a.weight"] == "trunk.b4_1.conv_branch2a.weight"
+    before = snapshot(net)
+    for wrong in (source.state_dict(), trunk_of(state), state | {"trunk.conv1a.weight": torch.ones(1)}):
+        with pytest.raises(ValueError, match="is not in both the file and the network"):
+            net.load_released_state(wrong)
+        assert same(snapshot(net), before)
+    net.load_released_state(state)
+    assert same(snapshot(net), state)
 
 
 def test_saving_refuses_other_endings(tmp_path, source):
@@ -222,7 +233,7 @@ def test_mxnet_file_fills_the_trunk(tmp_path, state, net, form):
     path = write_params(tmp_path / "resnet_38d.params", arrays, form)
     before = snapshot(net)
     assert load_weights(net, path) == [k for k in state if is_head(k)]
-    for name, value in net.state_dict().items():
+    for name, value in released_state(net).items():
         kept = is_head(name) or name.endswith(COUNTER)
         assert torch.equal(value, before[name] if kept else state[name]), name
 
@@ -251,7 +262,7 @@ def test_part_none_takes_the_whole_net_or_the_bare_trunk(tmp_path, state):
     net = make(2)
     before = snapshot(net)
     assert load_weights(net, tmp_path / "trunk.pth") == heads
-    assert all(torch.equal(v, (before if is_head(k) else state)[k]) for k, v in net.state_dict().items())
+    assert all(torch.equal(v, (before if is_head(k) else state)[k]) for k, v in released_state(net).items())
     refused(net, tmp_path / "most.pth", "fc9.weight is missing (20x256x1x1; 1 entry missing)")
 
 
@@ -271,7 +282,7 @@ def test_part_trunk_starts_another_network_from_a_classifier(tmp_path, source, s
     before = snapshot(other)
     refused(other, tmp_path / "a.pth", "f8_3.weight is missing", "'fc8.weight' is not of this network")
     assert load_weights(other, tmp_path / "a.pth", part="trunk") == ["f8_3.weight", "f9.weight"]
-    for name, value in other.state_dict().items():
+    for name, value in released_state(other).items():
         assert torch.equal(value, state[name] if name in state else before[name])
 
 
@@ -295,7 +306,7 @@ def test_num_batches_tracked_may_be_absent(tmp_path, state, net):
     for part in (None, "all", "trunk"):
         assert all(is_head(k) for k in load_weights(net, tmp_path / "a.pth", part=part))
         assert not any(is_head(k) for k in load_weights(net, tmp_path / "a.pth", part="all"))
-    assert all(torch.equal(v, (before if k.endswith(COUNTER) else state)[k]) for k, v in net.state_dict().items())
+    assert all(torch.equal(v, (before if k.endswith(COUNTER) else state)[k]) for k, v in released_state(net).items())
 
 
 # ---------------------------------------------------------------- what does not fit
@@ -331,7 +342,7 @@ def test_float_types_are_converted(tmp_path, state, net, dtype):
     safetensors.torch.save_file(stored, tmp_path / "a.safetensors")
     for name in ("a.pth", "a.safetensors"):
         load_weights(net, tmp_path / name)
-        for key, value in net.state_dict().items():
+        for key, value in released_state(net).items():
             want = state[key].to(dtype).float() if value.is_floating_point() else state[key]
             assert value.dtype == want.dtype and torch.equal(value, want)
         randomise(net)

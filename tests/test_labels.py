@@ -4,6 +4,7 @@ import io
 import pickle
 import subprocess
 import sys
+import zipfile
 from pathlib import Path
 from xml.sax.saxutils import escape
 
@@ -188,8 +189,46 @@ def test_labels_are_arrays_of_their_own(tmp_path):
 
 def test_without_a_table_annotations_are_read(tmp_path):
     root = make_root(tmp_path, a=["cat"])
-    for cls_labels in (None, tmp_path / "none.npy"):
-        np.testing.assert_array_equal(load_labels(["a"], root, VOC_CLASSES, cls_labels)["a"], one_hot(7))
+    np.testing.assert_array_equal(load_labels(["a"], root, VOC_CLASSES)["a"], one_hot(7))
+
+
+def test_a_table_that_was_asked_for_must_exist(tmp_path):
+    root = make_root(tmp_path, a=["cat"])
+    with pytest.raises(UserError, match=r"mine\.npy: no such file; --cls_labels takes"):
+        load_labels(["a"], root, VOC_CLASSES, tmp_path / "mine.npy")
+
+
+def test_images_without_a_usable_label_can_be_left_out(tmp_path):
+    root = make_root(tmp_path, a=["cat"], b=[], broken=["dog"], z=["dog"])
+    (root / "Annotations" / "broken.xml").write_text("<annotation>")
+    failed = {}
+    ids = ["z", "b", "nowhere", "broken", "a"]
+    got = load_labels(ids, root, VOC_CLASSES, None, failed.__setitem__)
+    assert list(got) == ["z", "a"] and got.matrix.shape == (2, 20)
+    np.testing.assert_array_equal(got["a"], one_hot(7))
+    assert {image_id: str(error).split(";")[0] for image_id, error in failed.items()} == {
+        "b": "b: one of the images that show none of the 20 classes",
+        "nowhere": f"nowhere: one of the images that have no label (no {root}/Annotations/ID.xml)",
+        "broken": f"{root}/Annotations/broken.xml: not an XML file (no element found: line 1, column 12)",
+    }
+
+
+def test_nested_ids_have_nested_annotations(tmp_path):
+    (tmp_path / "Annotations" / "a" / "b c").mkdir(parents=True)
+    (tmp_path / "Annotations" / "a" / "b c" / "d.xml").write_text(annotation("cat"))
+    np.testing.assert_array_equal(load_labels(["a/b c/d"], tmp_path, VOC_CLASSES, None)["a/b c/d"], one_hot(7))
+
+
+def test_labels_take_a_byte_a_value(tmp_path):
+    """Not an array of its own for each image, of which workers would have a copy each."""
+    ids = [f"{k:04d}" for k in range(1000)]
+    write_cls_labels(tmp_path / "t.npy", {i: one_hot(k % 20) for k, i in enumerate(ids)})
+    got = load_labels(ids[::-1], tmp_path, VOC_CLASSES, tmp_path / "t.npy")
+    assert got.matrix.nbytes == 20 * 1000 and len(got) == 1000 and list(got) == ids[::-1]
+    assert "0007" in got and "7" not in got and got["0007"].dtype == np.float32
+    assert all(got[i].tolist() == one_hot(k % 20).tolist() for k, i in enumerate(ids))
+    with pytest.raises(KeyError):
+        got["7"]
 
 
 def test_a_table_without_annotations_is_enough(tmp_path):
@@ -248,14 +287,14 @@ def test_vectors_that_are_no_labels(tmp_path, vector):
 # ---------------------------------------------------------------- the table
 
 
+def tables(*exclude):
+    """{ID: three labels}, IDs without characters of these categories."""
+    texts = st.text(st.characters(exclude_categories=exclude), min_size=1, max_size=12)
+    return st.dictionaries(texts, st.lists(st.booleans(), min_size=3, max_size=3), min_size=1)
+
+
 @settings(max_examples=50, deadline=None)
-@given(
-    st.dictionaries(
-        st.text(st.characters(exclude_categories=["Cs"]), min_size=1, max_size=12),
-        st.lists(st.booleans(), min_size=3, max_size=3),
-        min_size=1,
-    )
-)
+@given(tables("Cs"))
 def test_table_round_trip_and_numpy_reads_it(tmp_path_factory, table):
     path = tmp_path_factory.mktemp("table") / "t.npy"
     write_cls_labels(path, {key: np.array(bits) for key, bits in table.items()})
@@ -263,6 +302,74 @@ def test_table_round_trip_and_numpy_reads_it(tmp_path_factory, table):
     for got in (read_cls_labels(path), np.load(path, allow_pickle=True).item()):
         assert {key: vector.tolist() for key, vector in got.items()} == table
         assert all(vector.dtype == np.float32 for vector in got.values())
+
+
+@settings(max_examples=50, deadline=None)
+@given(tables("Cs", "Cc"))  # no list has an ID of control characters
+def test_compact_table_round_trip_and_numpy_reads_it(tmp_path_factory, table):
+    path = tmp_path_factory.mktemp("table") / "t.npz"
+    write_cls_labels(path, {key: np.array(bits) for key, bits in table.items()})
+    got = read_cls_labels(path)
+    assert {key: vector.tolist() for key, vector in got.items()} == table and list(got) == list(table)
+    assert all(vector.dtype == np.float32 for vector in got.values())
+    arrays = np.load(path)
+    assert dict(zip(arrays["ids"].tolist(), arrays["labels"].tolist(), strict=True)) == table
+
+
+def test_labels_of_a_compact_table(tmp_path):
+    root = make_root(tmp_path, c=["dog"])
+    write_cls_labels(tmp_path / "t.npz", {"a": one_hot(3, 4), "b": one_hot(1)})
+    got = load_labels(["c", "a"], root, VOC_CLASSES, tmp_path / "t.npz")
+    assert list(got) == ["c", "a"]
+    np.testing.assert_array_equal(got["a"], one_hot(3, 4))
+    np.testing.assert_array_equal(got["c"], one_hot(11))
+    with pytest.raises(UserError, match=r"t\.npz: a has 20 values for 2 classes"):
+        load_labels(["a"], root, ("lion", "zebra"), tmp_path / "t.npz")
+
+
+IDS = np.array(["a", "b"])
+MATRIX = np.eye(2, 20, dtype=np.uint8)
+
+
+@pytest.mark.parametrize(
+    ("arrays", "words"),
+    [
+        ({"ids": IDS}, "other arrays than ids and labels"),
+        ({"ids": IDS, "labels": MATRIX, "more": MATRIX}, "other arrays than ids and labels"),
+        ({"ids": IDS[[0, 0]], "labels": MATRIX}, "an ID occurs twice"),
+        ({"ids": IDS, "labels": MATRIX[:1]}, "an ID occurs twice, or has no labels"),
+        ({"ids": IDS.astype("S"), "labels": MATRIX}, "not N texts"),
+        ({"ids": IDS, "labels": MATRIX.astype(np.float32)}, "not N texts and N x C bytes"),
+        ({"ids": IDS, "labels": MATRIX[0]}, "not N texts and N x C bytes"),
+        ({"ids": IDS[:0], "labels": MATRIX[:0]}, "not an array as long as it says"),
+        ({"ids": IDS.astype(object), "labels": MATRIX}, "not an array as long as it says"),
+        ({"ids": IDS, "labels": np.asfortranarray(MATRIX)}, "not an array as long as it says"),
+    ],
+)
+def test_archives_that_are_no_table(tmp_path, arrays, words):
+    np.savez(tmp_path / "t.npz", **arrays)
+    with pytest.raises(UserError, match=r"t\.npz: not a label table") as error:
+        read_cls_labels(tmp_path / "t.npz")
+    assert words in str(error.value)
+
+
+def test_a_compressed_table_is_not_unpacked(tmp_path):
+    np.savez_compressed(tmp_path / "t.npz", ids=IDS, labels=np.zeros((2, 10**8), np.uint8))
+    assert (tmp_path / "t.npz").stat().st_size < 10**6
+    with pytest.raises(UserError, match="it is compressed"):
+        read_cls_labels(tmp_path / "t.npz")
+
+
+def test_a_header_that_promises_too_much(tmp_path):
+    buffer = io.BytesIO()
+    np.lib.format.write_array_header_1_0(buffer, {"descr": "|u1", "fortran_order": False, "shape": (2, 2**50)})
+    with zipfile.ZipFile(tmp_path / "t.npz", "w") as archive:
+        archive.writestr("labels.npy", buffer.getvalue() + bytes(40))
+        stream = io.BytesIO()
+        np.save(stream, IDS)
+        archive.writestr("ids.npy", stream.getvalue())
+    with pytest.raises(UserError, match="not an array as long as it says"):
+        read_cls_labels(tmp_path / "t.npz")
 
 
 class Evil:
@@ -298,10 +405,11 @@ def test_files_that_are_no_table(tmp_path):
         read_cls_labels(tmp_path / "none.npy")
 
 
+@pytest.mark.parametrize("name", ["t.npy", "t.npz"])
 @settings(max_examples=150, deadline=None)
 @given(st.data())
-def test_a_damaged_table_gives_labels_or_a_user_error(tmp_path_factory, data):
-    path = tmp_path_factory.mktemp("table") / "t.npy"
+def test_a_damaged_table_gives_labels_or_a_user_error(tmp_path_factory, name, data):
+    path = tmp_path_factory.mktemp("table") / name
     write_cls_labels(path, {"a": one_hot(1), "b": one_hot(2)})
     whole = bytearray(path.read_bytes())
     for _ in range(data.draw(st.integers(0, 3))):
@@ -352,6 +460,17 @@ def test_script_with_lists_and_classes_from_another_folder(tmp_path):
     table = read_cls_labels(tmp_path / "t.npy")
     assert {key: vector.tolist() for key, vector in table.items()} == {"a": [1, 0], "c": [1, 1], "b": [0, 1]}
     assert load_labels(["b"], root, ("lion", "zebra"), tmp_path / "t.npy")["b"].tolist() == [0, 1]
+
+
+def test_script_writes_a_compact_table_and_finds_nested_annotations(tmp_path):
+    root = make_root(tmp_path / "voc", b=["cat"])
+    (root / "Annotations" / "a").mkdir()
+    (root / "Annotations" / "a" / "c.xml").write_text(annotation("dog"))
+    (root / "Annotations" / "a" / "._c.xml").write_bytes(b"what a Mac leaves beside a file")
+    done = run("make_cls_labels", "--voc12_root", root, "--out", tmp_path / "t.npz")
+    assert (done.returncode, done.stderr) == (0, "")
+    assert np.load(tmp_path / "t.npz")["ids"].tolist() == ["a/c", "b"]
+    np.testing.assert_array_equal(read_cls_labels(tmp_path / "t.npz")["a/c"], one_hot(11))
 
 
 def test_script_says_which_images_show_nothing(tmp_path):

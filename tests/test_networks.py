@@ -1,6 +1,7 @@
 """The networks against values of the released code, and properties that follow from the paper."""
 
 import copy
+import math
 
 import numpy as np
 import pytest
@@ -10,21 +11,23 @@ from golden_inputs import golden_image, golden_state, load, state_shapes
 from torch import nn
 
 from models.aeft import AEFTNet
-from models.gpp import Gate, GatedPyramidPooling, class_logits
+from models.checkpoint import released_names
+from models.gpp import POOLS, Gate, GatedPyramidPooling, class_logits, make_pooling
 from models.resnet38d import Conv1x1, ResNet38d, count_parameters
 from models.triplet import TripletErasing, class_disjoint_partner, masked_mean
 from tool.cam import maxnorm
+from tool.io.files import UserError
 
 
 @pytest.fixture(scope="module")
 def classifier():
     net = AEFTNet(ResNet38d(dropout=(0.0, 0.0)))
-    net.load_state_dict(golden_state(state_shapes("aeft_gpp")))
+    net.load_released_state(golden_state(state_shapes("aeft_gpp")))
     return net
 
 
 def test_classifier_state_is_the_released_one(classifier):
-    ours = [(k, tuple(v.shape)) for k, v in classifier.state_dict().items()]
+    ours = [(k, tuple(v.shape)) for k, v in classifier.released_state().items()]
     assert ours == list(state_shapes("aeft_gpp").items())
     assert len(ours) == 241
     assert count_parameters(classifier) == 106_129_440
@@ -50,10 +53,10 @@ def test_training_step_losses_and_gradients_are_the_released_ones(classifier, ke
     terms["total"].backward()
     values = [terms[k].item() for k in ("total", "attract", "repel")]
     np.testing.assert_allclose(values, golden[f"{key}_total_attract_repulse"], rtol=2e-5, atol=1e-6)
-    parameters = dict(net.named_parameters())
+    parameters, names = dict(net.named_parameters()), released_names(net)
     for name in golden.files:
         if name.startswith(f"{key}_gradnorm_"):
-            norm = parameters[name.removeprefix(f"{key}_gradnorm_")].grad.double().norm().item()
+            norm = parameters[names[name.removeprefix(f"{key}_gradnorm_")]].grad.double().norm().item()
             assert norm == pytest.approx(float(golden[name]), rel=1e-4), name
 
 
@@ -64,7 +67,8 @@ def test_frozen_layers_get_no_gradient_and_keep_their_statistics(classifier):
     net.zero_grad()
     TripletErasing()(net, image, torch.eye(2, 20))["total"].backward()
     for name, parameter in net.named_parameters():
-        frozen = name.split(".")[0] in ("conv1a", "b2", "b2_1", "b2_2") or ".bn_" in name or name.startswith("bn")
+        layer = name.removeprefix("trunk.").split(".")[0]
+        frozen = layer in ("conv1a", "b2", "b2_1", "b2_2") or ".bn_" in name or layer.startswith("bn")
         assert parameter.requires_grad != frozen, name
         assert (parameter.grad is None) == frozen, name
     for name, value in before.items():
@@ -89,7 +93,7 @@ def test_erased_images_do_not_move_running_statistics():
     for name, value in alone.state_dict().items():
         if "running" in name:
             assert torch.equal(value, net.state_dict()[name]), name
-    assert net.bn7.momentum == 0.1
+    assert net.trunk.bn7.momentum == 0.1
 
 
 def test_parameter_groups_follow_the_released_rates():
@@ -104,6 +108,24 @@ def test_parameter_groups_follow_the_released_rates():
         "trunk bias": 0.0,
         "scratch weight": 5e-4,
     }
+
+
+def test_parameters_stand_in_the_order_of_the_released_names(classifier):
+    """An optimiser's state in a resume file is by number: files from before the trunk was a submodule fit."""
+    parameters = dict(classifier.named_parameters())
+    ours = [name for name, inside in released_names(classifier).items() if inside in parameters]
+    assert [released_names(classifier)[name] for name in ours] == list(parameters)
+    buffers = ("running_mean", "running_var", "num_batches_tracked")
+    assert ours == [name for name in state_shapes("aeft_gpp") if not name.endswith(buffers)]
+
+
+def test_synchronised_batchnorm_keeps_names_and_parameters():
+    net = AEFTNet(ResNet38d(1 / 16))
+    before = net.state_dict(keep_vars=True)
+    net.synchronise_batchnorm()
+    assert isinstance(net.trunk.b2.bn_branch2a, nn.SyncBatchNorm) and isinstance(net.trunk.bn7, nn.SyncBatchNorm)
+    after = net.state_dict(keep_vars=True)
+    assert list(after) == list(before) and all(after[name] is before[name] for name in before)
 
 
 def test_strided_1x1_equals_the_convolution_it_replaces():
@@ -155,6 +177,76 @@ def test_class_logits_by_hand():
     cam = torch.tensor([[[[1.0, -2.0], [3.0, 0.0]]]])
     gpp = torch.tensor([[[[2.0, -1.0], [-1.0, 5.0]]]])
     assert class_logits(cam, gpp).item() == pytest.approx((1 * 2) / 4 - (2 * 1) / 4)
+
+
+def half(columns):
+    """1 x 1 x 16 x 16, every row the same: 0, these values in columns 4 to 11, then 8."""
+    return torch.tensor([0.0] * 4 + columns + [8.0] * 4).expand(1, 1, 16, 16)
+
+
+STEP = half([0.0] * 4 + [8.0] * 4)  # a class map: nothing on the left, 8 on the right
+PYRAMID = {  # P_k of it: cells of 16 / k pixels, linear between their centres
+    2: half([0.5, 1.5, 2.5, 3.5, 4.5, 5.5, 6.5, 7.5]),
+    4: half([0.0, 0.0, 1.0, 3.0, 5.0, 7.0, 8.0, 8.0]),
+    8: half([0.0, 0.0, 0.0, 2.0, 6.0, 8.0, 8.0, 8.0]),
+    16: STEP,
+}
+
+
+def pooling(pool):
+    """The module with gates that are half open everywhere: G(x, y) = (x + y)/4."""
+    module = make_pooling(pool, 1)
+    for parameter in module.parameters():
+        nn.init.zeros_(parameter)
+    return module
+
+
+@pytest.mark.parametrize("pool", POOLS)
+def test_every_pooling_by_hand(pool):
+    expected = {str(k): maps for k, maps in PYRAMID.items()} | {
+        "gap": STEP,
+        "avg": sum(PYRAMID.values()) / 4,
+        "gpp": PYRAMID[2] / 64 + PYRAMID[4] / 64 + PYRAMID[8] / 16 + PYRAMID[16] / 4,
+        "gpp_inverse": PYRAMID[16] / 64 + PYRAMID[8] / 64 + PYRAMID[4] / 16 + PYRAMID[2] / 4,
+    }
+    torch.testing.assert_close(pooling(pool)(STEP), expected[pool])
+    torch.testing.assert_close(pooling(pool)(-STEP), -expected[pool])
+
+
+class MapsGiven(AEFTNet):
+    """A classifier whose class maps are given instead of an image."""
+
+    def class_maps(self, cam):
+        return cam
+
+
+@pytest.mark.parametrize(
+    ("pool", "logit"),
+    [
+        ("gap", 4.0),  # half of the map is 8
+        ("2", 8 * (4.5 + 5.5 + 6.5 + 7.5 + 4 * 8) / 16),  # mean of cam P_2
+        ("16", 8 * 8 / 2),
+        ("avg", 8 * (24 + 28 + 30 + 32 + 4 * 32) / 4 / 16),
+    ],
+)
+def test_logits_of_poolings_by_hand(pool, logit):
+    net = MapsGiven(ResNet38d(1 / 16), 1, pool)
+    cam, logits, gpp = net(STEP)
+    assert cam is STEP and gpp.shape == STEP.shape and logits.item() == pytest.approx(logit)
+    assert net(-STEP)[1].item() == pytest.approx(-logit)
+
+
+@pytest.mark.parametrize("pool", POOLS)
+def test_poolings_without_gates_have_no_entries(pool):
+    names = set(AEFTNet(ResNet38d(1 / 16), pool=pool).released_state())
+    everything = set(state_shapes("aeft_gpp"))
+    assert names == {k for k in everything if pool.startswith("gpp") or not k.startswith("gconv")}
+
+
+@pytest.mark.parametrize("pool", ["3", "32", "", "max"])
+def test_other_poolings_are_refused(pool):
+    with pytest.raises(UserError, match="there are gap 2 4 8 16 avg gpp_inverse gpp"):
+        AEFTNet(ResNet38d(1 / 16), pool=pool)
 
 
 def test_maxnorm_by_hand():
@@ -227,3 +319,79 @@ def test_terms_add_up_and_the_warm_up_has_one():
     assert terms["total"].item() == pytest.approx(sum(terms[k].item() for k in ("cls", "attract", "repel")))
     warm_up = TripletErasing()(net, image, label, erase=False)
     assert warm_up["total"].item() == warm_up["cls"].item() and warm_up["attract"].item() == 0
+
+
+class OutputsGiven(nn.Module):
+    """A network that gives these outputs, one triple a forward, and keeps the images."""
+
+    def __init__(self, *outputs):
+        super().__init__()
+        self.outputs, self.images = list(outputs), []
+
+    def forward(self, image):
+        self.images.append(image)
+        return self.outputs[len(self.images) - 1]
+
+
+def outputs(cam, logits, gpp):
+    """Of one image and two classes; cam, gpp: their values everywhere on 2 x 2 cells."""
+    cam, gpp = (torch.tensor([v])[:, :, None, None].expand(1, 2, 2, 2) for v in (cam, gpp))
+    return cam, torch.tensor([logits]), gpp
+
+
+FIRST = outputs(cam=[3.0, 9.0], logits=[0.0, 0.0], gpp=[1.0, 9.0])
+ERASED = outputs(cam=[1.0, 9.0], logits=[0.0, math.log(3)], gpp=[0.5, 9.0])
+
+
+def terms_of(**options):
+    """The terms of one image of class 0 with these outputs -> (terms, number of forwards)."""
+    net = OutputsGiven(FIRST, ERASED)
+    terms = TripletErasing(**options)(net, torch.ones(1, 3, 2, 2), torch.tensor([[1.0, 0.0]]))
+    return {k: v.item() for k, v in terms.items()}, len(net.images)
+
+
+def test_rigid_is_the_classification_of_the_erased_image_by_hand():
+    terms, forwards = terms_of(attract="rigid")
+    bce = (math.log(2) + math.log(4)) / 2  # class 0: -log 1/2; class 1, absent: -log(1 - 3/4)
+    assert terms["attract"] == pytest.approx(0.2 * bce) and forwards == 2
+    assert terms["total"] == pytest.approx(math.log(2) + 0.2 * bce)
+
+
+@pytest.mark.parametrize(("metric", "distance"), [("gpp", 0.5), ("cam", 2.0)])
+def test_attract_compares_the_metrics_maps_by_hand(metric, distance):
+    terms, forwards = terms_of(metric=metric)
+    assert terms["attract"] == pytest.approx(0.2 * distance / 2) and forwards == 2  # the absent class counts as 0
+
+
+def test_regions_of_the_metrics_maps_by_hand():
+    cam = torch.tensor([[[[0.0, 4.0], [1.0, 2.0]]]])  # maxnorm: 0, 1, 1/4, 1/2; the peak is just below 1
+    gpp = torch.tensor([[[[8.0, 1.0], [4.0, -8.0]]]])
+    net, label = OutputsGiven((cam, torch.zeros(1, 1), gpp)), torch.ones(1, 1)
+    taken = {}
+    for metric in ("gpp", "cam"):
+        losses = TripletErasing(attract="none", metric=metric, low=0.3)
+        losses.repel = lambda anchor, negative, *_, m=metric: taken.update({m: (anchor, negative)}) or torch.zeros(())
+        losses(net, torch.ones(1, 3, 2, 2), label)
+        net.images.clear()
+    assert [e.item() for e in taken["gpp"]] == pytest.approx([(1 + 0.5) / 2, (1 + 1 / 8 + 0.5 - 1) / 4], rel=1e-4)
+    assert [e.item() for e in taken["cam"]] == pytest.approx([(0 + 0.25) / 2, (0 + 1 + 0.25 + 0.5) / 4], rel=1e-4)
+
+
+@pytest.mark.parametrize("repel", [True, False])
+def test_without_attract_nothing_is_erased(repel):
+    terms, forwards = terms_of(attract="none", repel=repel)
+    assert forwards == 1 and terms["attract"] == 0 and terms["total"] == terms["cls"]
+
+
+def test_without_repel_the_other_terms_stay():
+    net = AEFTNet(ResNet38d(1 / 16)).eval()
+    image, label = torch.randn(6, 3, 32, 32), torch.eye(6, 20)
+    whole, part = (TripletErasing(margin=50.0, repel=repel)(net, image, label) for repel in (True, False))
+    assert whole["repel"] > 0 and part["repel"] == 0
+    assert part["cls"] == whole["cls"] and part["attract"] == whole["attract"]
+
+
+@pytest.mark.parametrize("options", [{"attract": "hard"}, {"metric": "logits"}])
+def test_unknown_terms_are_refused(options):
+    with pytest.raises(ValueError, match="'hard'|'logits'"):
+        TripletErasing(**options)

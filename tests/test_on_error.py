@@ -42,7 +42,7 @@ def test_pseudo_labels_leave_broken_images_out(toy, inferred, tmp_path):
     for image_id in ids[:-1]:
         (tmp_path / f"n/dict/{image_id}.npy").write_bytes((inferred / f"n/dict/{image_id}.npy").read_bytes())
     (tmp_path / f"n/dict/{ids[0]}.npy").write_bytes(b"broken")
-    torch.save(AffinityNet(0.0625).state_dict(), tmp_path / "weights.pth")
+    torch.save(AffinityNet(0.0625).released_state(), tmp_path / "weights.pth")
     flags = [
         "--name",
         "n",

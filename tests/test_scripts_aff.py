@@ -137,7 +137,7 @@ def test_labels_are_what_the_stages_of_the_walk_give(toy, affine, tmp_path):
     assert "12 images, 0 done before" in out
     folder = affine / "n" / "rw" / "02_1908"
     net = AffinityNet(0.0625).eval()
-    net.load_state_dict(weights(affine)["best.pth"])
+    net.load_released_state(weights(affine)["best.pth"])
     for image_id in read_list(toy / "train.txt")[:3]:
         stored = Image.open(folder / f"{image_id}.png")
         assert stored.mode == "P"

@@ -4,7 +4,7 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 
-from tool.affinity_labels import STRIDE, pool_scores
+from tool.affinity_labels import pool_scores
 from tool.cam import resize_maps
 from tool.crf import DenseCRF, background_score
 from tool.pairs import pair_affinity
@@ -20,9 +20,9 @@ def stack_scores(cams, dup):
     return np.array([0, *(k + 1 for k in keys)]), np.concatenate([background_score(maps, dup)[None], maps])
 
 
-def pad_to_stride(x):
-    """Zeros on the right and at the bottom, so that both sides are multiples of 8. C x H x W -> C x H' x W'."""
-    return F.pad(x, (0, -x.shape[-1] % STRIDE, 0, -x.shape[-2] % STRIDE))
+def pad_to_stride(x, stride):
+    """Zeros on the right and at the bottom, so that both sides are multiples of it. C x H x W -> C x H' x W'."""
+    return F.pad(x, (0, -x.shape[-1] % stride, 0, -x.shape[-2] % stride))
 
 
 @torch.no_grad()
@@ -34,11 +34,11 @@ def walk_scores(net, view, scores, device, beta=8, steps=64):
     Returns K x H x W float32 array.
     """
     size = view.shape[-2:]
-    maps = pad_to_stride(resize_maps(torch.from_numpy(scores), size)).to(device)
-    features = net.features(pad_to_stride(view)[None].to(device))
+    maps = pad_to_stride(resize_maps(torch.from_numpy(scores), size), net.stride).to(device)
+    features = net.features(pad_to_stride(view, net.stride)[None].to(device))
     h, w = features.shape[-2:]
     affinity = sparse_affinity(pair_affinity(features, net.radius)[0], h, w, net.radius)
-    walked = propagate(affinity, pool_scores(maps).flatten(1), beta, steps).view(-1, h, w)
+    walked = propagate(affinity, pool_scores(maps, net.stride).flatten(1), beta, steps).view(-1, h, w)
     full = resize_maps(walked, maps.shape[-2:])[:, : size[0], : size[1]]
     return resize_maps(full, scores.shape[-2:]).float().cpu().numpy()
 

@@ -14,7 +14,7 @@ import numpy as np
 import torch
 from torch.utils.data import DataLoader, Dataset
 
-from tool.affinity_labels import affinity_label, pair_masks, pool_scores
+from tool.affinity_labels import STRIDE, affinity_label, pair_masks, pool_scores
 from tool.io.files import IMAGE_SUFFIXES, UserError, missing_files, require_files
 from tool.io.images import open_image
 from tool.io.scores import read_scores
@@ -120,10 +120,12 @@ class AffinitySet(Dataset):
     masks: which pairs of cells are both background, of one class, of different classes.
 
     low_dir, high_dir: CRF scores with the low and the high background power; labels come from the crop alone.
+    stride: pixels a cell of the network that will see them.
     """
 
-    def __init__(self, voc12_root, ids, low_dir, high_dir, view, seed, num_labels=256):
+    def __init__(self, voc12_root, ids, low_dir, high_dir, view, seed, num_labels=256, stride=STRIDE):
         self.root, self.ids, self.view, self.seed, self.num_labels = voc12_root, ids, view, seed, num_labels
+        self.stride = stride
         self.dirs = Path(low_dir), Path(high_dir)
 
     def __len__(self):
@@ -137,7 +139,7 @@ class AffinitySet(Dataset):
         low, high = read_score_pair(*paths, (image.height, image.width), self.num_labels)
         both = torch.from_numpy(np.concatenate([low, high]))
         x, scores = self.view(image, both, sample_rng(self.seed, epoch, image_id))
-        low, high = pool_scores(scores).split(len(low))
+        low, high = pool_scores(scores, self.stride).split(len(low))
         masks = np.stack(pair_masks(affinity_label(low, high)))
         return image_id, x, torch.from_numpy(masks.astype(np.uint8))
 

@@ -3,12 +3,14 @@
 import io
 import sys
 import xml.etree.ElementTree as ElementTree
+import zipfile
+from collections.abc import Mapping
 from pathlib import Path
 
 import numpy as np
 
 from tool.io.files import UserError, write_bytes
-from tool.io.scores import unpickle_dict
+from tool.io.scores import ZIP_MAGIC, plain_array, unpickle_dict
 
 _unknown_names = set()  # those already warned about, so that 10,000 files give one line a name
 
@@ -56,76 +58,144 @@ def _parse_annotation(path):
     return root
 
 
+# ---------------------------------------------------------------- tables of labels
+
+FORM = "--cls_labels takes {ID: vector of 0 and 1, a value a class}, as voc12/make_cls_labels.py writes it"
+
+
+class LabelTable(Mapping):
+    """{ID: float32[C] of 0 and 1} of many images, a byte a value, in one array that forked processes share."""
+
+    def __init__(self, ids, matrix):
+        """ids: of the rows of `matrix`, N x C uint8, in order."""
+        self.rows = {image_id: k for k, image_id in enumerate(ids)}
+        self.matrix = matrix
+
+    def __getitem__(self, image_id):
+        return self.matrix[self.rows[image_id]].astype(np.float32)
+
+    def __iter__(self):
+        return iter(self.rows)
+
+    def __len__(self):
+        return len(self.rows)
+
+
 def write_cls_labels(path, labels):
-    """`np.save` of {ID: float32[C]}, the table that other tools of the field read too."""
+    """Write {ID: vector of 0 and 1} in the form that the suffix of `path` asks for; `read_cls_labels` reads either.
+
+    .npy: `np.save` of {ID: float32[C]}, the table that other tools of the field read too. .npz: `np.savez` of "ids", N
+    texts, and "labels", N x C uint8; a million images are read in a second, the other form takes a quarter of a minute.
+    """
     buffer = io.BytesIO()
-    np.save(buffer, {str(k): np.ascontiguousarray(v, dtype=np.float32) for k, v in labels.items()}, allow_pickle=True)
+    if Path(path).suffix == ".npz":
+        vectors = [np.asarray(vector, dtype=np.uint8) for vector in labels.values()]
+        np.savez(buffer, ids=np.array(list(labels), dtype=np.str_), labels=np.array(vectors))
+    else:
+        table = {str(k): np.ascontiguousarray(v, dtype=np.float32) for k, v in labels.items()}
+        np.save(buffer, table, allow_pickle=True)
     write_bytes(path, buffer.getvalue())
 
 
 def read_cls_labels(path):
-    """{ID: vector} of the table at `path`, unpickled without trusting it; UserError where it is no such table."""
+    """{ID: vector} of the table at `path`, without trusting it; UserError where it is no such table."""
     try:
-        table = unpickle_dict(Path(path).read_bytes())
+        data = Path(path).read_bytes()
+        table = unzip_labels(data) if data.startswith(ZIP_MAGIC) else unpickle_dict(data)
         if not all(isinstance(key, str) for key in table):
             raise ValueError("its keys are not image IDs")
     except FileNotFoundError:
-        raise UserError(f"{path}: no such file; make it with voc12/make_cls_labels.py") from None
+        raise UserError(f"{path}: no such file; {FORM}; without it the labels come from Annotations") from None
     except OSError:
         raise
     except Exception as error:  # a broken pickle raises nearly anything; none of it may escape as a traceback
         reason = " ".join(str(error).split())[:120] or type(error).__name__
-        raise UserError(f"{path}: not a label table ({reason}); make it again with voc12/make_cls_labels.py") from None
+        raise UserError(f"{path}: not a label table ({reason}); {FORM}") from None
     return table
 
 
-def _checked(path, image_id, vector, classes):
-    """A vector of the table as a float32 array of its own; UserError where it does not fit the classes."""
+def unzip_labels(data):
+    """bytes of a .npz table -> LabelTable; ValueError and what `zipfile` raises where it is anything else."""
+    with zipfile.ZipFile(io.BytesIO(data)) as archive:
+        if sorted(archive.namelist()) != ["ids.npy", "labels.npy"]:
+            raise ValueError("it holds other arrays than ids and labels")
+        if any(member.compress_type != zipfile.ZIP_STORED for member in archive.infolist()):
+            raise ValueError("it is compressed")  # a few bytes could unpack to any size
+        ids, matrix = plain_array(archive.read("ids.npy")), plain_array(archive.read("labels.npy"))
+    if ids.ndim != 1 or ids.dtype.kind != "U" or matrix.ndim != 2 or matrix.dtype != np.uint8:
+        raise ValueError("not N texts and N x C bytes")
+    table = LabelTable(ids.tolist(), matrix)
+    if not len(table) == len(ids) == len(matrix):
+        raise ValueError("an ID occurs twice, or has no labels")
+    return table
+
+
+# ---------------------------------------------------------------- labels of a list
+
+
+def find_label(image_id, voc12_root, classes, table, cls_labels):
+    """Vector of an image out of `table`, read from cls_labels, or out of its XML; None where neither has it."""
+    if image_id not in table:
+        path = annotation_path(voc12_root, image_id)
+        return read_xml_label(path, classes) if path.is_file() else None
+    vector = table[image_id]
     if not isinstance(vector, np.ndarray) or vector.ndim != 1 or vector.dtype.kind not in "fiu":
-        raise UserError(f"{path}: {image_id}: not a vector of numbers; make it again with voc12/make_cls_labels.py")
+        raise UserError(f"{cls_labels}: {image_id}: not a vector of numbers; {FORM}")
     if len(vector) != len(classes):
         raise UserError(
-            f"{path}: {image_id} has {len(vector)} values for {len(classes)} classes: made with other "
-            "classes; make it again with voc12/make_cls_labels.py"
+            f"{cls_labels}: {image_id} has {len(vector)} values for {len(classes)} classes: made with other classes; "
+            "check --classes and --cls_labels"
         )
-    if not np.isin(vector, (0, 1)).all():
-        raise UserError(f"{path}: {image_id} has values other than 0 and 1; make it with voc12/make_cls_labels.py")
-    return np.array(vector, dtype=np.float32)
+    if not ((vector == 0) | (vector == 1)).all():
+        raise UserError(f"{cls_labels}: {image_id} has values other than 0 and 1; {FORM}")
+    return vector
 
 
-def lookup_labels(ids, voc12_root, classes, cls_labels=None):
+def lookup_labels(ids, voc12_root, classes, cls_labels=None, failed=None):
     """As load_labels, but an image that shows none of the classes gets its vector of zeros."""
-    table = read_cls_labels(cls_labels) if cls_labels is not None and Path(cls_labels).exists() else {}
-    labels, missing = {}, []
+    table = {} if cls_labels is None else read_cls_labels(cls_labels)
+    matrix = np.zeros((len(ids), len(classes)), dtype=np.uint8)
+    found, missing = [], []
     for image_id in ids:
-        path = annotation_path(voc12_root, image_id)
-        if image_id in table:
-            labels[image_id] = _checked(cls_labels, image_id, table[image_id], classes)
-        elif path.is_file():
-            labels[image_id] = read_xml_label(path, classes)
-        else:
+        try:
+            vector = find_label(image_id, voc12_root, classes, table, cls_labels)
+        except UserError as error:
+            if failed is None:
+                raise
+            failed(image_id, error)
+            continue
+        if vector is None:
             missing.append(image_id)
+        else:
+            matrix[len(found)] = vector
+            found.append(image_id)
     if missing:
-        where = f"not in {cls_labels}, and no {path.parent}/ID.xml" if table else f"no {path.parent}/ID.xml"
-        raise UserError(
-            f"{len(missing)} of {len(ids)} images have no label, the first is {missing[0]} ({where}); "
-            "check --voc12_root or take them off the list"
-        )
-    return labels
+        where = f"not in {cls_labels}, and " if table else ""
+        where = f"{where}no {Path(voc12_root) / 'Annotations'}/ID.xml"
+        refuse(missing, ids, "have no label", f" ({where}); check --voc12_root or take them off the list", failed)
+    return LabelTable(found, matrix[: len(found)])
 
 
-def load_labels(ids, voc12_root, classes, cls_labels="voc12/cls_labels.npy"):
-    """Labels of the listed images: {ID: float32[len(classes)] of 0 and 1, with at least one 1}.
+def load_labels(ids, voc12_root, classes, cls_labels=None, failed=None):
+    """Labels of the listed images: LabelTable of {ID: float32[len(classes)] of 0 and 1, with at least one 1}.
 
-    ids: IDs in any order. cls_labels: table of make_cls_labels.py; where that file is missing or lacks an ID, the XML
-    under voc12_root/Annotations is read. UserError: an image without label, an image without any class, a broken file,
-    a table made with other classes.
+    ids: IDs in any order. cls_labels: path of a table; for an ID that it lacks the XML under voc12_root/Annotations is
+    read, and for all of them where it is None. failed: called with (ID, UserError) of each image that has no usable
+    label, which is left out; without it the first one raises that error. UserError: an image without label, an image
+    without any class, a broken or missing file, a table made with other classes.
     """
-    labels = lookup_labels(ids, voc12_root, classes, cls_labels)
-    empty = [image_id for image_id in ids if not labels[image_id].any()]
-    if empty:
-        raise UserError(
-            f"{len(empty)} of {len(ids)} images show none of the {len(classes)} classes, the first is "
-            f"{empty[0]}; remove them from the list"
-        )
-    return labels
+    labels = lookup_labels(ids, voc12_root, classes, cls_labels, failed)
+    shown = labels.matrix.any(axis=1)
+    if shown.all():
+        return labels
+    empty = [image_id for image_id, any_class in zip(labels, shown) if not any_class]
+    refuse(empty, ids, f"show none of the {len(classes)} classes", "; remove them from the list", failed)
+    return LabelTable([image_id for image_id, any_class in zip(labels, shown) if any_class], labels.matrix[shown])
+
+
+def refuse(wrong, ids, what, hint, failed):
+    """One UserError about the images `wrong` among `ids`, or failed(ID, UserError) for each of them."""
+    if failed is None:
+        raise UserError(f"{len(wrong)} of {len(ids)} images {what}, the first is {wrong[0]}{hint}")
+    for image_id in wrong:
+        failed(image_id, UserError(f"{image_id}: one of the images that {what}{hint}"))

@@ -1,7 +1,8 @@
 """Image labels of a data set in VOC layout, gathered in one file (optional: where it is missing the XMLs are read).
 
 Reads:  VOC12_ROOT/Annotations/ID.xml of the images on --list, or of all there are
-Writes: --out, np.save of {ID: float32 vector, 1 where any object of the image has that class}
+Writes: --out, np.save of {ID: float32 vector, 1 where any object of the image has that class}; as FILE.npz the compact
+        form of it, for a million images and more
 
 python voc12/make_cls_labels.py --voc12_root ./data/VOC2012 --out voc12/cls_labels.npy
 """
@@ -31,15 +32,18 @@ def get_args_parser():
         dest="lists",
         help="lists of the images to take (default: every XML of Annotations)",
     )
-    parser.add_argument("--out", type=str, default="voc12/cls_labels.npy", help="file to write")
+    parser.add_argument(
+        "--out", type=str, default="voc12/cls_labels.npy", help="file to write; .npz: arrays instead of a dict"
+    )
     add_classes_argument(parser)
     return parser
 
 
 def annotated_ids(voc12_root):
-    """IDs of all XMLs under Annotations, sorted; UserError where there are none."""
+    """IDs of all XMLs under Annotations and its folders, sorted; UserError where there are none."""
     folder = Path(voc12_root) / "Annotations"
-    ids = sorted(path.stem for path in folder.glob("*.xml") if not path.name.startswith("."))
+    paths = [path.relative_to(folder) for path in folder.rglob("*.xml") if not path.name.startswith(".")]
+    ids = sorted(path.with_suffix("").as_posix() for path in paths)
     if not ids:
         raise UserError(f"{folder}: no XML files there; --voc12_root takes a data set in VOC layout")
     return ids
@@ -52,7 +56,7 @@ def main(args):
     else:
         ids = list(dict.fromkeys(image_id for path in args.lists for image_id in read_list(path)))
     labels = lookup_labels(ids, args.voc12_root, classes)
-    empty = [image_id for image_id in ids if not labels[image_id].any()]
+    empty = [image_id for image_id, shown in zip(labels, labels.matrix.any(axis=1)) if not shown]
     if len(empty) == len(ids):
         raise UserError(f"{args.voc12_root}: none of {len(ids)} images shows any of the classes; check --classes")
     write_cls_labels(args.out, labels)

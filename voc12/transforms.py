@@ -7,9 +7,8 @@ from torchvision.transforms import functional as TF
 
 from tool.cam import resize_maps
 from tool.io.files import UserError
+from tool.io.images import MEAN, STD
 
-MEAN = (0.485, 0.456, 0.406)  # ImageNet, RGB, of values in [0, 1]
-STD = (0.229, 0.224, 0.225)
 MAX_PIXELS = 2**30  # of a resized image
 
 

@@ -12,6 +12,8 @@ from tool.io.scores import ORIGIN_MARK
 
 BACKGROUND = 0  # mask value of what is no object
 IGNORE = 255  # mask value of pixels that count for nothing
+MEAN = (0.485, 0.456, 0.406)  # of ImageNet's photographs, RGB, of values in [0, 1]
+STD = (0.229, 0.224, 0.225)
 
 # Told by content, whatever the name ends in. Not all that PIL knows: to read an EPS it runs Ghostscript on it.
 FORMATS = ("JPEG", "PNG", "TIFF", "BMP", "GIF", "PPM", "WEBP")

@@ -1,6 +1,7 @@
 """Score files: {class index: H x W floats} as `np.save` of a dict or compressed, read without trusting them."""
 
 import io
+import math
 import os
 import pickle
 import re
@@ -143,14 +144,22 @@ def unzip_scores(data):
 
 def half_map(data):
     """bytes of an .npy file of H x W float16 -> H x W float32; ValueError otherwise."""
+    half = plain_array(data)
+    if half.ndim != 2 or not half.size or half.dtype != np.dtype("<f2"):
+        raise ValueError("not a map of half precision")
+    return half.astype(np.float32)
+
+
+def plain_array(data):
+    """bytes of an .npy file -> its array, a view of them; ValueError where they are anything else, or hold objects."""
     stream = io.BytesIO(data)
     if np.lib.format.read_magic(stream) != (1, 0):
         raise ValueError("another npy version than ours")
     shape, fortran, dtype = np.lib.format.read_array_header_1_0(stream, max_header_size=MAX_HEADER)
     left = len(data) - stream.tell()
-    if len(shape) != 2 or min(shape) < 1 or fortran or dtype != np.dtype("<f2") or 2 * shape[0] * shape[1] != left:
-        raise ValueError("not a map of half precision")
-    return np.frombuffer(data, dtype, offset=stream.tell()).reshape(shape).astype(np.float32)
+    if dtype.hasobject or fortran or min(shape, default=1) < 1 or math.prod(shape) * dtype.itemsize != left:
+        raise ValueError("not an array as long as it says")
+    return np.frombuffer(data, dtype, offset=stream.tell()).reshape(shape)
 
 
 def _empty_array(cls, shape, typecode):

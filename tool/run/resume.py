@@ -26,7 +26,7 @@ def save_resume(path, net, optimizer, progress, settings, world):
     states = world.collect((torch.get_rng_state(), cuda))
     if world.main:
         state = {
-            "net": net.state_dict(),
+            "net": net.released_state(),
             "optimizer": optimizer.state_dict(),
             "progress": progress,
             "rng": states,
@@ -55,7 +55,7 @@ def load_resume(path, net, optimizer, settings, world, may_change=()):
         print(f"warning: resuming with --{k} {new.get(k)} (the run was started with {old.get(k)})", file=sys.stderr)
     rates = [group["initial_lr"] for group in optimizer.param_groups]
     try:
-        net.load_state_dict(state["net"])
+        net.load_released_state(state["net"])
         optimizer.load_state_dict(state["optimizer"])
         restore_rng(state["rng"], next(net.parameters()).device, world)
     except (AttributeError, LookupError, RuntimeError, TypeError, ValueError) as error:  # torch raises any of them
