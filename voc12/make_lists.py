@@ -9,9 +9,7 @@ python voc12/make_lists.py --download
 """
 
 import argparse
-import http.client
 import sys
-import tarfile
 from pathlib import Path
 
 import numpy as np
@@ -21,8 +19,9 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))  # run as a scri
 
 from tool.io.files import UserError, read_list, remove_stale, write_bytes, write_text
 from tool.io.images import IGNORE, label_image, save_image
-from tool.run.script import DISK_ERRORS, run_script
+from tool.run.script import run_script
 from voc12.classes import VOC_CLASSES
+from voc12.download import fetch
 
 EXPECTED = {"train.txt": 1464, "val.txt": 1449, "train_aug.txt": 10582}
 VOC_ARCHIVE = "https://thor.robots.ox.ac.uk/pascal/VOC/voc2012/VOCtrainval_11-May-2012.tar"
@@ -131,21 +130,6 @@ def require_scipy():
         import scipy.io  # noqa: F401
     except ImportError:
         raise UserError(SCIPY) from None
-
-
-def fetch(what, archive, folder, download):
-    """Call `download`; UserError with what to fetch by hand where that fails."""
-    print(f"fetching {what} into {folder}")
-    try:
-        download()
-    except (OSError, RuntimeError, EOFError, tarfile.TarError, http.client.HTTPException) as error:
-        if isinstance(error, OSError) and error.errno in DISK_ERRORS:
-            raise
-        reason = " ".join(str(error).split()) or type(error).__name__
-        raise UserError(
-            f"{what} could not be fetched ({reason}); fetch {archive} by hand, put it into {folder} as it "
-            "is and run this again"
-        ) from None
 
 
 def download_voc(voc12_root):

@@ -19,12 +19,13 @@ STD = (0.229, 0.224, 0.225)
 FORMATS = ("JPEG", "PNG", "TIFF", "BMP", "GIF", "PPM", "WEBP")
 
 
-def _open(path, what, coarse=False):
+def _open(path, what, coarse=False, header_only=False):
     try:
         image = Image.open(path, formats=FORMATS)
         if coarse:
             image.draft("RGB", (1, 1))
-        image.load()
+        if not header_only:
+            image.load()
     except FileNotFoundError:
         raise UserError(f"{path}: no such {what}; the list names it") from None
     except (UnidentifiedImageError, OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
@@ -54,6 +55,12 @@ def image_size(path):
             size = image.size
     _open(path, "image", coarse=True)
     return size
+
+
+def header_size(path):
+    """(width, height) as a photograph's header says, its pixels unread; UserError as `open_image`."""
+    with _open(path, "image", header_only=True) as image:
+        return image.size
 
 
 def open_mask(path, num_labels):
