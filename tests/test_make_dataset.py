@@ -298,6 +298,7 @@ BAD_TABLES = {  # name -> (bytes, words of the message)
     "a class twice": (b"image,zebra,zebra\nb/1.PNG,0,1\n", "1 to 254 different class names"),
     "background": (b"image,labels\nb/1.PNG,background\n", "without 'background'"),
     "a name that is a path": (b"image,labels\nb/1.PNG,../zebra\n", "'../zebra' is no class name"),
+    "a name of two lines": ("image,labels\nb/1.PNG,zebra\u2028lion\n".encode(), "is no class name"),
     "no image there": (b"image,labels\nx.png,zebra\n", "none of its 1 images is in"),
     "no labels": (b"image,labels\nb/1.PNG,\n", "no photograph has a label"),
     "no labels in columns": (b"image,zebra\nb/1.PNG,0\n", "no photograph has a label"),
@@ -347,10 +348,13 @@ def test_photographs_that_cannot_be_read_are_refused_or_left_out(here, capsys):
     warnings = capsys.readouterr().err
     assert "x.heic: not the suffix of an image that is read" in warnings
     assert f"2 images could not be used and are left out; see {here / 'mine' / 'failed.txt'}" in warnings
-    assert [line.split("\t")[0] for line in (here / "mine" / "failed.txt").read_text().splitlines()] == [
-        "b__1",
-        "x.heic",
-    ]
+    noted = (here / "mine" / "failed.txt").read_text().splitlines()
+    assert [line.split("\t")[0] for line in noted] == ["b__1", "x.heic"]
+    for name in PHOTOS:
+        (here / "photos" / name).write_bytes(b"")
+    says = "photos: none of 9 photographs can be used"
+    refused(SCRIPT, *flags(here, out=here / "other"), "--on_error", "skip", says=says)
+    assert not list(here.glob("*other*"))
 
 
 @pytest.mark.parametrize(

@@ -15,7 +15,8 @@ from PIL import Image
 
 from tool.io.files import read_list
 from tool.io.images import open_mask
-from tool.io.scores import check_maps, read_scores, unpickle_dict
+from tool.io.pickles import unpickle_dict
+from tool.io.scores import check_maps, read_scores
 from tool.metrics import ThresholdSweep
 
 
@@ -273,7 +274,6 @@ def quick(root, folder, **changes):
         "crop_size": 48,
         "num_workers": 0,
         "device": "cpu",
-        "cls_labels": root / "none.npy",
     } | changes
     return [f"--{k}={v}" for k, v in flags.items()]
 

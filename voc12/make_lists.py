@@ -17,7 +17,7 @@ from tqdm import tqdm
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))  # run as a script, Python looks only in voc12/
 
-from tool.io.files import UserError, read_list, remove_stale, write_bytes, write_text
+from tool.io.files import IMAGE_SUFFIXES, UserError, read_list, remove_stale, without_suffix, write_bytes, write_text
 from tool.io.images import IGNORE, label_image, save_image
 from tool.run.script import run_script
 from voc12.classes import VOC_CLASSES
@@ -91,18 +91,15 @@ def build_lists(voc12_root, sbd):
     else:
         augmented = augmented_ids(read_list(sbd / "train.txt"), read_list(sbd / "val.txt"), train, val)
     photos = Path(voc12_root) / "JPEGImages"
-    there = {path.stem for path in photos.glob("*.jpg")}
+    there = {without_suffix(path.name) for path in photos.glob("*") if path.suffix.lower() in IMAGE_SUFFIXES}
     lists = {}
     for name, ids in {"train.txt": train, "val.txt": val, "train_aug.txt": augmented}.items():
         lists[name] = [image_id for image_id in ids if image_id in there]
         if not lists[name]:
             raise UserError(f"{photos}: holds none of the {len(ids)} images of {name}; check --voc12_root")
         if len(lists[name]) < len(ids):
-            print(
-                f"warning: {photos}: {len(ids) - len(lists[name])} of {len(ids)} images of {name} are not there and "
-                "are left out",
-                file=sys.stderr,
-            )
+            left_out = len(ids) - len(lists[name])
+            warn(f"{photos}: {left_out} of {len(ids)} images of {name} are not there and are left out")
     return lists
 
 
@@ -111,15 +108,18 @@ def report(out, lists, with_sbd):
     for name, ids in lists.items():
         if name == "train_aug.txt" and not with_sbd:
             print(f"{Path(out) / name}: {len(ids)} images")
-            print(
-                f"warning: {name} is VOC's trainval without val, another set than the paper's {EXPECTED[name]:,} "
-                "images: results do not compare",
-                file=sys.stderr,
+            warn(
+                f"{name} is VOC's trainval without val, another set than the paper's {EXPECTED[name]:,} images: "
+                "results do not compare"
             )
             continue
         print(f"{Path(out) / name}: {len(ids)} images (expected {EXPECTED[name]})")
         if len(ids) != EXPECTED[name]:
-            print(f"warning: {name} has {len(ids)} images instead of {EXPECTED[name]}", file=sys.stderr)
+            warn(f"{name} has {len(ids)} images instead of {EXPECTED[name]}")
+
+
+def warn(text):
+    print(f"warning: {text}", file=sys.stderr)
 
 
 # ---------------------------------------------------------------- fetching
@@ -164,7 +164,7 @@ def download_sbd(sbd_root):
     fetch(
         "SBD",
         SBD_ARCHIVE,
-        Path(sbd_root),
+        sbd_root,
         lambda: datasets.SBDataset(sbd_root, image_set="train", mode="segmentation", download=True),
     )
 
@@ -228,7 +228,7 @@ def main(args):
         missing = write_masks(sorted({*lists["train_aug.txt"], *lists["val.txt"]}), args.voc12_root, sbd)
         print(f"{Path(args.voc12_root) / 'SegmentationClassAug'}: masks of train_aug.txt and val.txt")
         if missing:
-            print(f"warning: {missing} images have no mask, neither VOC's nor SBD's", file=sys.stderr)
+            warn(f"{missing} images have no mask, neither VOC's nor SBD's")
     for name, ids in lists.items():
         write_text(Path(args.out) / name, "".join(f"{image_id}\n" for image_id in ids))
     report(args.out, lists, sbd is not None)

@@ -138,10 +138,10 @@ def draw_image(rng, size):
     return image, ignore_rim(mask), objects
 
 
-def write_image(out, seed, index, size):
+def write_image(out, seed, index, mean_size):
     """Draw and write image `index`; returns its ID. Depends on seed and index alone."""
     rng = np.random.default_rng([seed, index])
-    size = tuple(int(round(n * rng.uniform(0.92, 1.08))) for n in size)
+    size = tuple(int(round(n * rng.uniform(0.92, 1.08))) for n in mean_size)
     image, mask, objects = draw_image(rng, size)
     image_id = f"toy_{index:05d}"
     save_image(out / "JPEGImages" / f"{image_id}.jpg", image, quality=92)
