@@ -19,7 +19,6 @@ import torch
 
 from models.aeft import AEFTNet
 from models.checkpoint import load_weights, save_weights
-from models.gpp import POOLS
 from models.resnet38d import count_parameters
 from models.triplet import ATTRACT, METRICS, TripletErasing
 from models.trunks import make_trunk
@@ -28,6 +27,7 @@ from tool.run.arguments import (
     Parser,
     add_common_arguments,
     add_data_arguments,
+    add_pool_argument,
     add_training_arguments,
     flag,
     fraction,
@@ -68,8 +68,7 @@ def get_args_parser():
         "start weights: a file (.params, .pth, .safetensors), timm to let it fetch its own, none to train from scratch"
     )
     add("--pretrained", type=str, default="pretrained/resnet_38d.params", help=text)
-    text = "pooling of the class maps; the paper's is gpp (default: the experiment's, else gpp)"
-    add("--pool", type=str, default="gpp", choices=POOLS, help=text)
+    add_pool_argument(parser)
     add_training_arguments(parser, epochs=40, crop_size=320, jitter=[0.4, 0.4, 0.4, 0.1], scratch_lr_mult=1.0)
     add = parser.schedule.add_argument
     add("--T", type=natural, default=18, help="first epoch (from 0) with the triplet")

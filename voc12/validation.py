@@ -1,5 +1,7 @@
 """Quality while training, on a list with masks: of class activation maps, and of AffinityNet's random walk."""
 
+from functools import partial
+
 import numpy as np
 import torch
 from tqdm import tqdm
@@ -9,7 +11,7 @@ from tool.io.files import UserError, missing_files, read_list, require_files
 from tool.io.images import open_mask
 from tool.metrics import ThresholdSweep, check_size, confusion, iou, mean_iou
 from tool.pseudo_labels import stack_scores, walk_scores
-from voc12.data import Broken, InferenceSet, check_scores, inference_loader, mask_path, mask_paths
+from voc12.data import Broken, InferenceSet, check_scores, image_path, inference_loader, mask_path, mask_paths
 from voc12.labels import load_labels
 from voc12.transforms import InferenceViews, look_of
 
@@ -23,7 +25,7 @@ def cam_sweep(net, voc12_root, list_path, classes, cls_labels, device, num_worke
     ids = world.share(read_list(list_path))
     labels = load_labels(ids, voc12_root, classes, cls_labels)
     views = InferenceViews((1.0,), mirror=False, look=look_of(net.trunk))
-    loader = inference_loader(InferenceSet(voc12_root, ids, labels, views), num_workers)
+    loader = inference_loader(InferenceSet(partial(image_path, voc12_root), ids, labels, views), num_workers)
     sweep = ThresholdSweep(len(classes) + 1)
     was_training = net.training
     net.eval()

@@ -214,6 +214,13 @@ def add_trunk_arguments(parser):
     add("--width", type=positive, default=1.0, help=text)
 
 
+def add_pool_argument(parser):
+    """--pool, which train.py and infer.py hand to the classifier."""
+    pools = ["gap", "2", "4", "8", "16", "avg", "gpp_inverse", "gpp"]
+    text = "pooling of the class maps; the paper's is gpp (default: the experiment's, else gpp)"
+    parser.network.add_argument("--pool", type=str, default="gpp", choices=pools, help=text)
+
+
 def add_training_arguments(parser, epochs, crop_size, jitter, scratch_lr_mult):
     """What all trainings have: network, schedule, crops, optimiser, resuming; defaults as released."""
     add_trunk_arguments(parser)
