@@ -203,6 +203,21 @@ def test_the_last_checkpoint_comes_back_from_the_resume_file(place, places, scri
         assert same_weights(run_folder(place, script) / "best.pth", whole)
 
 
+@both
+@pytest.mark.parametrize("change", [{}, {"lr": 0.5}])
+def test_resume_with_overwrite_goes_on_where_it_can(place, script, change):
+    first = checkpoint(place, script, 0).read_bytes()
+    errors = works(script, place, "--resume", "--overwrite", **change)
+    assert ("--overwrite deletes" in errors) == ("not resumed" in errors) == bool(change)
+    assert (checkpoint(place, script, 0).read_bytes() == first) == (not change)
+    assert checkpoint(place, script, 2).exists()
+
+
+@both
+def test_a_run_without_an_epoch_names_no_next_command(place, script):
+    assert "next:" not in prints(script, *flags(script, place), "--overwrite", "--stop_epoch", 0)
+
+
 # ---------------------------------------------------------------- nothing is mixed
 
 

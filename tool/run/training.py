@@ -290,11 +290,11 @@ class Run:
         self.save(progress)
 
     def end(self, script, progress, failures, next_command):
-        """The summary, to console, log and run.json."""
+        """The summary, to console, log and run.json. next_command: false where no epoch is done."""
         stage = self.summary.stages.get("training", {"images": 0})
         self.summary.counts["done"] = stage["images"]
         self.log.line(f"done: {self.folder}, {progress.epoch} epochs")
-        self.summary.end(script, self.world, [self.folder], failures, next_command, self.log.line)
+        self.summary.end(script, self.world, [self.folder], failures, next_command or None, self.log.line)
         self.log.close()
 
 
