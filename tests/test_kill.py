@@ -14,7 +14,7 @@ from conftest import infer_flags, train_flags
 from kill_harness import SCRIPTS, Launcher, differences, wait_until
 from test_scripts_aff import aff_flags, train_aff_flags
 
-from tool.run.lock import HOLDER_FILE
+from tool.run.lock import holder_path
 from tool.run.log import Log
 
 KILLED = -signal.SIGKILL
@@ -244,7 +244,7 @@ def two_at_once(stage, launcher, folder, points):
         shutil.copytree(stage.before, folder)
         first = launcher.fork(stage.script, stage.again(), folder, point=n, number=signal.SIGSTOP)
         assert wait_until(lambda: first.finished() or stopped(first), 100)  # noqa: B023
-        holds = (stage.checkpoints(folder) / HOLDER_FILE).is_file()
+        holds = holder_path(stage.checkpoints(folder)).is_file()
         second = launcher.fork(stage.script, stage.again(), folder)
         assert second.wait() in (0, 2), second.output()[-2000:]
         assert second.code == 2 or not holds
