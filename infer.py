@@ -79,10 +79,8 @@ def get_args_parser():
     add("--load_epo", type=natural, default=None, help="epoch of the checkpoint, from 0")
     add("--weights", type=str, default=None, help="a checkpoint file, instead of --load_epo")
     add = parser.method.add_argument
-    text = "powers of the background score for CRF, 1 to 99"
-    add("--alphas", type=power, nargs="+", default=[2, 19, 21], help=text)
-    text = "sizes at which an image is seen, relative to its own"
-    add("--scales", type=positive, nargs="+", default=[0.5, 1.0, 1.5, 2.0], help=text)
+    add("--alphas", type=power, nargs="+", default=[2, 19, 21], help="background powers for CRF, 1 to 99")
+    add("--scales", type=positive, nargs="+", default=[0.5, 1.0, 1.5, 2.0], help="sizes relative to the image's own")
     add = parser.run.add_argument
     add("--dict", action="store_true", help="write the class activation maps")
     add("--crf", action="store_true", help="write CRF scores, one folder an alpha")
@@ -91,9 +89,6 @@ def get_args_parser():
     add("--compress", action="store_true", help=text)
     add_crf_workers_argument(parser)
     return parser
-
-
-# ---------------------------------------------------------------- plan: what is asked, what is there
 
 
 def check_flags(args):
@@ -168,9 +163,6 @@ def map_sources(args, plan, folders, net, device, failures):
     }
 
 
-# ---------------------------------------------------------------- check
-
-
 def check_run(check, args, plan, folders, net, device):
     """--check: images, disk, and one image through network and CRF."""
     for output in folders.asked:
@@ -189,9 +181,6 @@ def check_run(check, args, plan, folders, net, device):
     both = seconds["maps"] + share if device.type == "cpu" else max(seconds["maps"], share)  # they share cores there
     text = f"network {seconds['maps']:.2f} s an image, CRF {crf_seconds:.2f} s"
     check.end(both * len(usable.todo) + share * len(usable.stored), len(plan.outputs.left), text)
-
-
-# ---------------------------------------------------------------- run
 
 
 def next_stage(args):
@@ -238,10 +227,9 @@ def main(args):
         world.first(lambda: [output.claim(args.overwrite, run) for output in folders.asked] and None)
         plan = plan_maps(folders, inputs, weights, failures)
         plan.outputs.renew()
+        text = f"{plan.outputs.describe()}, {len(plan.stored)} from stored maps, {len(plan.todo)} through the network"
         print(
-            f"infer.py: {weights or 'stored maps'}, {device}, process {world.rank} of {world.size}: "
-            f"{plan.outputs.describe()}, {len(plan.stored)} from stored maps, {len(plan.todo)} through the network",
-            flush=True,
+            f"infer.py: {weights or 'stored maps'}, {device}, process {world.rank} of {world.size}: {text}", flush=True
         )
         writer = MapWriter(folders, plan.outputs, crf, thread, args.compress)
         for name, maps in map_sources(args, plan, folders, net, device, failures).items():

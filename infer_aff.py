@@ -188,7 +188,7 @@ def main(args):
             for image_id, photo, keys, walked in walk(list(outputs.left), failures=failures):
                 lacking = outputs.begin(image_id, keys[1:] - 1)
                 files = [(output.path(image_id), output.origin) if output in lacking else None for output in folders]
-                crf.submit(label_job, photo, keys, walked, *files)
+                crf.submit(partial(label_job, names=classes), photo, keys, walked, *files)
                 stage["images"] += 1
     summary.counts |= {"done": stage["images"], "skipped": len(ids) - len(outputs.left)}
     summary.add("crf", crf)

@@ -230,8 +230,11 @@ def crf_job(image, cams, files, compressed=False):
             write_scores(path, scores, compressed, origin)
 
 
-def label_job(image, keys, walked, label_file, overlay_file=None):
-    """Refine walked scores (`refine_labels`), write the pseudo label and its overlay: (path, origin) each, or None."""
+def label_job(image, keys, walked, label_file, overlay_file=None, names=None):
+    """Refine walked scores (`refine_labels`), write the pseudo label and its overlay: (path, origin) each, or None.
+
+    names: of the classes, for the legend of the overlay.
+    """
     labels = refine_labels(image, keys, walked)
     with WRITING:
         if label_file:
@@ -239,4 +242,4 @@ def label_job(image, keys, walked, label_file, overlay_file=None):
             save_image(path, label_image(labels), origin)
         if overlay_file:
             path, origin = overlay_file
-            save_image(path, label_overlay(image, labels), origin)
+            save_image(path, label_overlay(image, labels, names), origin)
