@@ -213,6 +213,14 @@ def test_resume_with_overwrite_goes_on_where_it_can(place, script, change):
     assert checkpoint(place, script, 2).exists()
 
 
+@train_only
+def test_resume_with_overwrite_remembers_the_width(place, script):
+    words = flags(script, place)
+    at = words.index("--width")
+    code, errors = run_here(script, *words[:at], *words[at + 2 :], "--resume", "--overwrite")
+    assert code == 0 and "deletes" not in errors and checkpoint(place, script, 2).exists()
+
+
 @both
 def test_a_run_without_an_epoch_names_no_next_command(place, script):
     assert "next:" not in prints(script, *flags(script, place), "--overwrite", "--stop_epoch", 0)
