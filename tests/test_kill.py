@@ -106,9 +106,11 @@ def image_of(path):
 
 
 def epochs_done(stage, folder):
-    """How many epochs a killed training need not repeat."""
+    """How many epochs a killed training need not repeat; none of a run with other settings."""
     path = stage.checkpoints(folder) / "resume.pth"
-    return torch.load(path, weights_only=True)["progress"]["epoch"] if path.exists() else 0
+    state = torch.load(path, weights_only=True) if path.exists() else {"settings": None}
+    reference = torch.load(stage.checkpoints(stage.after) / "resume.pth", weights_only=True)
+    return state["progress"]["epoch"] if state["settings"] == reference["settings"] else 0
 
 
 def no_process_left(runs):
