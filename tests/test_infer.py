@@ -3,6 +3,7 @@
 import os
 import re
 import shutil
+import subprocess
 from pathlib import Path
 
 import numpy as np
@@ -29,6 +30,7 @@ from voc12.inference import find_images
 from voc12.transforms import normalise
 
 ALPHAS = ["--alphas", 2, 19]
+POWERS = ["--low", 2, "--high", 21, "--dup", 19]
 ALL = ["--dict", "--crf", "--vis", *ALPHAS]
 
 
@@ -434,3 +436,72 @@ def test_a_stage_too_short_to_measure_has_no_rate():
     print_summary("infer.py", total, [], log=lines.append)
     assert lines[1] == "  maps: 12 images, 0.0 s"
     assert lines[2] == "  crf: 12 images, 4.0 s of 2 processes, 6.00 images/s"
+
+
+# ---------------------------------------------------------------- the next command
+
+
+def shell_words(command):
+    """The words that a shell makes of a command."""
+    result = subprocess.run(["bash", "-c", f"printf '%s\\0' {command}"], capture_output=True, text=True, check=True)
+    return result.stdout.split("\0")[:-1]
+
+
+def next_words(out):
+    """The command that a stage printed, as a shell takes it: [script, flags ...]."""
+    python, *words = shell_words(out.split("next: ")[1].splitlines()[0])
+    assert python == "python"
+    return words
+
+
+def test_every_printed_command_runs_as_pasted(toy, tmp_path):
+    """Through all stages, of a data set, a list and an experiment with odd names."""
+    root, folder = tmp_path / 'it\'s "my" set; $HOME', tmp_path / "a b" / "*"
+    shutil.copytree(toy, root)
+    (root / "train.txt").rename(root / "-the list.txt")
+    common = ["--name=-n", "--experiment", folder, "--num_workers", 0, "--device", "cpu"]
+    small = ["--pretrained", "none", "--width", 0.0625, "--epochs", 1, "--batch_size", 4]
+    lists = ["--voc12_root", root, "--train_list", root / "-the list.txt", "--val_list", root / "-the list.txt"]
+    out = prints("train.py", *common, *small, *lists, "--T", 1, "--crop_size", 48, "--resize", 48, 72)
+    infer = next_words(out)
+    assert infer[0] == "infer.py" and str(root / "-the list.txt") in infer
+    score = next_words(prints(*infer))
+    assert score[:2] == ["evaluation.py", "--name=-n"] and "mIoU" in prints(*score)
+    out = prints("train_aff.py", *common, *small, *lists[2:4], *lists[4:], *POWERS, "--crop_size", 64)
+    walk = next_words(out)
+    assert walk[0] == "infer_aff.py"
+    score = next_words(prints(*walk))
+    assert "rw/02_2119" in score and "mIoU" in prints(*score)
+
+
+def test_the_next_command_names_what_the_experiment_does_not_remember(toy, copied, tmp_path):
+    """A published checkpoint has no settings.json; a data set may have moved."""
+    (copied / "n/settings.json").unlink()
+    (tmp_path / "my names.txt").write_text("\n".join(VOC_CLASSES))
+    flags = [*infer_flags(toy, copied), "--classes", tmp_path / "my names.txt", "--dict"]
+    score = next_words(prints("infer.py", *flags))
+    assert score[score.index("--voc12_root") + 1] == str(toy) and str(tmp_path / "my names.txt") in score
+    assert "mIoU" in prints(*score)
+
+
+def test_overlays_alone_are_followed_by_what_they_lack(toy, copied, monkeypatch):
+    for name in ("dict", "crf", "vis"):
+        shutil.rmtree(copied / "n" / name)
+    typed = ["infer.py", *map(str, infer_flags(toy, copied)), "--vis", "--scales", "1"]
+    monkeypatch.setattr("sys.argv", typed)
+    more = next_words(prints(*typed))
+    assert more == [*typed, "--dict", "--crf"]
+    monkeypatch.setattr("sys.argv", more)
+    assert "12 through" in prints(*more)
+    assert read_record(copied / "n/dict")["settings"]["scales"] == [1.0]
+
+
+def test_without_masks_training_follows(broken, copied):
+    shutil.rmtree(broken / "SegmentationClass")
+    flags = [*infer_flags(broken, copied), "--crf", "--alphas", 19, 2, 5]
+    train = next_words(prints("infer.py", *flags))
+    assert train[0] == "train_aff.py"
+    small = ["--pretrained", "none", "--epochs", 1, "--batch_size", 4, "--crop_size", 64, "--num_workers", 0]
+    walk = next_words(prints(*train, *small))
+    assert walk[0] == "infer_aff.py" and walk[walk.index("--dup") + 1] == "5"
+    assert "next:" not in prints(*walk)
