@@ -19,14 +19,14 @@ class TrunkNet(nn.Module):
         self.trunk.synchronise_batchnorm()
 
     def freeze(self):
-        """Fine-tuning from pretrained weights: the trunk's stem and every BatchNorm stay as they are.
+        """Fine-tuning from pretrained weights: the trunk's stem and each BatchNorm of the trunk stay as they are.
 
         BatchNorm keeps its running statistics (eval mode also while training) and its affine parameters.
         """
         self.frozen = True
         for parameter in self.trunk.stem_parameters():
             parameter.requires_grad_(False)
-        for module in self.modules():
+        for module in self.trunk.modules():
             if isinstance(module, _BatchNorm):
                 module.requires_grad_(False)
         return self.train(self.training)
@@ -34,7 +34,7 @@ class TrunkNet(nn.Module):
     def train(self, mode=True):
         super().train(mode)
         if self.frozen:
-            for module in self.modules():
+            for module in self.trunk.modules():
                 if isinstance(module, _BatchNorm):
                     module.eval()
         return self

@@ -16,8 +16,9 @@ from torch.utils.data import DataLoader, Dataset
 
 from tool.affinity_labels import STRIDE, affinity_label, pair_masks, pool_scores
 from tool.io.files import IMAGE_SUFFIXES, UserError, missing_files, require_files
-from tool.io.images import open_image
+from tool.io.images import open_image, open_mask
 from tool.io.scores import read_scores
+from tool.metrics import check_size
 from tool.run.background import follow_parent
 from voc12.transforms import normalise, rescale
 
@@ -243,6 +244,11 @@ class WalkSet(Dataset):
         return image_id, np.array(photo), normalise(rescale(photo, self.scale)), maps
 
 
+def epoch_order(seed, epoch, length):
+    """Indices of the samples of an epoch, as its batches take them."""
+    return np.random.default_rng([seed, epoch]).permutation(length)
+
+
 class EpochBatches:
     """Batch sampler of keys (epoch, index): a fresh permutation each epoch, the incomplete last batch dropped.
 
@@ -263,7 +269,7 @@ class EpochBatches:
         return self.length // self.batch_size - self.skip
 
     def __iter__(self):
-        order = np.random.default_rng([self.seed, self.epoch]).permutation(self.length)
+        order = epoch_order(self.seed, self.epoch, self.length)
         for k in range(self.skip, self.length // self.batch_size):
             batch = order[k * self.batch_size : (k + 1) * self.batch_size]
             yield [(self.epoch, int(i)) for i in batch[self.rank :: self.size]]
@@ -297,3 +303,44 @@ def inference_loader(dataset, num_workers, pin_memory=False):
         generator=own_generator(),
         worker_init_fn=follow_parent,
     )
+
+
+# ---------------------------------------------------------------- the segmentation network
+
+
+def label_paths(folder, ids):
+    """{ID: path of its label mask in a folder}."""
+    return {i: Path(folder) / f"{i}.png" for i in ids}
+
+
+class SegSet(Dataset):
+    """Samples (id, image 3 x crop x crop float32, label crop x crop uint8 with 255 ignored) under keys (epoch, index).
+
+    labels_dir: folder of label masks, ID.png. num_labels: ids are below it, or 255. batch_size: where given, the images
+    of a batch are scaled by one factor, not each by its own.
+    UserError where a photograph or a mask is broken, or the two are not of one size.
+    """
+
+    def __init__(self, voc12_root, ids, labels_dir, num_labels, view, seed, batch_size=None):
+        self.root, self.ids, self.view, self.seed = voc12_root, ids, view, seed
+        self.labels, self.num_labels, self.batch_size = label_paths(labels_dir, ids), num_labels, batch_size
+
+    def __len__(self):
+        return len(self.ids)
+
+    def __getitem__(self, key):
+        epoch, index = key
+        image_id = self.ids[index]
+        path = image_path(self.root, image_id)
+        image = open_image(path)
+        label = open_mask(self.labels[image_id], self.num_labels)
+        check_size(label, (image.height, image.width), path)
+        x, label = self.view(image, label, sample_rng(self.seed, epoch, image_id), self.batch_rng(epoch, index))
+        return image_id, x, label
+
+    def batch_rng(self, epoch, index):
+        """The random generator that the images of a batch share; None where there is no such."""
+        if self.batch_size is None:
+            return None
+        place = np.flatnonzero(epoch_order(self.seed, epoch, len(self)) == index)[0]
+        return np.random.default_rng([self.seed, epoch, place // self.batch_size])
