@@ -5,17 +5,25 @@ SEED ?= 0
 VENV = .venv/.installed
 
 # make pipeline VOC=data/VOC2012 NAME=aeft: the paper's settings; interrupted, it goes on where it was.
+# VOC may be any data set; without TRAIN_LIST and VAL_LIST its own lists are taken, for VOC train_aug.txt and train.txt.
+# DATA_FLAGS (--classes FILE --cls_labels FILE) go to the stages that read labels; the others take them from the experiment.
+# VAL_LIST=none, or no masks: nothing is scored.
 VOC ?= data/VOC2012
 NAME ?= aeft
 EXPERIMENT ?= experiment
-TRAIN_LIST ?= voc12/train_aug.txt
-VAL_LIST ?= voc12/train.txt
+TRAIN_LIST ?=
+VAL_LIST ?=
+DATA_FLAGS ?=
 EPOCHS ?= 40
 LOW ?= 2
 HIGH ?= 21
 DUP ?= 19
 COMMON = --name $(NAME) --experiment $(EXPERIMENT) --voc12_root $(VOC)
 POWERS = --low $(LOW) --high $(HIGH) --dup $(DUP)
+TRAIN = $(if $(TRAIN_LIST),--train_list $(TRAIN_LIST))
+VAL = $(if $(VAL_LIST),--val_list $(VAL_LIST))
+MASKS = $(if $(filter none,$(VAL_LIST)),,$(wildcard $(VOC)/SegmentationClass))
+EVALUATE = $(if $(MASKS),$(PY) evaluation.py $(COMMON) $(VAL:--val_list%=--list%),@echo not scored, no masks:)
 TWO = $(shell printf '%02d' $(1))
 
 .PHONY: venv pipeline demo test test-long lint bench clean
@@ -32,15 +40,14 @@ demo: $(VENV)
 	$(PY) demo.py --seed $(SEED)
 
 pipeline: $(VENV)
-	$(PY) train.py $(COMMON) --train_list $(TRAIN_LIST) --val_list $(VAL_LIST) --epochs $(EPOCHS) --resume $(TRAIN_FLAGS)
-	$(PY) infer.py $(COMMON) --infer_list $(TRAIN_LIST) --load_epo $$(( $(EPOCHS) - 1 )) \
+	$(PY) train.py $(COMMON) $(DATA_FLAGS) $(TRAIN) $(VAL) --epochs $(EPOCHS) --resume $(TRAIN_FLAGS)
+	$(PY) infer.py $(COMMON) $(DATA_FLAGS) $(TRAIN:--train_list%=--infer_list%) --load_epo $$(( $(EPOCHS) - 1 )) \
 		--dict --crf --alphas $(LOW) $(DUP) $(HIGH) $(INFER_FLAGS)
-	$(PY) train_aff.py $(COMMON) $(POWERS) --train_list $(TRAIN_LIST) --val_list $(VAL_LIST) --resume $(AFF_FLAGS)
-	$(PY) infer_aff.py $(COMMON) $(POWERS) --train_list $(TRAIN_LIST) $(WALK_FLAGS)
-	$(PY) evaluation.py $(COMMON) --list $(VAL_LIST) --task cam --dict_dir dict
-	$(PY) evaluation.py $(COMMON) --list $(VAL_LIST) --task crf --dict_dir crf/$(call TWO,$(DUP))
-	$(PY) evaluation.py $(COMMON) --list $(VAL_LIST) --task png \
-		--dict_dir rw/$(call TWO,$(LOW))_$(call TWO,$(HIGH))$(call TWO,$(DUP))
+	$(PY) train_aff.py $(COMMON) $(POWERS) $(TRAIN) $(VAL) --resume $(AFF_FLAGS)
+	$(PY) infer_aff.py $(COMMON) $(POWERS) $(TRAIN) $(WALK_FLAGS)
+	$(EVALUATE) --task cam --dict_dir dict
+	$(EVALUATE) --task crf --dict_dir crf/$(call TWO,$(DUP))
+	$(EVALUATE) --task png --dict_dir rw/$(call TWO,$(LOW))_$(call TWO,$(HIGH))$(call TWO,$(DUP))
 
 # Two processes of one thread each: two torch processes of two threads would slow each other down on two cores.
 test: $(VENV)

@@ -19,6 +19,7 @@ import numpy as np
 from tool.io.files import UserError, read_json, read_list
 from tool.io.images import contact_sheet, heat_overlay, label_overlay, open_image, open_mask, save_image
 from tool.io.scores import read_scores
+from tool.metrics import best_labels
 from tool.run.arguments import Parser, add_experiment_arguments, flag, natural
 from tool.run.script import run_script
 from voc12.data import image_path, mask_path
@@ -84,9 +85,7 @@ def report(data, experiment, alpha, labels_dir, path):
     for image_id in pick_images(data):
         photo = open_image(image_path(data, image_id))
         maps = read_scores(experiment / "dict" / f"{image_id}.npy")
-        crf = read_scores(experiment / "crf" / f"{alpha:02d}" / f"{image_id}.npy")
-        keys = np.array(sorted(crf))
-        labels = keys[np.argmax([crf[k] for k in keys], axis=0)]
+        labels = best_labels(read_scores(experiment / "crf" / f"{alpha:02d}" / f"{image_id}.npy"))
         pseudo = open_mask(labels_dir / f"{image_id}.png", 21)
         truth = open_mask(mask_path(data, image_id), 21)
         rows.append(

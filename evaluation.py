@@ -13,6 +13,7 @@ Classes absent from truth and prediction count as IoU 0 in the released mean; th
 as well.
 """
 
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -21,24 +22,24 @@ from tqdm import tqdm
 
 from tool.io.files import UserError, read_list, write_json
 from tool.io.images import open_mask
+from tool.io.kinds import MADE_BY, SUFFIX, Notes, mask_oddities, oddities, recorded_kind, unlike
 from tool.io.scores import read_scores
-from tool.metrics import THRESHOLDS, ThresholdSweep, check_size, confusion, iou, mean_iou
+from tool.metrics import THRESHOLDS, ThresholdSweep, best_labels, check_size, confusion, iou, mean_iou
 from tool.run.arguments import Parser, add_check_argument, add_data_arguments, add_experiment_arguments, fraction
 from tool.run.check import Check, timed
 from tool.run.distributed import World
-from tool.run.record import check_origins, describe_origin, now, read_record, this_run
+from tool.run.record import check_origins, describe_origin, folder_settings, now, read_record, this_run
 from tool.run.script import run_script
 from tool.run.summary import Summary, print_summary
 from voc12.classes import BACKGROUND_NAME, load_classes
 from voc12.data import mask_path
 
-SUFFIX = {"cam": "npy", "crf": "npy", "png": "png"}
+SAMPLE = 5  # files of unknown origin that are looked at before all are scored
 NEXT = {
     "cam": "infer.py --crf with several --alphas, to choose three of them",
     "crf": "train_aff.py; --dup is usually the best of the powers, --low and --high are below and above it",
     "png": "train a segmentation network, with this folder as its masks",
 }
-MADE_BY = {"cam": "infer.py --dict", "crf": "infer.py --crf", "png": "infer_aff.py"}
 
 
 def get_args_parser():
@@ -46,22 +47,33 @@ def get_args_parser():
     add_experiment_arguments(parser)
     add_data_arguments(parser, labels=False)
     parser.add_list(parser.data, "--list", "voc12/train.txt", "train", "list of images to score")
-    text = "folder of masks, below --voc12_root or a path"
+    text = "folder of masks, below --voc12_root or any path"
     parser.data.add_argument("--gt_dir", type=str, default="SegmentationClass", help=text)
     add = parser.method.add_argument
-    add("--task", type=str, required=True, choices=sorted(SUFFIX), help="what the files hold")
+    text = "what the files hold; dl is another name of png"
+    add("--task", type=task_name, required=True, choices=sorted(SUFFIX), help=text)
     add("--dict_dir", type=str, required=True, help="folder of the files, below experiment/NAME")
     text = "score cam at this background threshold, 0 to 1, instead of searching the best"
     add("--threshold", type=fraction, default=None, help=text)
     add = parser.run.add_argument
     add("--json", type=str, default=None, help="also write the result to this file")
-    text = "score the folder even where not all of its files are of the run in its run.json"
+    text = "score the folder even where its files are of several runs, or look like those of another task"
     add("--mixed_origins", action="store_true", help=text)
     add_check_argument(parser)
     return parser
 
 
-def check_files(ids, folder, args):
+def task_name(text):
+    return "png" if text == "dl" else text
+
+
+def mask_folder(voc12_root, gt_dir):
+    """--gt_dir for `mask_path`: below the data set, or, where it has no such folder, from here."""
+    is_own = (Path(voc12_root) / gt_dir).is_dir() or not Path(gt_dir).is_dir()
+    return gt_dir if is_own else Path(gt_dir).absolute()
+
+
+def check_files(ids, folder, mask, args):
     """Every image of the list has a result and a mask, or a UserError names the stage that is missing."""
     missing = [i for i in ids if not (folder / f"{i}.{SUFFIX[args.task]}").is_file()]
     if missing:
@@ -69,11 +81,10 @@ def check_files(ids, folder, args):
             f"{folder}: no {args.dict_dir} for {len(missing)} of {len(ids)} images of {args.list} "
             f"(first {missing[0]}); run {stage_command(args)}"
         )
-    unlabelled = [i for i in ids if not mask_path(args.voc12_root, i, args.gt_dir).is_file()]
+    unlabelled = [i for i in ids if not mask(i).is_file()]
     if unlabelled:
-        first = mask_path(args.voc12_root, unlabelled[0], args.gt_dir)
         raise UserError(
-            f"{first}: no such mask ({len(unlabelled)} of {len(ids)} images of {args.list} have none); "
+            f"{mask(unlabelled[0])}: no such mask ({len(unlabelled)} of {len(ids)} images of {args.list} have none); "
             "check --voc12_root, --gt_dir and --list"
         )
 
@@ -92,36 +103,50 @@ def read_keys(path, limit):
     return scores
 
 
-def score_maps(ids, folder, args, num_labels):
-    """task cam: one pass over the files for all thresholds -> (thresholds, confusion matrices, one for each)."""
-    thresholds = THRESHOLDS if args.threshold is None else (args.threshold,)
-    sweep = ThresholdSweep(num_labels, thresholds)
-    for image_id in tqdm(ids, args.task, unit="image", disable=None):
-        truth = open_mask(mask_path(args.voc12_root, image_id, args.gt_dir), num_labels)
-        path = folder / f"{image_id}.npy"
-        scores = read_keys(path, num_labels - 1)
-        check_size(truth, next(iter(scores.values())).shape, path)
-        sweep.add(truth, scores)
-    return list(thresholds), sweep.confusions()
+def refuse_other_kind(ids, folder, args):
+    """UserError where the folder's run.json, or a few of its files where it has none, speak of another task."""
+    settings = folder_settings(folder)
+    kind = recorded_kind(settings)
+    if kind not in (None, args.task):
+        raise UserError(f"{folder}: its run.json says that {MADE_BY[kind]} made it; score it with --task {kind}")
+    if settings is None and args.task != "png" and not args.mixed_origins:
+        sample = [read_scores(folder / f"{i}.npy") for i in ids[:: -(-len(ids) // SAMPLE)]]
+        reason = unlike(args.task, sample)
+        if reason:
+            raise UserError(
+                f"{folder}: not what --task {args.task} scores: {reason}; --mixed_origins scores them all the same"
+            )
 
 
-def score_labels(ids, folder, args, num_labels):
-    """tasks crf and png: one confusion matrix."""
-    counts = np.zeros((num_labels, num_labels), dtype=np.int64)
-    for image_id in tqdm(ids, args.task, unit="image", disable=None):
-        truth = open_mask(mask_path(args.voc12_root, image_id, args.gt_dir), num_labels)
-        path = folder / f"{image_id}.{SUFFIX[args.task]}"
-        if args.task == "png":
-            predicted = open_mask(path, num_labels)
-            if predicted.max() >= num_labels:
+def read_results(ids, folder, mask, task, num_labels):
+    """(truth, result) of every image: {class: H x W scores} of task cam, H x W labels of the others."""
+    notes = Notes()
+    for image_id in tqdm(ids, task, unit="image", disable=None):
+        truth = open_mask(mask(image_id), num_labels)
+        notes.add(mask(image_id), mask_oddities(truth))
+        path = folder / f"{image_id}.{SUFFIX[task]}"
+        if task == "png":
+            result = open_mask(path, num_labels)
+            if result.max() >= num_labels:
                 raise UserError(f"{path}: a pseudo label has 255 (ignored) pixels; every pixel needs a class")
         else:
-            scores = read_keys(path, num_labels)
-            keys = np.array(sorted(scores))
-            predicted = keys[np.argmax([scores[k] for k in keys], axis=0)]
-        check_size(truth, predicted.shape, path)
-        counts += confusion(truth, predicted, num_labels)
-    return counts
+            result = read_keys(path, num_labels - (task == "cam"))
+            notes.add(path, oddities(task, result))
+        check_size(truth, next(iter(result.values())).shape if task != "png" else result.shape, path)
+        yield truth, best_labels(result) if task == "crf" else result
+    notes.say()
+
+
+def score(ids, folder, mask, args, num_labels):
+    """(thresholds, confusion matrices) of task cam, ([], one matrix) of the others; one pass over the files."""
+    results = read_results(ids, folder, mask, args.task, num_labels)
+    if args.task == "cam":
+        thresholds = THRESHOLDS if args.threshold is None else (args.threshold,)
+        sweep = ThresholdSweep(num_labels, thresholds)
+        for truth, scores in results:
+            sweep.add(truth, scores)
+        return list(thresholds), sweep.confusions()
+    return [], sum(confusion(truth, predicted, num_labels) for truth, predicted in results)
 
 
 def summarise(counts, thresholds, classes, args):
@@ -162,25 +187,22 @@ def print_table(result, images):
         )
 
 
-def score(ids, folder, args, num_labels):
-    """(thresholds, confusion matrices) of task cam, ([], one matrix) of the others."""
-    if args.task == "cam":
-        return score_maps(ids, folder, args, num_labels)
-    return [], score_labels(ids, folder, args, num_labels)
-
-
 def refuse_mixed(ids, folder, args):
     if not args.mixed_origins:
         check_origins(folder, [folder / f"{i}.{SUFFIX[args.task]}" for i in ids])
 
 
-def check_run(check, ids, folder, args, num_labels):
+def check_run(check, ids, folder, mask, args, num_labels):
     """--check: every mask opens, the results are of one origin, one image is scored."""
     check.attempt(refuse_mixed, ids, folder, args)
-    check.try_all(lambda i: open_mask(mask_path(args.voc12_root, i, args.gt_dir), num_labels).size, ids, "masks")
+    check.try_all(lambda i: open_mask(mask(i), num_labels).size, ids, "masks")
     if args.json:
         check.disk(Path(args.json).parent, 2**16)
-    seconds = sum(check.try_all(lambda i: timed(score, [i], folder, args, num_labels)[1], ids[:1], "scores") or [0])
+
+    def seconds_of(image_id):
+        return timed(score, [image_id], folder, mask, args, num_labels)[1]
+
+    seconds = sum(check.try_all(seconds_of, ids[:1], "scores") or [0])
     check.end(len(ids) * seconds, len(ids), f"{seconds:.3f} s an image")
 
 
@@ -193,13 +215,15 @@ def main(args):
     folder = Path(args.experiment) / args.name / args.dict_dir
     if not folder.is_dir():
         raise UserError(f"{folder}: no such folder; run {stage_command(args)}")
-    check_files(ids, folder, args)
+    mask = partial(mask_path, args.voc12_root, gt_dir=mask_folder(args.voc12_root, args.gt_dir))
+    check_files(ids, folder, mask, args)
+    refuse_other_kind(ids, folder, args)
     if args.check:
         check = Check(World(), "list, masks and results are there")
-        return check_run(check, ids, folder, args, len(classes) + 1)
+        return check_run(check, ids, folder, mask, args, len(classes) + 1)
     run = this_run(args, "cpu", lists=[args.list])
     with summary.stage("scoring") as stage:
-        thresholds, counts = score(ids, folder, args, len(classes) + 1)
+        thresholds, counts = score(ids, folder, mask, args, len(classes) + 1)
         stage["images"] = summary.counts["done"] = len(ids)
     refuse_mixed(ids, folder, args)  # last: a file that cannot be read has a clearer message than this one
     result = summarise(counts, thresholds, classes, args)

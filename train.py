@@ -2,7 +2,7 @@
 
 reads   --voc12_root (JPEGImages, Annotations), --train_list, --val_list, pretrained/resnet_38d.params
 writes  experiment/NAME/ckpt/{epoch:03d}net_main.pth (weights), ckpt/resume.pth (what --resume needs),
-        experiment/NAME/log.txt, log.jsonl (one line an epoch)
+        experiment/NAME/log.txt, log.jsonl (one line an epoch), settings.json (defaults of later stages)
         python train.py --name N --model aeft_gpp
 
 Epochs before --T train classification alone with --batch_size; from then on every batch has --batch_size_triplet
@@ -10,16 +10,18 @@ images, each is erased where it is most active (models/triplet.py: erase), pulle
 pushed from an image without a common class (repel).
 """
 
+import sys
 from functools import partial
 from pathlib import Path
 
+import numpy as np
 import torch
 
 from models.aeft import AEFTNet
 from models.checkpoint import load_weights, save_weights
 from models.resnet38d import ResNet38d, count_parameters
 from models.triplet import TripletErasing
-from tool.io.files import UserError, read_list
+from tool.io.files import UserError, read_list, require_files
 from tool.run.arguments import (
     Parser,
     add_common_arguments,
@@ -32,21 +34,19 @@ from tool.run.arguments import (
     nonnegative,
     positive_int,
 )
-from tool.run.check import Check, check_training
-from tool.run.device import choose_device, memory_format
+from tool.run.check import Check
+from tool.run.device import choose_device
 from tool.run.distributed import join_world
 from tool.run.failures import Failures
-from tool.run.resume import Run, start_weights
+from tool.run.resume import Progress, fingerprint, start_weights
 from tool.run.script import run_script
 from tool.run.settings import remember
-from tool.run.training import check_batches, fit, new_progress, prepare_network, update
+from tool.run.training import Run, build_optimizer, check_batches, check_training, prepare_network, train_one_epoch
 from voc12.classes import load_classes
-from voc12.data import EpochBatches, Substituting, TrainSet, check_images, image_paths, train_loader
+from voc12.data import EpochBatches, Substituting, TrainSet, check_images, image_paths, mask_paths, train_loader
 from voc12.labels import load_labels
 from voc12.transforms import TrainView
 from voc12.validation import cam_sweep
-
-TERMS = ("total", "cls", "attract", "repel")
 
 
 def get_args_parser():
@@ -95,6 +95,12 @@ def build_data(args, classes, world):
     sizes += [args.batch_size_triplet] if args.T < args.epochs else []
     check_batches(sizes, len(ids), args.train_list, world)
     labels = load_labels(ids, args.voc12_root, classes, args.cls_labels)
+    if world.main and args.T < args.epochs and not any_negative(labels.matrix):
+        print(
+            f"warning: {args.train_list}: any two images share a class, so none has a negative and the repel term "
+            "stays 0; more classes, or images without the common one, would change that",
+            file=sys.stderr,
+        )
     view = TrainView(args.resize, args.crop_size, args.jitter, args.jitter_p)
     return (
         TrainSet(args.voc12_root, ids, labels, view, args.seed),
@@ -102,42 +108,81 @@ def build_data(args, classes, world):
     )
 
 
+def any_negative(labels):
+    """Whether any two images share no class. labels: N x C of 0 and 1."""
+    rows = np.unique(labels, axis=0).astype(np.float32)
+    if rows.all(axis=0).any():  # a class that all of them have
+        return False
+    return any((rows @ row == 0).any() for row in rows[np.argsort(rows.sum(axis=1))])  # few classes find one soonest
+
+
+def read_val_list(args):
+    """IDs of the list with masks; None without one. UserError where an image or a mask is missing."""
+    if args.val_list == "none":
+        return None
+    ids = read_list(args.val_list)
+    check_images(ids, args.voc12_root)
+    require_files(mask_paths(args.voc12_root, ids), "mask", "--val_list none trains without validation")
+    return ids
+
+
+def describe_data(dataset, classes, val_ids):
+    """{what a run is trained on, in words: its fingerprint}."""
+    return {
+        "images of --train_list": fingerprint(dataset.ids),
+        "image labels": fingerprint(dataset.labels.matrix.tobytes()),
+        "class names": fingerprint(list(classes)),
+        "images of --val_list": fingerprint(val_ids),
+    }
+
+
 def build_net(args, num_classes):
     """The network, with its start weights; frozen as released when these are pretrained."""
-    net = AEFTNet(ResNet38d(args.width, dropout=(0.2, 0.2) if args.dropout else (0.0, 0.0)), num_classes)
+    trunk = ResNet38d(args.width, dropout=(0.2, 0.2) if args.dropout else (0.0, 0.0))
+    trunk.checkpoint_activations = args.checkpoint_activations
+    net = AEFTNet(trunk, num_classes)
     if args.pretrained != "none":
         load_weights(net, args.pretrained, part="trunk")
         net.freeze()
     return net
 
 
-def batch_size_of(epoch, args):
-    return args.batch_size_triplet if epoch >= args.T else args.batch_size
+class Criterion:
+    """The losses of a batch, for tool/run/training.py: train_step.
+
+    losses: TripletErasing. first: epoch from which on images are erased. batches: knows the size of the global batch.
+    """
+
+    terms = ("total", "cls", "attract", "repel")
+
+    def __init__(self, losses, first, seed, batches, world):
+        self.losses, self.first, self.seed, self.batches, self.world = losses, first, seed, batches, world
+
+    def __call__(self, model, image, label, progress):
+        gather = partial(self.world.gather, total=self.batches.batch_size)
+        negatives = torch.Generator().manual_seed(self.seed * 1_000_003 + progress.global_step)  # same on every rank
+        erase = progress.epoch >= self.first
+        losses = self.losses(model, image, label, erase=erase, generator=negatives, gather=gather)
+        return losses["total"], torch.stack([losses[k].detach().float() for k in self.terms])
 
 
-def train_step(batch, progress, model, losses, optimizer, args, device, world):
-    """One update; returns {"total", "cls", "attract", "repel"} of the global batch as floats."""
-    _, image, label = batch
-    image, label = image.to(device, non_blocking=True), label.to(device, non_blocking=True)
-    image = image.contiguous(memory_format=memory_format(device, args.amp))
-    gather = partial(world.gather, total=batch_size_of(progress["epoch"], args))
-    negatives = torch.Generator().manual_seed(args.seed * 1_000_003 + progress["global_step"])  # same on every rank
-    with torch.autocast(device.type, dtype=torch.bfloat16, enabled=args.amp):
-        terms = losses(model, image, label, erase=progress["epoch"] >= args.T, generator=negatives, gather=gather)
-    update(optimizer, terms["total"], world)
-    return dict(zip(TERMS, torch.stack([terms[k].detach().float() for k in TERMS]).tolist()))
+def plan(args, images):
+    """Phases of the run as (first epoch, batch size, steps), and the steps that the poly schedule is planned for."""
+    warm_up = min(args.T, args.epochs) * (images // args.batch_size)
+    triplet = max(0, args.epochs - args.T) * (images // args.batch_size_triplet)
+    # released: planned as if every batch had the warm-up's size, so the rate ends at about 0.45 of its start
+    planned = images // args.batch_size * args.epochs
+    return [(0, args.batch_size, warm_up), (args.T, args.batch_size_triplet, triplet)], planned
 
 
-def finish_epoch(progress, net, args, classes, device, ckpt, world):
-    """Save the weights and validate (from epoch T-1 on, as released); returns numbers and text for the log."""
-    epoch = progress["epoch"]
-    if world.main:
-        save_weights(net, ckpt / f"{epoch:03d}net_main.pth")
+def validate(args, epoch, net, classes, run):
+    """Numbers and text for the log; of the class activation maps from epoch T-1 on, as released."""
     phase = "triplet" if epoch >= args.T else "warm-up"
     if args.val_list == "none" or epoch < args.T - 1:
-        return {"phase": phase}, f", {phase}"
-    best = cam_sweep(net, args.voc12_root, args.val_list, classes, args.cls_labels, device, args.num_workers, world)
-    text = f", {phase}, CAM mIoU {best['miou']:.2f} ({best['miou_present']:.2f} present) at {best['threshold']:.2f}"
+        return {"phase": phase}, phase
+    data = args.voc12_root, args.val_list, classes, args.cls_labels
+    best = cam_sweep(net, *data, run.device, args.num_workers, run.world)
+    text = f"{phase}, CAM mIoU {best['miou']:.2f} ({best['miou_present']:.2f} present) at {best['threshold']:.2f}"
     return {"phase": phase} | best, text
 
 
@@ -147,73 +192,46 @@ def main(args):
     torch.manual_seed(args.seed)
     classes = load_classes(args.classes)
     dataset, batches = build_data(args, classes, world)
-    if args.val_list != "none":
-        check_images(read_list(args.val_list), args.voc12_root)
+    val_ids = read_val_list(args)
     net = build_net(args, len(classes))
+    model = prepare_network(net, device, world, args.amp, args.seed, args.compile)
+    groups = net.param_groups(args.lr, args.wt_dec, args.scratch_lr_mult)
+    optimizer = build_optimizer(args.optimizer, groups, args.momentum)
     losses = TripletErasing(*args.TH, margin=args.M, weights=args.W, cls_batch=args.cls_batch)
-
-    experiment = Path(args.experiment) / args.name
-    lists = [path for path in (args.train_list, args.val_list) if path != "none"]
-    run = Run(experiment, experiment / "ckpt", "log", args, world, device)
-    model, optimizer = prepare_network(net, args, device, world)
-    step = partial(train_step, model=model, losses=losses, optimizer=optimizer, args=args, device=device, world=world)
-    # released: planned as if every batch had the warm-up's size, so the rate ends at about 0.45 of its start
-    max_step = len(dataset) // args.batch_size * args.epochs
-    warm_up = min(args.T, args.epochs) * (len(dataset) // args.batch_size)
-    actual = warm_up + max(0, args.epochs - args.T) * (len(dataset) // args.batch_size_triplet)
+    criterion = Criterion(losses, args.T, args.seed, batches, world)
+    phases, planned = plan(args, len(dataset))
+    checkpoints = Path(args.experiment) / args.name / "ckpt" / "{:03d}net_main.pth"
+    run = Run(args, world, device, checkpoints, "log", planned)
     if args.check:
         check = Check(world, f"{device} works, lists and labels are read, weights fit")
-        return check_training(
-            check,
-            args,
-            image_paths(args.voc12_root, dataset.ids),
-            train_loader(dataset, batches, 0, pin_memory=False),
-            [(0, args.batch_size, warm_up), (args.T, args.batch_size_triplet, actual - warm_up)],
-            step,
-            net,
-            TERMS,
-            run,
-        )
-    progress = run.begin(net, optimizer, new_progress(TERMS, args.lr), lists, start_weights(args.pretrained))
-    world.first(lambda: remember(args))
-    run.describe(
-        "train.py",
-        device,
-        optimizer,
-        [
-            f"{args.model}: {count_parameters(net):,} parameters, {len(dataset)} images, {len(classes)} classes",
-            f"schedule: {warm_up} warm-up steps of {args.batch_size} until epoch {args.T}, then "
-            f"{actual - warm_up} triplet steps of {args.batch_size_triplet}; poly planned for {max_step}",
-        ],
-    )
+        loader = train_loader(dataset, batches, 0, pin_memory=False)
+        paths = image_paths(args.voc12_root, dataset.ids)
+        return check_training(check, run, paths, phases, loader, model, criterion, optimizer)
 
-    finish = partial(finish_epoch, net=net, args=args, classes=classes, device=device, ckpt=run.folder, world=world)
-    failures = Failures(args.on_error, run.folder / "failed.txt")
-    if failures.skip:
-        dataset = Substituting(dataset, failures)
-    loader = train_loader(dataset, batches, args.num_workers, device.type == "cuda")
-    fit(
-        model,
-        net,
-        loader,
-        optimizer,
-        step,
-        finish,
-        progress,
-        run,
-        epochs=args.epochs,
-        stop_epoch=args.stop_epoch,
-        max_step=max_step,
-        batch_size=partial(batch_size_of, args=args),
-        terms=TERMS,
-    )
-    load = ("--load_epo", progress["epoch"] - 1)
-    run.end(
-        "train.py",
-        progress,
-        failures,
-        next_command("infer.py", args, *load, "--dict", "--crf", *flag("--infer_list", args.train_list)),
-    )
+    with run:
+        progress = Progress(sums=[0.0] * len(criterion.terms), lr=args.lr)
+        data = describe_data(dataset, classes, val_ids)
+        lists = [path for path in (args.train_list, args.val_list) if path != "none"]
+        progress = run.begin(net, optimizer, progress, data, lists, start_weights(args.pretrained))
+        world.first(lambda: remember(args))
+        (_, size, warm_up), (first, triplet_size, triplet) = phases
+        counts = f"{count_parameters(net):,} parameters, {len(dataset)} images, {len(classes)} classes"
+        steps = f"{warm_up} warm-up steps of {size} until epoch {first}, then {triplet} triplet steps of {triplet_size}"
+        lines = [f"{args.model}: {counts}", f"schedule: {steps}; poly planned for {planned}"]
+        run.describe("train.py", lines)
+        run.restore_checkpoint(progress, save_weights)
+        failures = Failures(args.on_error, run.folder / "failed.txt")
+        samples = Substituting(dataset, failures) if failures.skip else dataset
+        loader = train_loader(samples, batches, args.num_workers, device.type == "cuda")
+        for epoch in range(progress.epoch, run.last_epoch):
+            batches.start(epoch, args.batch_size_triplet if epoch >= args.T else args.batch_size, progress.step)
+            losses = train_one_epoch(model, criterion, loader, optimizer, progress, run)
+            if world.main:
+                save_weights(net, run.checkpoint(epoch))
+            scores, text = validate(args, epoch, net, classes, run)
+            run.finish_epoch(progress, losses, scores, text)
+        words = ("--load_epo", progress.epoch - 1, "--dict", "--crf", *flag("--infer_list", args.train_list))
+        run.end("train.py", progress, failures, next_command("infer.py", args, *words))
 
 
 if __name__ == "__main__":

@@ -2,7 +2,8 @@
 
 reads   experiment/NAME/crf/{low:02d} and crf/{high:02d} (infer.py --crf), --voc12_root, --train_list;
         for choosing the best checkpoint experiment/NAME/dict and the masks of --val_list
-writes  experiment/NAME/ckpt_aff/aff{low:02d}{high:02d}{dup:02d}/{epoch:02d}.pth, best.pth, resume.pth, log_aff.txt
+writes  experiment/NAME/ckpt_aff/aff{low:02d}{high:02d}{dup:02d}/{epoch:02d}.pth, best.pth, resume.pth;
+        experiment/NAME/log_aff{low:02d}{high:02d}{dup:02d}.txt, .jsonl (one line an epoch)
         python train_aff.py --name N --low 2 --high 21 --dup 19
 
 Low background power gives sure objects, high gives sure background; what neither is sure of teaches nothing. As
@@ -10,6 +11,7 @@ released, best.pth is the checkpoint with the best random walk on the masks of -
 choose it; --select last uses none.
 """
 
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
@@ -31,19 +33,20 @@ from tool.run.arguments import (
     next_command,
     positive_int,
 )
-from tool.run.check import Check, check_training
-from tool.run.device import choose_device, memory_format
+from tool.run.check import Check
+from tool.run.device import choose_device
 from tool.run.distributed import join_world
 from tool.run.failures import Failures
-from tool.run.resume import Run, start_weights
+from tool.run.record import read_record
+from tool.run.resume import Progress, fingerprint, start_weights
 from tool.run.script import run_script
-from tool.run.training import check_batches, fit, new_progress, prepare_network, update
+from tool.run.training import Run, build_optimizer, check_batches, check_training, prepare_network, train_one_epoch
 from voc12.classes import load_classes
 from voc12.data import AffinitySet, EpochBatches, Substituting, check_images, check_scores, image_paths, train_loader
 from voc12.transforms import AffinityView
 from voc12.validation import can_validate, walk_miou
 
-TERMS = ("total", "bg", "fg", "neg")
+BEST = "best.pth"
 START_WEIGHTS = ("pretrained/res38_cls.pth", "pretrained/resnet_38d.params")
 
 
@@ -82,9 +85,25 @@ def build_data(args, experiment, num_labels, world):
     )
 
 
+def describe_data(args, experiment, ids, classes, select):
+    """{what a run is trained on, in words: its fingerprint}. select: how best.pth is chosen."""
+
+    def origin(folder):
+        return (read_record(experiment / folder) or {}).get("origin")
+
+    chosen_with = [read_list(args.val_list), origin("dict")] if select == "best" else []
+    return {
+        "images of --train_list": fingerprint(ids),
+        "class names": fingerprint(list(classes)),
+        "choice of best.pth (--select, --val_list, maps)": fingerprint(select, *chosen_with),
+    } | {f"CRF scores of crf/{alpha:02d}": origin(f"crf/{alpha:02d}") for alpha in (args.low, args.high)}
+
+
 def build_net(args):
     """AffinityNet with its start weights, frozen as released when there are any -> (network, their path or none)."""
-    net = AffinityNet(ResNet38d(args.width, DROPOUT if args.dropout else (0.0, 0.0)))
+    trunk = ResNet38d(args.width, DROPOUT if args.dropout else (0.0, 0.0))
+    trunk.checkpoint_activations = args.checkpoint_activations
+    net = AffinityNet(trunk)
     path = args.pretrained
     if path == "auto":
         path = next((p for p in START_WEIGHTS if Path(p).is_file()), None)
@@ -99,50 +118,74 @@ def build_net(args):
     return net, path
 
 
-def train_step(batch, progress, model, optimizer, amp, device, world):
-    """One update; returns {"total", "bg", "fg", "neg"} of the global batch as floats."""
-    _, image, masks = batch
-    image, masks = image.to(device, non_blocking=True), masks.to(device, non_blocking=True)
-    image = image.contiguous(memory_format=memory_format(device, amp))
-    with torch.autocast(device.type, dtype=torch.bfloat16, enabled=amp):
+class Criterion:
+    """The losses of a batch, for tool/run/training.py: train_step."""
+
+    terms = ("total", "bg", "fg", "neg")
+
+    def __init__(self, world):
+        self.world = world
+
+    def __call__(self, model, image, masks, progress):
+        """masks: B x 3 x offsets x anchors, the pairs of both background, of one class, of different classes."""
         affinity = model(image)  # B x offsets x anchors
-    terms = affinity_loss(affinity.float(), *masks.unbind(1), over_all=world.sum)
-    update(optimizer, terms["total"], world)
-    return dict(zip(TERMS, world.sum(torch.stack([terms[k].detach() for k in TERMS])).tolist()))
+        losses = affinity_loss(affinity.float(), *masks.unbind(1), over_all=self.world.sum)
+        return losses["total"], self.world.sum(torch.stack([losses[k].detach() for k in self.terms]))
+
+
+@dataclass
+class WalkProgress(Progress):
+    """best: mIoU in percent of the walk with best.pth, -1 before the first validation."""
+
+    best: float = -1.0
 
 
 class BestCheckpoint:
-    """Validates every `val_every` steps and keeps the best network as best.pth; progress["best"] is its mIoU."""
+    """best.pth: the network with the best score, validated every `every` steps; without a score the last epoch's.
 
-    def __init__(self, net, args, classes, dict_dir, path, device, run):
-        self.net, self.args, self.classes, self.device, self.run = net, args, classes, device, run
-        self.dict_dir, self.path = dict_dir, path
+    score: called without arguments, gives mIoU in percent; or None.
+    """
 
-    def __call__(self, progress):
-        if progress["global_step"] % self.args.val_every == 0:
+    def __init__(self, score, every, net, run):
+        self.score, self.every, self.net, self.run = score, every, net, run
+        self.path = run.folder / BEST
+
+    def save(self):
+        if self.run.world.main:
+            save_weights(self.net, self.path)
+
+    def after_step(self, progress):
+        if self.score and progress.global_step % self.every == 0:
+            self.validate(progress)
+
+    def after_epoch(self, progress, last):
+        if self.score is None:
+            self.save()
+        elif last and progress.global_step % self.every:
             self.validate(progress)
 
     def validate(self, progress):
-        args = self.args
-        miou = walk_miou(
-            self.net,
-            args.voc12_root,
-            args.val_list,
-            self.dict_dir,
-            self.classes,
-            args.dup,
-            args.scale,
-            self.device,
-            self.run.world,
-        )
-        better = miou > progress["best"]
+        miou = self.score()
+        better = miou > progress.best
         if better:
-            progress["best"] = miou
-            if self.run.world.main:
-                save_weights(self.net, self.path)
-        self.run.log.line(
-            f"step {progress['global_step']}: random walk mIoU {miou:.2f}{', best so far' if better else ''}"
-        )
+            progress.best = miou
+            self.save()
+        best = ", best so far" if better else ""
+        self.run.log.line(f"step {progress.global_step}: random walk mIoU {miou:.2f}{best}")
+
+    def restore(self, progress):
+        """Where best.pth is gone: write it again if it is the last epoch's network, else say what is lost."""
+        if self.run.world.first(self.path.exists):
+            return
+        if self.score is None and progress.epoch and not progress.step:
+            self.save()
+        if progress.best >= 0:
+            last = self.run.checkpoint(progress.epoch - 1)
+            self.run.log.line(
+                f"warning: {self.path} (mIoU {progress.best:.2f}) is gone and cannot be made again; validations still "
+                f"to come write a new one, and infer_aff.py --weights {last} takes the last epoch"
+            )
+            progress.best = -1.0
 
 
 def describe_selection(args, select):
@@ -154,15 +197,12 @@ def describe_selection(args, select):
     return "selection: best.pth is the last epoch; no ground truth is used"
 
 
-def finish_epoch(progress, net, args, folder, best, world):
-    """Save the weights, and validate after the last epoch; returns numbers and text for the log."""
-    if best and progress["epoch"] == args.epochs - 1 and progress["global_step"] % args.val_every:
-        best.validate(progress)
-    if world.main:
-        save_weights(net, folder / f"{progress['epoch']:02d}.pth")
-        if not best:
-            save_weights(net, folder / "best.pth")
-    return {"best": progress["best"]} if best else {}, ""
+def next_stage(args, run, progress):
+    """The command of infer_aff.py; with the last epoch's checkpoint where there is no best one."""
+    words = ["--low", args.low, "--high", args.high, "--dup", args.dup, "--scale", args.scale]
+    if not (run.folder / BEST).exists():
+        words += flag("--weights", run.checkpoint(progress.epoch - 1))
+    return next_command("infer_aff.py", args, *words, *flag("--train_list", args.train_list))
 
 
 def main(args):
@@ -175,70 +215,43 @@ def main(args):
     experiment = Path(args.experiment) / args.name
     dataset, batches = build_data(args, experiment, len(classes) + 1, world)
     select = args.select if can_validate(args.select, args.val_list, args.voc12_root, experiment / "dict") else "last"
-    net, path = build_net(args)
-    lists = [args.train_list] + [args.val_list] * (select == "best")
-
+    net, weights = build_net(args)
+    model = prepare_network(net, device, world, args.amp, args.seed, args.compile)
+    groups = net.param_groups(args.lr, args.wt_dec, args.scratch_lr_mult)
+    optimizer = build_optimizer(args.optimizer, groups, args.momentum)
+    criterion = Criterion(world)
     powers = f"aff{args.low:02d}{args.high:02d}{args.dup:02d}"
-    run = Run(experiment, experiment / "ckpt_aff" / powers, f"log_{powers}", args, world, device)
-    model, optimizer = prepare_network(net, args, device, world)
-    step = partial(train_step, model=model, optimizer=optimizer, amp=args.amp, device=device, world=world)
-    max_step = len(dataset) // args.batch_size * args.epochs
+    steps = len(dataset) // args.batch_size * args.epochs
+    run = Run(args, world, device, experiment / "ckpt_aff" / powers / "{:02d}.pth", f"log_{powers}", steps)
     if args.check:
         check = Check(world, f"{device} works, images and CRF scores are there, weights fit")
-        return check_training(
-            check,
-            args,
-            image_paths(args.voc12_root, dataset.ids),
-            train_loader(dataset, batches, 0, pin_memory=False),
-            [(0, args.batch_size, max_step)],
-            step,
-            net,
-            TERMS,
-            run,
-        )
-    progress = run.begin(net, optimizer, new_progress(TERMS, args.lr) | {"best": -1.0}, lists, start_weights(path))
-    run.describe(
-        "train_aff.py",
-        device,
-        optimizer,
-        [
-            f"AffinityNet: {count_parameters(net):,} parameters, {len(dataset)} images, {max_step} steps of "
-            f"{args.batch_size}",
-            describe_selection(args, select),
-        ],
-    )
+        loader = train_loader(dataset, batches, 0, pin_memory=False)
+        paths, phases = image_paths(args.voc12_root, dataset.ids), [(0, args.batch_size, steps)]
+        return check_training(check, run, paths, phases, loader, model, criterion, optimizer)
 
-    best = None
-    if select == "best":
-        best = BestCheckpoint(net, args, classes, experiment / "dict", run.folder / "best.pth", device, run)
-    finish = partial(finish_epoch, net=net, args=args, folder=run.folder, best=best, world=world)
-    failures = Failures(args.on_error, run.folder / "failed.txt")
-    if failures.skip:
-        dataset = Substituting(dataset, failures)
-    loader = train_loader(dataset, batches, args.num_workers, device.type == "cuda")
-    fit(
-        model,
-        net,
-        loader,
-        optimizer,
-        step,
-        finish,
-        progress,
-        run,
-        epochs=args.epochs,
-        stop_epoch=args.stop_epoch,
-        max_step=max_step,
-        batch_size=lambda epoch: args.batch_size,
-        terms=TERMS,
-        after_step=best,
-    )
-    powers_flags = ("--low", args.low, "--high", args.high, "--dup", args.dup, "--scale", args.scale)
-    run.end(
-        "train_aff.py",
-        progress,
-        failures,
-        next_command("infer_aff.py", args, *powers_flags, *flag("--train_list", args.train_list)),
-    )
+    with run:
+        progress = WalkProgress(sums=[0.0] * len(criterion.terms), lr=args.lr)
+        data = describe_data(args, experiment, dataset.ids, classes, select)
+        lists = [args.train_list] + [args.val_list] * (select == "best")
+        progress = run.begin(net, optimizer, progress, data, lists, start_weights(weights))
+        counts = f"{count_parameters(net):,} parameters, {len(dataset)} images, {steps} steps of {args.batch_size}"
+        run.describe("train_aff.py", [f"AffinityNet: {counts}", describe_selection(args, select)])
+        data = args.voc12_root, args.val_list, experiment / "dict", classes
+        score = partial(walk_miou, net, *data, args.dup, args.scale, device, world) if select == "best" else None
+        best = BestCheckpoint(score, args.val_every, net, run)
+        run.restore_checkpoint(progress, save_weights)
+        best.restore(progress)
+        failures = Failures(args.on_error, run.folder / "failed.txt")
+        samples = Substituting(dataset, failures) if failures.skip else dataset
+        loader = train_loader(samples, batches, args.num_workers, device.type == "cuda")
+        for epoch in range(progress.epoch, run.last_epoch):
+            batches.start(epoch, args.batch_size, progress.step)
+            losses = train_one_epoch(model, criterion, loader, optimizer, progress, run, best.after_step)
+            best.after_epoch(progress, epoch == args.epochs - 1)
+            if world.main:
+                save_weights(net, run.checkpoint(epoch))
+            run.finish_epoch(progress, losses, {"best": progress.best} if score else None)
+        run.end("train_aff.py", progress, failures, next_stage(args, run, progress))
 
 
 if __name__ == "__main__":

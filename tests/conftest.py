@@ -55,6 +55,15 @@ def run_here(script, *args):
     return code, errors.getvalue()
 
 
+def prints(script, *args):
+    """Run a script inside this process, which must succeed; returns its standard output."""
+    module = load_script(script)
+    printed = io.StringIO()
+    with contextlib.redirect_stdout(printed):
+        module.run_script(module.main, module.get_args_parser(), [str(a) for a in args])
+    return printed.getvalue()
+
+
 def refused(script, *args, says=()):
     """Run a script that must refuse its input: exit code 2, one line that holds every string of `says`."""
     code, errors = run_here(script, *args)

@@ -121,9 +121,17 @@ def test_expected_counts_are_the_papers():
     assert make_lists.EXPECTED == {"train.txt": 1464, "val.txt": 1449, "train_aug.txt": 10582}
 
 
+@pytest.mark.parametrize("name", ["2010_1.png", "2010_1.JPG", "2010_1.jpeg"])
+def test_photographs_of_any_suffix_count(tmp_path, name):
+    make_kit(tmp_path / "voc", photos=[i for i in EVERY if i != "2010_1"])
+    (tmp_path / "voc" / "JPEGImages" / name).write_bytes(b"")
+    call("--voc12_root", tmp_path / "voc", "--sbd_root", make_sbd(tmp_path / "sbd"), "--out", tmp_path / "out")
+    assert lines_of(tmp_path / "out" / "train_aug.txt") == AUGMENTED
+
+
 def test_images_that_the_kit_lacks_are_left_out(tmp_path):
     make_kit(tmp_path / "voc", photos=[i for i in EVERY if i not in ("2010_1", "2007_000039", "2009_2")])
-    (tmp_path / "voc" / "JPEGImages" / "2010_1.png").write_bytes(b"")
+    (tmp_path / "voc" / "JPEGImages" / "2010_1.txt").write_bytes(b"")
     make_sbd(tmp_path / "sbd")
     done = run("--voc12_root", "voc", "--sbd_root", "sbd", "--out", ".", cwd=tmp_path, module=False)
     assert lines_of(tmp_path / "train.txt") == ["2007_000032", "2009_1"]

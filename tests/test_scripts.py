@@ -273,7 +273,6 @@ def quick(root, folder, **changes):
         "crop_size": 48,
         "num_workers": 0,
         "device": "cpu",
-        "cls_labels": root / "none.npy",
     } | changes
     return [f"--{k}={v}" for k, v in flags.items()]
 

@@ -1,6 +1,7 @@
 """AffinityNet's two scripts as a user runs them, on a dozen drawn images."""
 
 import json
+import re
 import shutil
 import signal
 import subprocess
@@ -18,6 +19,7 @@ from tool.io.files import UserError, read_list
 from tool.io.images import open_mask
 from tool.io.scores import read_scores, write_scores
 from tool.pseudo_labels import refine_labels, stack_scores, walk_scores
+from voc12.classes import VOC_CLASSES
 from voc12.data import AffinitySet, read_score_pair
 from voc12.transforms import AffinityView, normalise, rescale
 
@@ -276,6 +278,7 @@ def test_score_files_that_are_not_ours(toy, copy):
 
 
 def test_make_pipeline_runs_all_stages_and_then_finds_them_done(toy, tmp_path):
+    (tmp_path / "classes.txt").write_text("\n".join(reversed(VOC_CLASSES)))
     narrow = "--width 0.0625 --num_workers 0 --device cpu"
     command = [
         "make",
@@ -287,6 +290,7 @@ def test_make_pipeline_runs_all_stages_and_then_finds_them_done(toy, tmp_path):
         f"EXPERIMENT={tmp_path}",
         f"TRAIN_LIST={toy}/train.txt",
         f"VAL_LIST={toy}/train.txt",
+        f"DATA_FLAGS=--classes {tmp_path}/classes.txt",
         "EPOCHS=2",
         "LOW=2",
         "HIGH=9",
@@ -302,3 +306,18 @@ def test_make_pipeline_runs_all_stages_and_then_finds_them_done(toy, tmp_path):
         assert result.returncode == 0, result.stderr[-2000:]
         assert result.stdout.count("over the") == 3 and f"12 images, {expected}" in result.stdout
     assert len(list((tmp_path / "aeft" / "rw" / "02_0905").glob("*.png"))) == 12
+    assert len(re.findall("background .*\n  tvmonitor ", result.stdout)) == 3  # each knows the order of the classes
+
+
+def commands_of_pipeline(*variables):
+    command = ["make", "-n", "-o", ".venv/.installed", "pipeline", *variables]
+    return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True).stdout.splitlines()
+
+
+def test_make_pipeline_without_masks_scores_nothing(toy, tmp_path):
+    for variables in ([f"VOC={toy}", "VAL_LIST=none"], [f"VOC={tmp_path}"]):
+        lines = commands_of_pipeline(*variables)
+        assert not [line for line in lines if "evaluation.py" in line]
+        assert sum("not scored, no masks" in line for line in lines) == 3
+    scored = [line for line in commands_of_pipeline(f"VOC={toy}", "VAL_LIST=a.txt") if "evaluation.py" in line]
+    assert len(scored) == 3 and all("--list a.txt" in line for line in scored)

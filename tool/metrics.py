@@ -7,6 +7,12 @@ from tool.io.files import UserError
 THRESHOLDS = tuple(round(0.10 + 0.01 * k, 2) for k in range(25))  # 0.10 ... 0.34, as released
 
 
+def best_labels(scores):
+    """The label with the largest score of each pixel, the smallest of equal ones: {label: H x W} -> H x W."""
+    keys = np.array(sorted(scores))
+    return keys[np.argmax([scores[k] for k in keys], axis=0)]
+
+
 def confusion(truth, predicted, num_labels):
     """Counts[i, j] of pixels of true label i predicted as j; truth 255 (anything >= num_labels) is left out.
 

@@ -42,9 +42,14 @@ def load_classes(path=None):
         raise UserError(f"{path}: no such file; --classes takes a text file with one class name a line") from None
     except (UnicodeDecodeError, IsADirectoryError):
         raise UserError(f"{path}: not a text file; --classes takes one class name a line") from None
+    return check_class_names(names, path)
+
+
+def check_class_names(names, origin):
+    """The names as a tuple; UserError, which begins with `origin`, where they cannot be those of 8-bit masks."""
     if not names or len(names) > 254 or len(set(names)) < len(names) or BACKGROUND_NAME in names:
-        raise UserError(f"{path}: needs 1 to 254 different class names, one a line, without {BACKGROUND_NAME!r}")
+        raise UserError(f"{origin}: needs 1 to 254 different class names, one a line, without {BACKGROUND_NAME!r}")
     for name in names:
-        if "/" in name or CONTROL.search(name) or len(name) > 100:
-            raise UserError(f"{path}: {name[:100]!r} is no class name: names of files are made of them")
+        if "/" in name or CONTROL.search(name) or name.splitlines() != [name] or len(name) > 100:
+            raise UserError(f"{origin}: {name[:100]!r} is no class name: names of files are made of them")
     return tuple(names)

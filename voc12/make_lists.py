@@ -9,9 +9,7 @@ python voc12/make_lists.py --download
 """
 
 import argparse
-import http.client
 import sys
-import tarfile
 from pathlib import Path
 
 import numpy as np
@@ -19,10 +17,11 @@ from tqdm import tqdm
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))  # run as a script, Python looks only in voc12/
 
-from tool.io.files import UserError, read_list, remove_stale, write_bytes, write_text
+from tool.io.files import IMAGE_SUFFIXES, UserError, read_list, remove_stale, without_suffix, write_bytes, write_text
 from tool.io.images import IGNORE, label_image, save_image
-from tool.run.script import DISK_ERRORS, run_script
+from tool.run.script import run_script
 from voc12.classes import VOC_CLASSES
+from voc12.download import fetch
 
 EXPECTED = {"train.txt": 1464, "val.txt": 1449, "train_aug.txt": 10582}
 VOC_ARCHIVE = "https://thor.robots.ox.ac.uk/pascal/VOC/voc2012/VOCtrainval_11-May-2012.tar"
@@ -92,18 +91,15 @@ def build_lists(voc12_root, sbd):
     else:
         augmented = augmented_ids(read_list(sbd / "train.txt"), read_list(sbd / "val.txt"), train, val)
     photos = Path(voc12_root) / "JPEGImages"
-    there = {path.stem for path in photos.glob("*.jpg")}
+    there = {without_suffix(path.name) for path in photos.glob("*") if path.suffix.lower() in IMAGE_SUFFIXES}
     lists = {}
     for name, ids in {"train.txt": train, "val.txt": val, "train_aug.txt": augmented}.items():
         lists[name] = [image_id for image_id in ids if image_id in there]
         if not lists[name]:
             raise UserError(f"{photos}: holds none of the {len(ids)} images of {name}; check --voc12_root")
         if len(lists[name]) < len(ids):
-            print(
-                f"warning: {photos}: {len(ids) - len(lists[name])} of {len(ids)} images of {name} are not there and "
-                "are left out",
-                file=sys.stderr,
-            )
+            left_out = len(ids) - len(lists[name])
+            warn(f"{photos}: {left_out} of {len(ids)} images of {name} are not there and are left out")
     return lists
 
 
@@ -112,15 +108,18 @@ def report(out, lists, with_sbd):
     for name, ids in lists.items():
         if name == "train_aug.txt" and not with_sbd:
             print(f"{Path(out) / name}: {len(ids)} images")
-            print(
-                f"warning: {name} is VOC's trainval without val, another set than the paper's {EXPECTED[name]:,} "
-                "images: results do not compare",
-                file=sys.stderr,
+            warn(
+                f"{name} is VOC's trainval without val, another set than the paper's {EXPECTED[name]:,} images: "
+                "results do not compare"
             )
             continue
         print(f"{Path(out) / name}: {len(ids)} images (expected {EXPECTED[name]})")
         if len(ids) != EXPECTED[name]:
-            print(f"warning: {name} has {len(ids)} images instead of {EXPECTED[name]}", file=sys.stderr)
+            warn(f"{name} has {len(ids)} images instead of {EXPECTED[name]}")
+
+
+def warn(text):
+    print(f"warning: {text}", file=sys.stderr)
 
 
 # ---------------------------------------------------------------- fetching
@@ -131,21 +130,6 @@ def require_scipy():
         import scipy.io  # noqa: F401
     except ImportError:
         raise UserError(SCIPY) from None
-
-
-def fetch(what, archive, folder, download):
-    """Call `download`; UserError with what to fetch by hand where that fails."""
-    print(f"fetching {what} into {folder}")
-    try:
-        download()
-    except (OSError, RuntimeError, EOFError, tarfile.TarError, http.client.HTTPException) as error:
-        if isinstance(error, OSError) and error.errno in DISK_ERRORS:
-            raise
-        reason = " ".join(str(error).split()) or type(error).__name__
-        raise UserError(
-            f"{what} could not be fetched ({reason}); fetch {archive} by hand, put it into {folder} as it "
-            "is and run this again"
-        ) from None
 
 
 def download_voc(voc12_root):
@@ -180,7 +164,7 @@ def download_sbd(sbd_root):
     fetch(
         "SBD",
         SBD_ARCHIVE,
-        Path(sbd_root),
+        sbd_root,
         lambda: datasets.SBDataset(sbd_root, image_set="train", mode="segmentation", download=True),
     )
 
@@ -244,7 +228,7 @@ def main(args):
         missing = write_masks(sorted({*lists["train_aug.txt"], *lists["val.txt"]}), args.voc12_root, sbd)
         print(f"{Path(args.voc12_root) / 'SegmentationClassAug'}: masks of train_aug.txt and val.txt")
         if missing:
-            print(f"warning: {missing} images have no mask, neither VOC's nor SBD's", file=sys.stderr)
+            warn(f"{missing} images have no mask, neither VOC's nor SBD's")
     for name, ids in lists.items():
         write_text(Path(args.out) / name, "".join(f"{image_id}\n" for image_id in ids))
     report(args.out, lists, sbd is not None)

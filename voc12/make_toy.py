@@ -12,7 +12,6 @@ import argparse
 import math
 import sys
 from pathlib import Path
-from xml.sax.saxutils import escape
 
 import numpy as np
 from PIL import Image, ImageFilter
@@ -24,6 +23,7 @@ from tool.io.images import IGNORE, label_image, save_image
 from tool.run.arguments import natural, positive_int
 from tool.run.script import run_script
 from voc12.classes import VOC_CLASSES
+from voc12.layout import annotation
 
 TOY_CLASSES = ("bird", "bottle", "car", "cat", "tvmonitor")
 
@@ -138,25 +138,10 @@ def draw_image(rng, size):
     return image, ignore_rim(mask), objects
 
 
-def annotation(image_id, size, objects):
-    """The VOC XML of an image."""
-    lines = [
-        "<annotation>",
-        "\t<folder>VOC2012</folder>",
-        f"\t<filename>{escape(image_id)}.jpg</filename>",
-        f"\t<size><width>{size[0]}</width><height>{size[1]}</height><depth>3</depth></size>",
-        "\t<segmented>1</segmented>",
-    ]
-    for name, (xmin, ymin, xmax, ymax) in objects:
-        box = f"<xmin>{xmin}</xmin><ymin>{ymin}</ymin><xmax>{xmax}</xmax><ymax>{ymax}</ymax>"
-        lines.append(f"\t<object><name>{name}</name><difficult>0</difficult><bndbox>{box}</bndbox></object>")
-    return "\n".join([*lines, "</annotation>", ""])
-
-
-def write_image(out, seed, index, size):
+def write_image(out, seed, index, mean_size):
     """Draw and write image `index`; returns its ID. Depends on seed and index alone."""
     rng = np.random.default_rng([seed, index])
-    size = tuple(int(round(n * rng.uniform(0.92, 1.08))) for n in size)
+    size = tuple(int(round(n * rng.uniform(0.92, 1.08))) for n in mean_size)
     image, mask, objects = draw_image(rng, size)
     image_id = f"toy_{index:05d}"
     save_image(out / "JPEGImages" / f"{image_id}.jpg", image, quality=92)

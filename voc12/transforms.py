@@ -20,13 +20,13 @@ def normalise(image):
 
 def resize(image, size):
     """Bicubic; size is (width, height) in pixels, at least 1 each. UserError where it is beyond any use."""
-    size = tuple(max(1, int(n)) for n in size)
-    if size[0] * size[1] > MAX_PIXELS:
+    width, height = (max(1, int(n)) for n in size)
+    if width * height > MAX_PIXELS:
         raise UserError(
-            f"an image of {image.width} x {image.height} pixels would be resized to {size[0]} x {size[1]}; "
+            f"an image of {image.width} x {image.height} pixels would be resized to {width} x {height}; "
             "lower the scale or the size that the flags ask for"
         )
-    return image if size == image.size else image.resize(size, Image.BICUBIC)
+    return image if (width, height) == image.size else image.resize((width, height), Image.BICUBIC)
 
 
 def resize_long_side(image, length):

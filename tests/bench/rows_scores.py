@@ -14,7 +14,7 @@ from tests.bench.reference import crf_with_alpha, threshold_counts
 from tool.crf import crf_with_alphas
 from tool.io.images import label_image, open_mask, save_image
 from tool.io.scores import read_scores, write_scores
-from tool.metrics import THRESHOLDS, ThresholdSweep, confusion, iou, mean_iou
+from tool.metrics import THRESHOLDS, ThresholdSweep, best_labels, confusion, iou, mean_iou
 from tool.run.background import Background
 from tool.run.outputs import crf_job
 
@@ -114,9 +114,7 @@ def folder_mious(folder, truths):
     for k, truth in enumerate(truths):
         sweep.add(truth, read_scores(folder / "dict" / f"{k}.npy"))
         for name, counts in crf.items():
-            scores = read_scores(folder / name / f"{k}.npy")
-            keys = np.array(sorted(scores))
-            counts += confusion(truth, keys[np.argmax([scores[key] for key in keys], axis=0)], LABELS)
+            counts += confusion(truth, best_labels(read_scores(folder / name / f"{k}.npy")), LABELS)
     return 100 * np.array(sweep.mious()[1] + [mean_iou(iou(counts))[1] for counts in crf.values()])
 
 

@@ -153,7 +153,7 @@ def read_list(path):
     try:
         text = Path(path).read_text(encoding="utf-8")
     except FileNotFoundError:
-        raise UserError(f"{path}: no such list; make the VOC lists with voc12/make_lists.py") from None
+        raise UserError(f"{path}: no such list; a list has one image ID a line (voc12/make_lists.py: VOC)") from None
     except IsADirectoryError:
         raise UserError(f"{path}: is a folder, not a list file") from None
     except UnicodeDecodeError:

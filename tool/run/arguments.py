@@ -213,69 +213,37 @@ def add_width_argument(parser):
 
 
 def add_training_arguments(parser, epochs, crop_size, jitter, scratch_lr_mult):
-    """What both trainings have: network, schedule, crops, optimiser, resuming; defaults as released."""
+    """What all trainings have: network, schedule, crops, optimiser, resuming; defaults as released."""
     add_width_argument(parser)
-    parser.network.add_argument(
-        "--dropout", action=argparse.BooleanOptionalAction, default=True, help="the trunk's dropout"
-    )
-    data, schedule, run = parser.data, parser.schedule, parser.run
-    data.add_argument(
-        "--crop_size",
-        "--crop",
-        type=positive_int,
-        nargs="+",
-        action=Square,
-        default=crop_size,
-        help="side of a training crop, pixels",
-    )
-    data.add_argument(
-        "--jitter",
-        "--cj",
-        type=nonnegative,
-        nargs=4,
-        default=jitter,
-        metavar=("BRIGHTNESS", "CONTRAST", "SATURATION", "HUE"),
-        help="strengths of colour jitter",
-    )
-    schedule.add_argument(
-        "--epochs", "--max_epochs", "--max_epoches", type=positive_int, default=epochs, help="epochs of the whole run"
-    )
-    schedule.add_argument(
-        "--batch_size",
-        type=positive_int,
-        default=8,
-        help="images a step, over all processes; in train.py before epoch T",
-    )
-    schedule.add_argument(
-        "--optimizer", type=str, default="sgd", choices=["sgd", "adamw"], help="the paper's method uses sgd"
-    )
-    schedule.add_argument("--lr", type=positive, default=0.01, help="learning rate at step 0 of the poly schedule")
-    schedule.add_argument(
-        "--momentum",
-        type=fraction,
-        default=5e-4,
-        help="of SGD; released 5e-4, because weight decay sits in momentum's place there",
-    )
-    schedule.add_argument("--wt_dec", type=nonnegative, default=5e-4, help="weight decay of weights; biases have none")
-    schedule.add_argument(
-        "--scratch_lr_mult",
-        type=positive,
-        default=scratch_lr_mult,
-        help="factor on the rate of layers without pretrained weights",
-    )
-    run.add_argument(
-        "--checkpoint_activations",
-        action="store_true",
-        help="compute activations again in backward: much less memory, about a third more time",
-    )
-    run.add_argument("--compile", action="store_true", help="torch.compile the network (the first steps take long)")
-    run.add_argument(
-        "--stop_epoch",
-        type=natural,
-        default=None,
-        help="stop before this epoch, --resume goes on (for queues with a time limit)",
-    )
-    run.add_argument("--resume", action="store_true", help="continue where the run was; start it if there is none")
+    switch = argparse.BooleanOptionalAction
+    parser.network.add_argument("--dropout", action=switch, default=True, help="the trunk's dropout")
+    add = parser.data.add_argument
+    square = {"type": positive_int, "nargs": "+", "action": Square}
+    add("--crop_size", "--crop", **square, default=crop_size, help="side of a training crop, pixels")
+    names = ("BRIGHTNESS", "CONTRAST", "SATURATION", "HUE")
+    text = "strengths of colour jitter"
+    add("--jitter", "--cj", type=nonnegative, nargs=4, default=jitter, metavar=names, help=text)
+    add = parser.schedule.add_argument
+    text = "epochs of the whole run"
+    add("--epochs", "--max_epochs", "--max_epoches", type=positive_int, default=epochs, help=text)
+    text = "images a step, over all processes; in train.py before epoch T"
+    add("--batch_size", type=positive_int, default=8, help=text)
+    add("--optimizer", type=str, default="sgd", choices=["sgd", "adamw"], help="the paper's method uses sgd")
+    add("--lr", type=positive, default=0.01, help="learning rate at step 0 of the poly schedule")
+    text = "of SGD; released 5e-4, because weight decay sits in momentum's place there"
+    add("--momentum", type=fraction, default=5e-4, help=text)
+    add("--wt_dec", type=nonnegative, default=5e-4, help="weight decay of weights; biases have none")
+    text = "factor on the rate of layers without pretrained weights"
+    add("--scratch_lr_mult", type=positive, default=scratch_lr_mult, help=text)
+    add = parser.run.add_argument
+    text = "compute activations again in backward: much less memory, about a third more time"
+    add("--checkpoint_activations", action="store_true", help=text)
+    add("--compile", action="store_true", help="torch.compile the network (the first steps take long)")
+    text = "stop before this epoch, --resume goes on (for queues with a time limit)"
+    add("--stop_epoch", type=natural, default=None, help=text)
+    add("--resume", action="store_true", help="continue where the run was; start it if there is none; deletes nothing")
+    text = "how many checkpoints of epochs stay, the newest; older ones of this run are deleted (default: all)"
+    add("--keep", type=positive_int, default=None, metavar="N", help=text)
     parser.ignore("print_freq")
 
 

@@ -15,8 +15,6 @@ from tqdm import tqdm
 
 from tool.io.files import UserError
 from tool.io.images import image_size
-from tool.run.resume import refuse_existing
-from tool.run.training import new_progress
 
 
 class Check:
@@ -118,35 +116,3 @@ def timed(work, *arguments):
     started = time.perf_counter()
     result = work(*arguments)
     return result, time.perf_counter() - started
-
-
-def state_bytes(net):
-    return sum(x.numel() * x.element_size() for x in net.state_dict().values())
-
-
-def check_training(check, args, paths, loader, phases, step, net, terms, run):
-    """The part of --check that both trainings share: disk, one step of each phase, the time of all.
-
-    Also whether a run is there already that this one would need --resume or --overwrite for.
-    phases: (first epoch, batch size, steps) of each; those without steps are left out.
-    """
-    check.images(paths)
-    check.attempt(refuse_existing, run.folder, args.resume or args.overwrite)
-    weights = state_bytes(net)
-    check.disk(run.folder, weights * args.epochs + 3 * weights)  # every epoch; resume.pth with the optimiser; best.pth
-    total, texts = 0.0, []
-    net.train()
-    for epoch, batch_size, steps in phases:
-        if not steps:
-            continue
-        loader.batch_sampler.start(epoch, batch_size)
-        try:
-            batch, loading = timed(next, iter(loader))
-        except UserError as error:
-            check.problem(str(error))
-            continue
-        _, computing = timed(step, batch, new_progress(terms, args.lr) | {"epoch": epoch})
-        seconds = computing + loading / max(1, args.num_workers)
-        total += steps * seconds
-        texts.append(f"{steps} steps of {batch_size} images, {seconds:.2f} s each")
-    check.end(total, f"{args.epochs} epochs without validation", "; ".join(texts))

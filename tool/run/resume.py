@@ -1,25 +1,81 @@
-"""Where a training stands on disk: the resume file, and how a run begins and ends."""
+"""Where a training stands on disk: its progress, the resume file, and whether it may begin or go on."""
 
+import hashlib
 import json
 import sys
-from pathlib import Path
+from dataclasses import asdict, dataclass, field
 
 import torch
 
-from tool.io.files import UserError, remove_stale, shorten
+from tool.io.files import UserError, shorten
 from tool.io.torch_files import read_torch, save_torch
-from tool.run.log import Log, describe_groups, describe_run
-from tool.run.record import remove_record, this_run, write_record
-from tool.run.summary import Summary
+
+RESUME_FILE = "resume.pth"
 
 # Settings that may change between the parts of a run without changing what it computes.
-FREE_SETTINGS = {"resume", "overwrite", "num_workers", "device", "stop_epoch", "voc12_root", "on_error", "check"}
+FREE_SETTINGS = {
+    "resume",
+    "overwrite",
+    "num_workers",
+    "device",
+    "stop_epoch",
+    "voc12_root",
+    "on_error",
+    "check",
+    "keep",
+}
+# Where the run lies, and paths of what it reads: the content of these files is compared instead (Run.begin: data).
+PATHS = {"name", "experiment", "train_list", "val_list", "classes", "cls_labels"}
 
 
-def save_resume(path, net, optimizer, progress, settings, world):
+@dataclass
+class Progress:
+    """What a training has done: `epoch` whole epochs and `step` steps of the next; kept in the resume file as a dict.
+
+    sums: of the losses of this epoch's steps, a number a term. lr: rate of the last step. seconds: spent on this epoch.
+    """
+
+    epoch: int = 0
+    step: int = 0
+    global_step: int = 0
+    sums: list = field(default_factory=list)
+    lr: float = 0.0
+    seconds: float = 0.0
+
+    def add(self, values):
+        """Count one step and its losses."""
+        self.step += 1
+        self.global_step += 1
+        self.sums = [total + value for total, value in zip(self.sums, values)]
+
+    def means(self):
+        """Mean losses of the epoch so far."""
+        return [total / max(1, self.step) for total in self.sums]
+
+    def next_epoch(self):
+        self.epoch, self.step, self.sums, self.seconds = self.epoch + 1, 0, [0.0] * len(self.sums), 0.0
+
+
+def fingerprint(*values):
+    """16 hex digits that stand for plain values and bytes, in their order."""
+    digest = hashlib.sha256()
+    for value in values:
+        digest.update(value if isinstance(value, bytes) else json.dumps(value).encode())
+    return digest.hexdigest()[:16]
+
+
+def recorded(settings):
+    """The settings that determine what a run computes."""
+    return {k: v for k, v in settings.items() if k not in FREE_SETTINGS}
+
+
+# ---------------------------------------------------------------- the resume file
+
+
+def save_resume(path, net, optimizer, progress, facts, world):
     """Everything that only resuming needs, in a file of its own, written by rank 0.
 
-    progress: plain values (epoch, step in it, sums ...). settings: the resolved arguments.
+    facts: plain values to be compared when the run goes on, {"settings", "data", "checkpoints"}.
     """
     device = next(net.parameters()).device
     cuda = torch.cuda.get_rng_state(device) if device.type == "cuda" else None
@@ -28,51 +84,72 @@ def save_resume(path, net, optimizer, progress, settings, world):
         state = {
             "net": net.released_state(),
             "optimizer": optimizer.state_dict(),
-            "progress": progress,
+            "progress": asdict(progress),
             "rng": states,
-            "settings": {k: v for k, v in settings.items() if k not in FREE_SETTINGS},
         }
-        save_torch(state, path)
+        save_torch(state | facts, path)
 
 
-def load_resume(path, net, optimizer, settings, world, may_change=()):
-    """Restore what save_resume wrote and return its progress; UserError where the settings are not the same."""
+def read_resume(path):
+    """What save_resume wrote; UserError where the file is anything else."""
     state = read_torch(path)
     if not _is_resume_state(state):
-        raise UserError(f"{path}: not a resume file of this stage; remove it to start anew")
-    old = json.loads(json.dumps(state["settings"]))
-    new = json.loads(json.dumps({k: v for k, v in settings.items() if k not in FREE_SETTINGS}))
-    changed = [k for k in sorted({*old, *new}) if old.get(k) != new.get(k)]
+        raise UserError(f"{path}: not a resume file of this stage; --overwrite starts anew")
+    return state
+
+
+def _is_resume_state(state):
+    if not isinstance(state, dict) or not {"net", "optimizer", "rng"} <= set(state):
+        return False
+    if not isinstance(state.get("settings"), dict) or not isinstance(state.get("data", {}), dict):
+        return False
+    progress = state.get("progress")
+    if not isinstance(progress, dict) or not {"sums", "lr", "seconds"} <= set(progress):
+        return False
+    return all(type(progress.get(k)) is int and progress[k] >= 0 for k in ("epoch", "step", "global_step"))
+
+
+def compare_settings(path, old, new, may_change=()):
+    """UserError where a run would go on with other settings; returns warnings about those of `may_change`."""
+    old, new = (json.loads(json.dumps({k: v for k, v in recorded(s).items() if k not in PATHS})) for s in (old, new))
+    if unknown := sorted(old.keys() ^ new.keys()):
+        raise UserError(
+            f"{path}: written by another version, which differs in --{unknown[0]}; finish the run with that version, "
+            "or --overwrite starts anew"
+        )
+    changed = [k for k in sorted(old) if old[k] != new[k]]
     refused = [k for k in changed if k not in may_change]
     if refused:
         k = refused[0]
         others = f" (also different: {' '.join(refused[1:])})" if refused[1:] else ""
         raise UserError(
-            f"{path}: the run was started with --{k} {old.get(k)}, not {new.get(k)}{others}; "
-            "resume with the same settings"
+            f"{path}: the run was started with --{k} {old[k]}, not {new[k]}{others}; resume with the same settings, "
+            "or --overwrite starts anew"
         )
-    for k in changed if world.main else ():
-        print(f"warning: resuming with --{k} {new.get(k)} (the run was started with {old.get(k)})", file=sys.stderr)
+    return [f"resuming with --{k} {new[k]} (the run was started with {old[k]})" for k in changed]
+
+
+def compare_data(path, old, new):
+    """UserError where a run would go on with other data. old, new: {what it is, in words: fingerprint}."""
+    changed = [what for what in {**old, **new} if old.get(what) != new.get(what)]
+    if changed:
+        raise UserError(
+            f"{path}: not the {' and '.join(changed)} that the run was started with; give back the old, or "
+            "--overwrite starts anew"
+        )
+
+
+def restore(path, state, net, optimizer, world):
+    """Fill network, optimiser and random states from a resume file's state; UserError where they do not fit."""
     rates = [group["initial_lr"] for group in optimizer.param_groups]
     try:
         net.load_released_state(state["net"])
         optimizer.load_state_dict(state["optimizer"])
         restore_rng(state["rng"], next(net.parameters()).device, world)
     except (AttributeError, LookupError, RuntimeError, TypeError, ValueError) as error:  # torch raises any of them
-        raise UserError(f"{path}: does not fit this run ({shorten(error, 150)}); remove it to start anew") from None
+        raise UserError(f"{path}: does not fit this run ({shorten(error, 150)}); --overwrite starts anew") from None
     for group, rate in zip(optimizer.param_groups, rates):
         group["initial_lr"] = rate
-    return state["progress"]
-
-
-def _is_resume_state(state):
-    return (
-        isinstance(state, dict)
-        and {"net", "optimizer", "rng"} <= set(state)
-        and isinstance(state.get("settings"), dict)
-        and isinstance(state.get("progress"), dict)
-        and {"epoch", "step", "global_step", "sums", "lr", "seconds"} <= set(state["progress"])
-    )
 
 
 def restore_rng(states, device, world):
@@ -89,81 +166,46 @@ def restore_rng(states, device, world):
         torch.cuda.set_rng_state(cuda, device)
 
 
-def start_or_resume(folder, resume_path, resume, overwrite, results="*.pth"):
-    """Decide how a training begins: True = continue from resume_path, False = anew.
+# ---------------------------------------------------------------- beginning
 
-    folder: where the checkpoints go. UserError where a run is there already and neither flag was given.
+
+def check_begin(folder, resume, overwrite):
+    """Whether the run in `folder` is to be continued, which needs its resume file; False = a new one begins.
+
+    UserError where checkpoints are there that may neither be continued nor deleted.
     """
-    folder = Path(folder)
-    if resume and resume_path.is_file():
+    found = sorted(folder.glob("*.pth"))
+    can_resume = (folder / RESUME_FILE).is_file()
+    if resume and can_resume:
         return True
-    existing = sorted(folder.glob(results))
-    refuse_existing(folder, resume or overwrite, results)
-    for path in sorted(existing, key=lambda path: path != resume_path):  # first: without it nothing old is continued
+    if overwrite or not found:
+        return False
+    last = [path.name for path in found if path.name != RESUME_FILE][-1:] or [RESUME_FILE]
+    if can_resume:
+        raise UserError(
+            f"{folder}: holds a run already ({last[0]}); "
+            "--resume continues it, --overwrite starts anew, --name gives another place"
+        )
+    others = f" and {len(found) - 1} more" if len(found) > 1 else ""
+    raise UserError(
+        f"{folder}: holds checkpoints ({last[0]}{others}) and no {RESUME_FILE}, so there is no run to continue; "
+        "--overwrite deletes them and starts anew, another --name keeps them"
+    )
+
+
+def delete_run(folder):
+    """--overwrite: delete the checkpoints of a folder, and say which.
+
+    The resume file goes first: after a kill in between nothing is taken for a run that could go on.
+    """
+    found = sorted(folder.glob("*.pth"), key=lambda path: (path.name != RESUME_FILE, path))
+    if found:
+        names = shorten(" ".join(path.name for path in found), 400)
+        print(f"--overwrite: deleting from {folder}: {names}", flush=True)
+    for path in found:
         path.unlink()
-    return False
 
 
 def start_weights(path):
     """--pretrained as a path, or None."""
     return None if path == "none" else path
-
-
-def refuse_existing(folder, allowed, results="*.pth"):
-    """UserError where a run is in the folder already, unless that is allowed."""
-    existing = sorted(folder.glob(results))
-    if existing and not allowed:
-        raise UserError(
-            f"{folder}: holds a run already ({existing[-1].name}); "
-            "--resume continues it, --overwrite starts anew, --name gives another place"
-        )
-
-
-class Run:
-    """One training: its folder of checkpoints, resume file, log, record (run.json) and summary.
-
-    experiment: folder of the log; folder: of the checkpoints; args: the resolved arguments.
-    """
-
-    def __init__(self, experiment, folder, log_name, args, world, device):
-        self.experiment, self.folder, self.log_name = experiment, folder, log_name
-        self.args, self.settings, self.world, self.device = args, vars(args), world, device
-        self.resume_path = folder / "resume.pth"
-        self.log = None
-        self.summary = Summary(device)
-
-    def begin(self, net, optimizer, progress, lists, weights):
-        """Continue from the resume file, or start anew with `progress`; returns where the run stands.
-
-        lists, weights: paths of what it reads, for the record; weights may be None.
-        """
-
-        def decide():
-            remove_stale(self.folder)
-            resume = start_or_resume(self.folder, self.resume_path, self.args.resume, self.args.overwrite)
-            if not resume:
-                remove_record(self.folder)
-            return resume
-
-        if self.world.first(decide):
-            progress = load_resume(self.resume_path, net, optimizer, self.settings, self.world, may_change=("epochs",))
-        run = this_run(self.args, self.device, self.world.size, lists, weights)
-        settings = {k: v for k, v in self.settings.items() if k not in FREE_SETTINGS}
-        self.world.first(lambda: write_record(self.folder, settings, run, keep=True))
-        self.log = Log(self.experiment, self.log_name, first_epoch=progress["epoch"], active=self.world.main)
-        return progress
-
-    def describe(self, script, device, optimizer, lines):
-        """The first lines of the log."""
-        describe_run(self.log, script, device, self.args.seed, self.settings, self.world)
-        for line in lines:
-            self.log.line(line)
-        describe_groups(self.log, optimizer)
-
-    def end(self, script, progress, failures, next_command):
-        """The summary, to console, log and run.json."""
-        stage = self.summary.stages.get("training", {"images": 0})
-        self.summary.counts["done"] = stage["images"]
-        self.log.line(f"done: {self.folder}, {progress['epoch']} epochs")
-        self.summary.end(script, self.world, [self.folder], failures, next_command, self.log.line)
-        self.log.close()

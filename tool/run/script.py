@@ -33,6 +33,44 @@ class Interrupted(Exception):
         self.code = code
 
 
+class StopSignal:
+    """SIGINT and SIGTERM as a flag that a training reads after each step; a second one ends it at once."""
+
+    def __init__(self, world):
+        self.number = None
+        self.previous = {}
+        self.world = world
+
+    def __enter__(self):
+        for number in (signal.SIGINT, signal.SIGTERM):
+            self.previous[number] = signal.signal(number, self._receive)
+        return self
+
+    def _receive(self, number, frame):
+        self.number = number
+        self.restore()
+
+    def asked(self):
+        """Whether any rank was signalled: all stop after the same step."""
+        numbers = [n for n in self.world.collect(self.number) if n is not None]
+        self.number = numbers[0] if numbers else None
+        return bool(numbers)
+
+    def restore(self):
+        while self.previous:
+            signal.signal(*self.previous.popitem())
+
+    def __exit__(self, *exc):
+        self.restore()
+
+    def stop(self, where):
+        """End every rank with the exit code that shells expect (128 + signal); rank 0 says where the run stopped."""
+        code = 128 + self.number
+        if not self.world.main:
+            sys.exit(code)
+        raise Interrupted(f"stopped by {signal.Signals(self.number).name} {where}; --resume continues", code)
+
+
 class Terminated(KeyboardInterrupt):
     """SIGTERM, to be handled as Ctrl-C is: like that, no `except Exception` swallows it."""
 
@@ -60,12 +98,12 @@ def run_script(main, parser, argv=None):
         print(f"{Path(parser.prog).name}: {stop}", file=sys.stderr)
         sys.exit(stop.code)
     except KeyboardInterrupt as stop:
-        print(f"{Path(parser.prog).name}: interrupted; run it again and it continues", file=sys.stderr)
+        print(f"{Path(parser.prog).name}: interrupted; {how_to_go_on(parser)}", file=sys.stderr)
         sys.exit(143 if isinstance(stop, Terminated) else 130)
     except OSError as error:
         if error.errno not in DISK_ERRORS and error.filename is None:  # with a name it is about a file of the user's
             raise
-        fail(parser, explain_os_error(error))
+        fail(parser, explain_os_error(error, how_to_go_on(parser)))
     except (MemoryError, RuntimeError) as error:  # torch has no types of its own for the two that are meant here
         if isinstance(error, MemoryError) or re.search(NO_MEMORY, str(error)):
             fail(
@@ -77,8 +115,8 @@ def run_script(main, parser, argv=None):
             raise
         fail(
             parser,
-            "a process that loads data was killed, probably for lack of memory; run it again with fewer "
-            "--num_workers (a training with --resume)",
+            "a process that loads data was killed, probably for lack of memory; with fewer --num_workers "
+            f"{how_to_go_on(parser)}",
         )
     finally:
         signal.signal(signal.SIGTERM, previous)
@@ -94,13 +132,17 @@ def check_texts(parser, args):
                 fail(parser, f"{flags.get(name, name)}: {text!r} {what}")
 
 
-def explain_os_error(error):
-    """One line for an operating-system error: what, where, what to do."""
+def how_to_go_on(parser):
+    """What continues a run of this script that was cut off."""
+    resumes = any(action.dest == "resume" for action in parser._actions)
+    return "--resume continues" if resumes else "run it again and it continues"
+
+
+def explain_os_error(error, go_on):
+    """One line for an operating-system error: what, where, what to do. go_on: what continues the run."""
     where = error.filename or "the output folder"
-    hint = {
-        errno.ENOSPC: "free some space and run it again, it continues where it was",
-        errno.EDQUOT: "free some space and run it again, it continues where it was",
-    }.get(error.errno, "check the path and its permissions")
+    full = error.errno in (errno.ENOSPC, errno.EDQUOT)
+    hint = f"free some space, then {go_on}" if full else "check the path and its permissions"
     return f"{where}: {error.strerror or error}; {hint}"
 
 

@@ -1,18 +1,34 @@
-"""What both trainings share: device, optimiser and its schedule, the loop, stopping after a step."""
+"""What all trainings share: optimiser and schedule, one epoch, and `Run`, which keeps what a run leaves on disk."""
 
+import contextlib
 import math
-import signal
+import sys
 import time
+from pathlib import Path
 
 import torch
 from tqdm import tqdm
 
-from tool.io.files import UserError
+from tool.io.files import UserError, remove_stale
+from tool.run.check import timed
 from tool.run.device import memory_format
-from tool.run.distributed import World
-from tool.run.log import describe_terms
-from tool.run.resume import save_resume
-from tool.run.script import Interrupted
+from tool.run.lock import locked
+from tool.run.log import Log, describe_groups, describe_run, describe_terms
+from tool.run.record import remove_record, this_run, write_record
+from tool.run.resume import (
+    RESUME_FILE,
+    Progress,
+    check_begin,
+    compare_data,
+    compare_settings,
+    delete_run,
+    read_resume,
+    recorded,
+    restore,
+    save_resume,
+)
+from tool.run.script import StopSignal
+from tool.run.summary import Summary
 
 POWER = 0.9  # of the poly schedule
 
@@ -44,7 +60,7 @@ def check_finite(losses, step, ids):
         terms = ", ".join(f"{k} {v:.4g}" for k, v in losses.items())
         raise UserError(
             f"loss is not finite at step {step} ({terms}), images {' '.join(ids)}; "
-            "lower --lr, or --resume from the last checkpoint without --amp"
+            "start anew with a lower --lr, or without --amp"
         )
 
 
@@ -59,160 +75,246 @@ def check_batches(sizes, images, list_path, world):
         )
 
 
-def prepare_network(net, args, device, world):
-    """Network and optimiser as they train: (what a step runs, optimiser)."""
-    net.trunk.checkpoint_activations = args.checkpoint_activations
-    world.prepare(net, device)
-    net.to(memory_format=memory_format(device, args.amp))
-    optimizer = build_optimizer(
-        args.optimizer, net.param_groups(args.lr, args.wt_dec, args.scratch_lr_mult), args.momentum
-    )
-    torch.manual_seed(args.seed + 1_000_003 * world.rank)  # ranks drop different channels
-    model = world.wrap(net, device)
-    return torch.compile(model) if args.compile else model, optimizer
+def prepare_network(net, device, world, amp=False, seed=0, compiled=False):
+    """Move a network to its device, in the memory format that is fast there; returns what a step runs: `net`, wrapped.
 
-
-def update(optimizer, loss, world):
-    """One step of the optimiser. loss: each rank's part; the gradient is that of their sum over ranks."""
-    optimizer.zero_grad(set_to_none=True)
-    (loss * world.size).backward()  # DistributedDataParallel takes the mean over ranks
-    optimizer.step()
-
-
-def run_epoch(loader, step, optimizer, progress, max_step, terms, stop, after_step=None, world=None):
-    """The rest of epoch progress["epoch"], from progress["step"] on; updates `progress` in place.
-
-    loader: gives batches, of which the first element is the list of image IDs; its batch_sampler was started.
-    step(batch, progress) -> {term: float} makes one update. terms: names of the terms whose sums are kept.
-    after_step(progress): called after every update. Returns False where a signal asked to stop, after that step.
+    Seeds dropout, differently on every rank.
     """
-    done = progress["step"]
+    world.prepare(net, device)
+    net.to(memory_format=memory_format(device, amp))
+    torch.manual_seed(seed + 1_000_003 * world.rank)
+    model = world.wrap(net, device)
+    return torch.compile(model) if compiled else model
+
+
+# ---------------------------------------------------------------- steps and epochs
+
+
+def train_step(model, criterion, batch, optimizer, progress, run):
+    """One update with a batch (IDs, image B x 3 x H x W, target B x ...) -> {term: loss of the global batch, a float}.
+
+    criterion(model, image, target, progress) -> (this rank's part of the loss to minimise, the global batch's terms as
+    one tensor); `criterion.terms` names these. The gradient is that of the parts' sum over ranks.
+    """
+    _, image, target = batch
+    image, target = image.to(run.device, non_blocking=True), target.to(run.device, non_blocking=True)
+    image = image.contiguous(memory_format=memory_format(run.device, run.amp))
+    with torch.autocast(run.device.type, dtype=torch.bfloat16, enabled=run.amp):
+        loss, terms = criterion(model, image, target, progress)
+    optimizer.zero_grad(set_to_none=True)
+    (loss * run.world.size).backward()  # DistributedDataParallel takes the mean over ranks
+    optimizer.step()
+    return dict(zip(criterion.terms, terms.tolist()))
+
+
+def train_one_epoch(model, criterion, loader, optimizer, progress, run, after_step=None):
+    """The rest of epoch progress.epoch, from progress.step on -> {term: mean over the whole epoch}.
+
+    loader: gives batches for `train_step`; its batch_sampler was started at that step. after_step(progress): called
+    after every update. Ends with a resume file, so that nothing of it is lost while the epoch is saved and validated;
+    a signal ends it after the current step in the same way, and then the run.
+    """
+    model.train()
+    first, batches = progress.step, loader.batch_sampler
     bar = tqdm(
         loader,
-        f"epoch {progress['epoch']}",
-        total=done + len(loader),
-        initial=done,
+        f"epoch {progress.epoch}",
+        total=first + len(loader),
+        initial=first,
         unit="step",
-        disable=None if world.main else True,
+        disable=None if run.world.main else True,
     )
-    for batch in bar:
-        progress["lr"] = set_learning_rate(optimizer, progress["global_step"], max_step)
-        values = step(batch, progress)
-        check_finite(values, progress["global_step"], batch[0])
-        progress["step"] += 1
-        progress["global_step"] += 1
-        progress["sums"] = [total + values[k] for total, k in zip(progress["sums"], terms)]
-        bar.set_postfix({k: f"{values[k]:.4f}" for k in terms}, refresh=False)
-        if after_step:
-            after_step(progress)
-        if stop.asked():
-            return False
-    return True
+    with run.summary.stage("training") as stage:
+        for batch in bar:
+            progress.lr = set_learning_rate(optimizer, progress.global_step, run.planned_steps)
+            losses = train_step(model, criterion, batch, optimizer, progress, run)
+            check_finite(losses, progress.global_step, batch[0])
+            progress.add(losses.values())
+            bar.set_postfix({k: f"{v:.4f}" for k, v in losses.items()}, refresh=False)
+            if after_step:
+                after_step(progress)
+            if run.stop.asked():
+                break
+        stage["images"] += batches.batch_size * (progress.step - first) if run.world.main else 0
+    run.save(progress)
+    return dict(zip(criterion.terms, progress.means()))
 
 
-def fit(
-    model,
-    net,
-    loader,
-    optimizer,
-    step,
-    finish,
-    progress,
-    run,
-    *,
-    epochs,
-    stop_epoch,
-    max_step,
-    batch_size,
-    terms,
-    after_step=None,
-):
-    """All epochs that are left, each followed by a resume file; a signal ends it after the current step.
+class Run:
+    """One training: its folder of checkpoints, which no other run can enter meanwhile, resume file, log and record.
 
-    model: what `step` runs, `net` in its wrappings. batch_size(epoch): of the global batch.
-    finish(progress) -> (numbers for the epoch's record, text for its line), after it saved weights and validated.
-    stop_epoch: end before this epoch, None for the last.
+    Use it in a `with`: `begin`, then for each epoch `train_one_epoch` and `finish_epoch`, then `end`.
     """
-    last = epochs if stop_epoch is None else min(epochs, stop_epoch)
-    with StopSignal(run.world) as stop:
-        while progress["epoch"] < last:
-            started = time.time()
-            model.train()
-            size, first = batch_size(progress["epoch"]), progress["step"]
-            loader.batch_sampler.start(progress["epoch"], size, first)
-            with run.summary.stage("training") as stage:
-                done = run_epoch(loader, step, optimizer, progress, max_step, terms, stop, after_step, run.world)
-                stage["images"] += size * (progress["step"] - first) if run.world.main else 0
-            run.world.share_buffers(net)
-            if done:
-                record = epoch_record(progress, max_step, terms)
-                more, text = finish(progress)
-                record |= more | {"seconds": progress["seconds"] + time.time() - started}
-                run.log.line(
-                    f"epoch {record['epoch']}: {describe_terms(record, terms)}{text}, {record['seconds']:.0f} s"
-                )
-                run.log.epoch(record)
-                next_epoch(progress, terms)
-            else:
-                progress["seconds"] += time.time() - started
-            save_resume(run.resume_path, net, optimizer, progress, run.settings, run.world)
-            if stop.number is not None:
-                stop.stop(f"at epoch {progress['epoch']}, step {progress['step']}")
 
-
-def new_progress(terms, lr):
-    """Where a run stands; what save_resume keeps beside weights and optimiser."""
-    return {"epoch": 0, "step": 0, "global_step": 0, "sums": [0.0] * len(terms), "lr": lr, "seconds": 0.0}
-
-
-def epoch_record(progress, max_step, terms):
-    """The numbers of a finished epoch, for one JSON line: means of the terms, steps, rate."""
-    means = {k: total / max(1, progress["step"]) for k, total in zip(terms, progress["sums"])}
-    return {
-        "epoch": progress["epoch"],
-        "steps": progress["step"],
-        "global_step": progress["global_step"],
-        "planned_steps": max_step,
-        "lr": progress["lr"],
-    } | means
-
-
-def next_epoch(progress, terms):
-    progress |= {"epoch": progress["epoch"] + 1, "step": 0, "sums": [0.0] * len(terms), "seconds": 0.0}
-
-
-class StopSignal:
-    """SIGINT and SIGTERM as a flag that the training loop reads after each step; a second one ends at once."""
-
-    def __init__(self, world=None):
-        self.number = None
-        self.previous = {}
-        self.world = world or World()
+    def __init__(self, args, world, device, checkpoints, log_name, planned_steps):
+        """args: the resolved arguments, recorded and compared when the run goes on. checkpoints: path of an epoch's
+        checkpoint, its name with {} for the number. planned_steps: length of the poly schedule.
+        """
+        self.args, self.world, self.device, self.log_name = args, world, device, log_name
+        self.folder, self.file_name, self.planned_steps = checkpoints.parent, checkpoints.name, planned_steps
+        self.resume_path = self.folder / RESUME_FILE
+        self.amp = args.amp
+        self.last_epoch = args.epochs if args.stop_epoch is None else min(args.epochs, args.stop_epoch)
+        self.written = []  # epochs of this run that have a checkpoint
+        self.summary = Summary(device)
+        self.stack = contextlib.ExitStack()
 
     def __enter__(self):
-        for number in (signal.SIGINT, signal.SIGTERM):
-            self.previous[number] = signal.signal(number, self._receive)
+        self.stack.enter_context(locked([self.folder], self.world))
         return self
 
-    def _receive(self, number, frame):
-        self.number = number
-        self.restore()
-
-    def asked(self):
-        """Whether any rank was signalled: all stop after the same step."""
-        numbers = [n for n in self.world.collect(self.number) if n is not None]
-        self.number = numbers[0] if numbers else None
-        return bool(numbers)
-
-    def restore(self):
-        while self.previous:
-            signal.signal(*self.previous.popitem())
-
     def __exit__(self, *exc):
-        self.restore()
+        return self.stack.__exit__(*exc)
 
-    def stop(self, where):
-        """Raise Interrupted, with the exit code that shells expect (128 + signal)."""
-        raise Interrupted(
-            f"stopped by {signal.Signals(self.number).name} {where}; --resume continues", 128 + self.number
+    def checkpoint(self, epoch):
+        """Path of an epoch's checkpoint."""
+        return self.folder / self.file_name.format(epoch)
+
+    def begin(self, net, optimizer, progress, data, lists=(), weights=None):
+        """Continue from the resume file, or start anew with `progress`; returns where the run stands.
+
+        data: {what was trained on, in words: fingerprint}; a run goes on with the same only. lists, weights: paths of
+        what it reads, for the record; weights may be None. From here on the first signal waits for a step's end.
+        """
+        self.net, self.optimizer = net, optimizer
+        self.facts = {"settings": recorded(vars(self.args)), "data": data}
+        if self.world.first(self.make_room):
+            progress = self.resume(progress)
+        run = this_run(self.args, self.device, self.world.size, lists, weights)
+        self.world.first(lambda: write_record(self.folder, self.facts["settings"], run, keep=True))
+        experiment = Path(self.args.experiment) / self.args.name
+        self.log = Log(experiment, self.log_name, first_epoch=progress.epoch, active=self.world.main)
+        self.stop = self.stack.enter_context(StopSignal(self.world))
+        self.clock = time.time()
+        return progress
+
+    def make_room(self):
+        """Whether the folder's run goes on; if not, nothing of one is left there."""
+        remove_stale(self.folder)
+        resume = check_begin(self.folder, self.args.resume, self.args.overwrite)
+        if not resume:
+            delete_run(self.folder)
+            remove_record(self.folder)
+        return resume
+
+    def resume(self, progress):
+        """Fill network and optimiser from the resume file; returns its progress."""
+        state = read_resume(self.resume_path)
+        warnings = compare_settings(self.resume_path, state["settings"], self.facts["settings"], ("epochs",))
+        if "data" in state:
+            compare_data(self.resume_path, state["data"], self.facts["data"])
+        else:
+            warnings.append(f"{self.resume_path}: of an earlier version, does not say which images and labels it is of")
+        try:
+            progress = type(progress)(**state["progress"])
+        except TypeError:
+            raise UserError(f"{self.resume_path}: not a resume file of this stage; --overwrite starts anew") from None
+        if (progress.epoch, progress.step) > (self.args.epochs, 0):
+            raise UserError(
+                f"{self.folder}: the run is at epoch {progress.epoch}, step {progress.step}, beyond --epochs "
+                f"{self.args.epochs}; raise --epochs, or take the checkpoints that are there"
+            )
+        restore(self.resume_path, state, self.net, self.optimizer, self.world)
+        self.written = state.get("checkpoints", list(range(progress.epoch)))
+        for line in warnings if self.world.main else ():
+            print(f"warning: {line}", file=sys.stderr)
+        return progress
+
+    def describe(self, script, lines):
+        """The first lines of the log."""
+        describe_run(self.log, script, self.device, self.args.seed, vars(self.args), self.world)
+        for line in lines:
+            self.log.line(line)
+        describe_groups(self.log, self.optimizer)
+
+    def restore_checkpoint(self, progress, save):
+        """save(net, path) the last epoch's checkpoint where that file is gone and the resume file has its weights."""
+        path = self.checkpoint(progress.epoch - 1)
+        if progress.epoch and not progress.step and not path.exists():
+            self.log.line(f"{path} was gone: written from {RESUME_FILE}")
+            if self.world.main:
+                save(self.net, path)
+
+    def tick(self, progress):
+        """Count the time since the last call as spent on this epoch."""
+        now = time.time()
+        progress.seconds += now - self.clock
+        self.clock = now
+
+    def save(self, progress):
+        """The resume file. Every rank goes on as a resumed run would, with rank 0's buffers. Then a signal ends it."""
+        self.tick(progress)
+        self.world.share_buffers(self.net)
+        facts = self.facts | {"checkpoints": self.written}
+        save_resume(self.resume_path, self.net, self.optimizer, progress, facts, self.world)
+        if self.stop.asked():
+            self.stop.stop(f"at epoch {progress.epoch}, step {progress.step}")
+
+    def finish_epoch(self, progress, losses, scores=None, text=""):
+        """Log an epoch whose checkpoint is written, delete the checkpoints that --keep leaves out, go on to the next.
+
+        losses: of train_one_epoch. scores: of a validation, for log.jsonl; text: the same for the line in log.txt.
+        """
+        self.tick(progress)
+        record = {
+            "epoch": progress.epoch,
+            "steps": progress.step,
+            "global_step": progress.global_step,
+            "planned_steps": self.planned_steps,
+            "lr": progress.lr,
+        }
+        record |= losses | (scores or {}) | {"seconds": progress.seconds}
+        self.log.line(
+            f"epoch {progress.epoch}: {describe_terms(record, losses)}{text and f', {text}'}, {progress.seconds:.0f} s"
         )
+        self.log.epoch(record)
+        self.written = [*(e for e in self.written if e != progress.epoch), progress.epoch]
+        while self.args.keep and len(self.written) > self.args.keep:
+            path = self.checkpoint(self.written.pop(0))
+            if self.world.main:
+                path.unlink(missing_ok=True)
+        progress.next_epoch()
+        self.save(progress)
+
+    def end(self, script, progress, failures, next_command):
+        """The summary, to console, log and run.json."""
+        stage = self.summary.stages.get("training", {"images": 0})
+        self.summary.counts["done"] = stage["images"]
+        self.log.line(f"done: {self.folder}, {progress.epoch} epochs")
+        self.summary.end(script, self.world, [self.folder], failures, next_command, self.log.line)
+        self.log.close()
+
+
+# ---------------------------------------------------------------- --check
+
+
+def check_training(check, run, paths, phases, loader, model, criterion, optimizer):
+    """The part of --check that all trainings share: disk, one step of each phase, the time of all.
+
+    Also whether a run is there already that this one would need --resume or --overwrite for.
+    paths: {ID: path of its photograph}. phases: (first epoch, batch size, steps) of each; those without steps are left
+    out. loader: without worker processes.
+    """
+    args = run.args
+    check.images(paths)
+    check.attempt(check_begin, run.folder, args.resume, args.overwrite)
+    weights = sum(x.numel() * x.element_size() for x in model.state_dict().values())
+    files = min(args.epochs, args.keep or args.epochs) + 3  # resume.pth with the optimiser; best.pth
+    check.disk(run.folder, weights * files)
+    total, texts = 0.0, []
+    model.train()
+    for epoch, batch_size, steps in phases:
+        if not steps:
+            continue
+        loader.batch_sampler.start(epoch, batch_size)
+        try:
+            batch, loading = timed(next, iter(loader))
+        except UserError as error:
+            check.problem(str(error))
+            continue
+        progress = Progress(epoch, sums=[0.0] * len(criterion.terms), lr=args.lr)
+        _, computing = timed(train_step, model, criterion, batch, optimizer, progress, run)
+        seconds = computing + loading / max(1, args.num_workers)
+        total += steps * seconds
+        texts.append(f"{steps} steps of {batch_size} images, {seconds:.2f} s each")
+    check.end(total, f"{args.epochs} epochs without validation", "; ".join(texts))

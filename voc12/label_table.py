@@ -1,0 +1,94 @@
+"""Image labels of a CSV, read row by row, in either form: `image,labels` or `image,<class>,<class>,...`."""
+
+import csv
+from pathlib import PureWindowsPath
+
+from tool.io.files import UserError, without_suffix
+
+FORMS = "the first line must be `image,labels` (labels separated by ;) or `image,<class>,<class>,...` (0 or 1)"
+
+
+def read_table(path, locate):
+    """Labels of a CSV -> (class names in the order of the header, or None in the form `image,labels`; {key: names}).
+
+    path: UTF-8 with or without a byte-order mark. locate: called with an image's relative path as the table has it,
+    slashes made plain; returns the key to gather it under. names: a frozenset. An image may have several rows when they
+    say the same. UserError, with the line: no header, another encoding, a broken row, a path out of the folder,
+    contradicting rows.
+    """
+    labels, begin = {}, 1
+    try:
+        with open(path, encoding="utf-8-sig", newline="") as stream:
+            rows = csv.reader(stream, strict=True)
+            header = [cell.strip() for cell in next(rows, [])]
+            read_names = row_reader(path, header)
+            begin = rows.line_num + 1
+            for row in rows:
+                if any(map(str.strip, row)):
+                    where = f"{path}: line {begin}"
+                    if len(row) != len(header):
+                        raise UserError(f"{where}: {len(row)} fields where the header has {len(header)}")
+                    names, key = read_names(where, row), locate(image_name(where, row[0]))
+                    if labels.setdefault(key, names) != names:
+                        raise UserError(f"{where}: {row[0]!r} has other labels in an earlier row; mend one of them")
+                begin = rows.line_num + 1
+    except FileNotFoundError:
+        raise UserError(f"{path}: no such file; --labels takes a CSV, {FORMS}") from None
+    except UnicodeDecodeError:
+        raise UserError(f"{path}: not UTF-8 text; save it again as CSV in UTF-8") from None
+    except csv.Error as error:
+        reason = "a quote that never ends" if "unexpected end" in str(error) or "limit" in str(error) else error
+        raise UserError(f"{path}: line {begin}: {reason}; mend that row") from None
+    return (None if header[1:] == ["labels"] else header[1:]), labels
+
+
+def row_reader(path, header):
+    """The function (where, row) -> frozenset of class names for tables with this header; UserError where it is none."""
+    if header[:1] != ["image"] or len(header) < 2:
+        raise UserError(f"{path}: no header; {FORMS}")
+    known = {}  # what was read before: a table of a million rows has some thousand combinations
+
+    def listed(where, row):
+        if row[1] not in known:
+            known[row[1]] = frozenset(name.strip() for name in row[1].split(";") if name.strip())
+        return known[row[1]]
+
+    def marked(where, row):
+        cells = tuple(row[1:])
+        if cells not in known:
+            for name, cell in zip(header[1:], cells, strict=True):
+                if cell.strip() not in ("0", "1", "0.0", "1.0"):
+                    raise UserError(f"{where}: {cell[:100]!r} in column {name[:100]!r} is neither 0 nor 1; {FORMS}")
+            known[cells] = frozenset(n for n, c in zip(header[1:], cells, strict=True) if c.strip() in ("1", "1.0"))
+        return known[cells]
+
+    return listed if header[1:] == ["labels"] else marked
+
+
+def image_name(where, text):
+    """An image's path with plain slashes; UserError where it is empty or leads out of the folder of the images."""
+    path = PureWindowsPath(text.strip())  # takes both kinds of slashes
+    if path.anchor or ".." in path.parts:
+        raise UserError(f"{where}: {text[:200]!r} leads out of the folder of the images")
+    if not path.parts:
+        raise UserError(f"{where}: no image is named")
+    return path.as_posix()
+
+
+def finder(images, photos):
+    """The function: name in a table -> photograph, of `photos` (relative paths) or another file; None where there is
+    none. A name may lack the suffix; UserError where several photographs could be meant."""
+    stems, doubled = {}, set()
+    for photo in photos:
+        stem = without_suffix(photo)
+        doubled.update({stem} & stems.keys())
+        stems[stem] = photo
+
+    def find(name):
+        if name in photos or (images / name).is_file():
+            return name
+        if name in doubled:
+            raise UserError(f"{images / name}: several photographs are called so; give their suffixes in the table")
+        return stems.get(name)
+
+    return find

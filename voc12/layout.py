@@ -1,0 +1,234 @@
+"""What the scripts that make a data set in VOC layout share: IDs, links, lists, and an output that is whole or absent.
+
+JPEGImages/ID.* (links to the photographs), SegmentationClass/ID.png, classes.txt, cls_labels.npy,
+ImageSets/Segmentation/train.txt and val.txt, and dataset.json, which says what made the folder.
+"""
+
+import contextlib
+import os
+import re
+import shlex
+import shutil
+import sys
+from pathlib import Path
+from xml.sax.saxutils import escape
+
+import numpy as np
+from tqdm import tqdm
+
+from tool.io.files import BYTE_ORDER_MARK, CONTROL, IMAGE_SUFFIXES, UserError, without_suffix, write_json, write_text
+from tool.run.lock import HOLDER_FILE, LOCK_FILE, hold
+from tool.run.log import VERSION
+from voc12.labels import write_cls_labels
+
+MADE = "dataset.json"
+MAX_ID = 200  # bytes; file names end at 255, and a suffix and the name of a temporary file are added
+# Not in IDs: blanks, where many tools split the lines of lists, and what no list may hold.
+NO_ID = re.compile(rf"[\s\\{BYTE_ORDER_MARK}]|{CONTROL.pattern}")
+
+
+def fold_id(name):
+    """ID of the file `name`, a relative path with slashes and no suffix: a/b -> a__b, my photo -> my_photo."""
+    return NO_ID.sub("_", name.replace("/", "__"))
+
+
+def fold_names(names):
+    """{ID: name} of file names with suffixes, sorted by ID; UserError where two become one ID, or one is too long."""
+    folded = {}
+    for name in names:
+        image_id = fold_id(without_suffix(name))
+        if image_id in folded:
+            raise UserError(f"{name} and {folded[image_id]} would both have the ID {image_id}; rename one of the files")
+        if len(os.fsencode(image_id)) > MAX_ID:
+            raise UserError(f"{name}: its ID, folders included, is longer than {MAX_ID} bytes; shorten the names")
+        folded[image_id] = name
+    return dict(sorted(folded.items()))
+
+
+def find_photographs(images, without=()):
+    """{path relative to the folder `images`: None} of all photographs below it, told by suffix, sorted.
+
+    Hidden files and folders and the folders `without` are passed over; links to folders are followed. UserError where
+    there are none.
+    """
+    if not Path(images).is_dir():
+        raise UserError(f"{images}: no such folder")
+    photos, seen = [], {os.path.realpath(folder) for folder in without}
+    for here, folders, names in os.walk(images, followlinks=True, onerror=_raise):
+        real = os.path.realpath(here)
+        folders[:] = [] if real in seen else [name for name in folders if not name.startswith(".")]
+        if real not in seen:
+            inside = os.path.relpath(here, images)
+            photos += [
+                os.path.normpath(os.path.join(inside, name)).replace(os.sep, "/")
+                for name in names
+                if name.lower().endswith(IMAGE_SUFFIXES) and not name.startswith(".")
+            ]
+        seen.add(real)
+    if not photos:
+        raise UserError(f"{images}: no photographs there ({', '.join(IMAGE_SUFFIXES)})")
+    return dict.fromkeys(sorted(photos))
+
+
+def _raise(error):
+    raise error
+
+
+# ---------------------------------------------------------------- the folder
+
+
+def check_out(out, overwrite):
+    """UserError where `out` holds something already that is not to be, or may not be, replaced."""
+    out = Path(out)
+    if out.exists() and not out.is_dir():
+        raise UserError(f"{out}: is a file; --out takes a folder")
+    if not out.is_dir() or not any(out.iterdir()):
+        return
+    if not (out / MADE).is_file():
+        raise UserError(f"{out}: holds files that none of these scripts made; choose another --out")
+    if not overwrite:
+        raise UserError(f"{out}: is a data set already; --overwrite makes it anew and keeps the old one beside it")
+
+
+@contextlib.contextmanager
+def new_set(out, script, args):
+    """Give a folder beside `out` to fill; it becomes `out` when all is done, and is removed where anything fails.
+
+    A data set that is there already, see `check_out`, is kept under another name: users put files of their own into
+    such folders. script, args: what dataset.json says of its making. What a killed run left is removed at the start.
+    """
+    check_out(out, args.overwrite)
+    final = Path(os.path.realpath(out))  # `out` may be a link to a larger disk
+    folder = final.with_name(f".{final.name}.making")
+    with hold(folder):
+        try:
+            for path in folder.iterdir():
+                if path.is_dir() and not path.is_symlink():
+                    shutil.rmtree(path)
+                elif path.name not in (LOCK_FILE, HOLDER_FILE):
+                    path.unlink()
+            yield folder
+            write_json(folder / MADE, {"made_by": script, "version": VERSION, "arguments": vars(args)})
+            for name in (LOCK_FILE, HOLDER_FILE):
+                (folder / name).unlink(missing_ok=True)
+            if final.is_dir() and any(final.iterdir()):
+                kept = unused_name(final)
+                final.rename(kept)
+                print(f"{kept}: the data set that was there; remove it when you no longer need it")
+            folder.rename(final)
+        finally:
+            shutil.rmtree(folder, ignore_errors=True)
+
+
+def unused_name(path):
+    """`path` with .old, .old2, ... behind it, the first that does not exist."""
+    count = 1
+    while (kept := path.with_name(f"{path.name}.old{count if count > 1 else ''}")).exists():
+        count += 1
+    return kept
+
+
+def link_all(pairs, folder, final, copy=False):
+    """Put each source at its target: pairs of (path of a file, path inside the data set).
+
+    folder: where the data set is being made; final: where it will be, which is what the relative links hold for.
+    copy: copies instead; also made, with a warning, where the file system has no links.
+    """
+    real = {}  # folder -> its path without links, found once
+    for source, target in tqdm(pairs, desc="copies" if copy else "links", disable=None):
+        source, target = Path(source), Path(target)
+        (folder / target.parent).mkdir(parents=True, exist_ok=True)
+        if not copy:
+            for parent in (source.parent, Path(final) / target.parent):
+                if parent not in real:
+                    real[parent] = os.path.realpath(parent)
+            here, there = real[source.parent], real[Path(final) / target.parent]
+            try:
+                os.symlink(os.path.join(os.path.relpath(here, there), source.name), folder / target)
+                continue
+            except OSError as error:
+                print(f"warning: {final}: no links can be made there ({error.strerror}); copying", file=sys.stderr)
+                copy = True
+        shutil.copyfile(source, folder / target)
+
+
+def write_set(folder, classes, labels, lists):
+    """Labels and lists of a data set. labels: {ID: class indices}; lists: {"train": IDs, "val": IDs}."""
+    vectors = {}  # one a combination of classes: a million images share some thousands
+    table = {}
+    for image_id, indices in labels.items():
+        if indices not in vectors:
+            vectors[indices] = np.zeros(len(classes), np.float32)
+            vectors[indices][list(indices)] = 1
+        table[image_id] = vectors[indices]
+    write_text(folder / "classes.txt", "".join(f"{name}\n" for name in classes))
+    write_cls_labels(folder / "cls_labels.npy", table)
+    for name, ids in lists.items():
+        write_text(folder / "ImageSets" / "Segmentation" / f"{name}.txt", "".join(f"{i}\n" for i in ids))
+
+
+# ---------------------------------------------------------------- what is printed
+
+
+def first_names(names):
+    """The first names of many, for a message."""
+    shown = ", ".join(CONTROL.sub("?", str(name)) for name in names[:3])
+    return f"{shown}, ..." if len(names) > 3 else shown
+
+
+def print_classes(classes, labels, lists):
+    """A table of the images a class, in all and in each list. labels: {ID: class indices}."""
+    counts = np.zeros((1 + len(lists), len(classes)), np.int64)
+    for row, ids in enumerate([labels, *lists.values()]):
+        for image_id in ids:
+            counts[row, list(labels[image_id])] += 1
+    width = max(len("class"), *map(len, classes))
+    print("  ".join([f"{'class':{width}}", "images", *(f"{name:>6}" for name in lists)]))
+    for k in np.flatnonzero(counts[0]):
+        print("  ".join([f"{classes[k]:{width}}", *(f"{n:6}" for n in counts[:, k])]))
+    absent = [name for name, count in zip(classes, counts[0], strict=True) if not count]
+    if absent:
+        print(f"no image shows {len(absent)} of the {len(classes)} classes ({first_names(absent)})")
+    several = sum(len(indices) > 1 for indices in labels.values())
+    print(f"{len(labels)} images, {several} of them with several classes")
+
+
+def print_sizes(sizes):
+    """The range of image sizes. sizes: {ID: (w, h)}."""
+    sides = np.sort(np.array(list(sizes.values())), axis=0)
+    low, middle, high = (" x ".join(map(str, sides[k])) for k in (0, len(sides) // 2, -1))
+    print(f"width x height in pixels: smallest {low}, median {middle}, largest {high} (each side by itself)")
+
+
+def print_left_out(left_out):
+    """Count and first names of what is not in the data set. left_out: {what: names}."""
+    for what, names in left_out.items():
+        if names:
+            print(f"left out: {len(names)} {what} ({first_names(names)})")
+
+
+def print_lists(out, lists):
+    for name, ids in lists.items():
+        print(f"{Path(out) / 'ImageSets' / 'Segmentation' / name}.txt: {len(ids)} images")
+
+
+def print_next(out):
+    print(f"next: python train.py --name NAME --voc12_root {shlex.quote(str(out))}")
+
+
+# ---------------------------------------------------------------- annotations
+
+
+def annotation(image_id, size, objects):
+    """The VOC XML of an image of `size` (w, h). objects: (class name, (xmin, ymin, xmax, ymax)), pixels from 1."""
+    lines = [
+        "<annotation>",
+        "\t<folder>VOC2012</folder>",
+        f"\t<filename>{escape(image_id)}.jpg</filename>",
+        f"\t<size><width>{size[0]}</width><height>{size[1]}</height><depth>3</depth></size>",
+        "\t<segmented>1</segmented>",
+    ]
+    for name, (xmin, ymin, xmax, ymax) in objects:
+        box = f"<xmin>{xmin}</xmin><ymin>{ymin}</ymin><xmax>{xmax}</xmax><ymax>{ymax}</ymax>"
+        lines.append(f"\t<object><name>{name}</name><difficult>0</difficult><bndbox>{box}</bndbox></object>")
+    return "\n".join([*lines, "</annotation>", ""])
