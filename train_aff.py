@@ -11,7 +11,6 @@ released, best.pth is the checkpoint with the best random walk on the masks of -
 choose it; --select last uses none.
 """
 
-from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
@@ -40,13 +39,30 @@ from tool.run.failures import Failures
 from tool.run.record import read_record
 from tool.run.resume import Progress, fingerprint, start_weights
 from tool.run.script import run_script
-from tool.run.training import Run, build_optimizer, check_batches, check_training, prepare_network, train_one_epoch
+from tool.run.training import (
+    BEST_FILE,
+    BestCheckpoint,
+    Run,
+    build_optimizer,
+    check_batches,
+    check_training,
+    prepare_network,
+    train_one_epoch,
+)
 from voc12.classes import load_classes
-from voc12.data import AffinitySet, EpochBatches, Substituting, check_images, check_scores, image_paths, train_loader
+from voc12.data import (
+    AffinitySet,
+    EpochBatches,
+    Substituting,
+    WalkSet,
+    check_images,
+    check_scores,
+    image_paths,
+    train_loader,
+)
 from voc12.transforms import AffinityView
 from voc12.validation import can_validate, walk_miou
 
-BEST = "best.pth"
 START_WEIGHTS = ("pretrained/res38_cls.pth", "pretrained/resnet_38d.params")
 
 
@@ -75,8 +91,8 @@ def build_data(args, experiment, num_labels, world):
     folders = [experiment / "crf" / f"{alpha:02d}" for alpha in (args.low, args.high)]
     if args.on_error == "stop":
         check_images(ids, args.voc12_root)
-    for folder, alpha in zip(folders, (args.low, args.high)) if args.on_error == "stop" else ():
-        check_scores(ids, folder, args.train_list, f"infer.py --crf --alphas {alpha}")
+        for folder, alpha in zip(folders, (args.low, args.high)):
+            check_scores(ids, folder, args.train_list, f"infer.py --crf --alphas {alpha}")
     check_batches([args.batch_size], len(ids), args.train_list, world)
     view = AffinityView(args.crop_size, args.scale, args.jitter)
     return (
@@ -133,61 +149,6 @@ class Criterion:
         return losses["total"], self.world.sum(torch.stack([losses[k].detach() for k in self.terms]))
 
 
-@dataclass
-class WalkProgress(Progress):
-    """best: mIoU in percent of the walk with best.pth, -1 before the first validation."""
-
-    best: float = -1.0
-
-
-class BestCheckpoint:
-    """best.pth: the network with the best score, validated every `every` steps; without a score the last epoch's.
-
-    score: called without arguments, gives mIoU in percent; or None.
-    """
-
-    def __init__(self, score, every, net, run):
-        self.score, self.every, self.net, self.run = score, every, net, run
-        self.path = run.folder / BEST
-
-    def save(self):
-        if self.run.world.main:
-            save_weights(self.net, self.path)
-
-    def after_step(self, progress):
-        if self.score and progress.global_step % self.every == 0:
-            self.validate(progress)
-
-    def after_epoch(self, progress, last):
-        if self.score is None:
-            self.save()
-        elif last and progress.global_step % self.every:
-            self.validate(progress)
-
-    def validate(self, progress):
-        miou = self.score()
-        better = miou > progress.best
-        if better:
-            progress.best = miou
-            self.save()
-        best = ", best so far" if better else ""
-        self.run.log.line(f"step {progress.global_step}: random walk mIoU {miou:.2f}{best}")
-
-    def restore(self, progress):
-        """Where best.pth is gone: write it again if it is the last epoch's network, else say what is lost."""
-        if self.run.world.first(self.path.exists):
-            return
-        if self.score is None and progress.epoch and not progress.step:
-            self.save()
-        if progress.best >= 0:
-            last = self.run.checkpoint(progress.epoch - 1)
-            self.run.log.line(
-                f"warning: {self.path} (mIoU {progress.best:.2f}) is gone and cannot be made again; validations still "
-                f"to come write a new one, and infer_aff.py --weights {last} takes the last epoch"
-            )
-            progress.best = -1.0
-
-
 def describe_selection(args, select):
     if select == "best":
         return (
@@ -200,7 +161,7 @@ def describe_selection(args, select):
 def next_stage(args, run, progress):
     """The command of infer_aff.py; with the last epoch's checkpoint where there is no best one."""
     words = ["--low", args.low, "--high", args.high, "--dup", args.dup, "--scale", args.scale]
-    if not (run.folder / BEST).exists():
+    if not (run.folder / BEST_FILE).exists():
         words += flag("--weights", run.checkpoint(progress.epoch - 1))
     return next_command("infer_aff.py", args, *words, *flag("--train_list", args.train_list))
 
@@ -230,15 +191,17 @@ def main(args):
         return check_training(check, run, paths, phases, loader, model, criterion, optimizer)
 
     with run:
-        progress = WalkProgress(sums=[0.0] * len(criterion.terms), lr=args.lr)
+        progress = Progress(sums=[0.0] * len(criterion.terms), lr=args.lr)
         data = describe_data(args, experiment, dataset.ids, classes, select)
         lists = [args.train_list] + [args.val_list] * (select == "best")
         progress = run.begin(net, optimizer, progress, data, lists, start_weights(weights))
         counts = f"{count_parameters(net):,} parameters, {len(dataset)} images, {steps} steps of {args.batch_size}"
         run.describe("train_aff.py", [f"AffinityNet: {counts}", describe_selection(args, select)])
-        data = args.voc12_root, args.val_list, experiment / "dict", classes
-        score = partial(walk_miou, net, *data, args.dup, args.scale, device, world) if select == "best" else None
-        best = BestCheckpoint(score, args.val_every, net, run)
+        score = None
+        if select == "best":
+            walks = WalkSet(args.voc12_root, read_list(args.val_list), experiment / "dict", len(classes), args.scale)
+            score = partial(walk_miou, net, walks, args.dup, device, world)
+        best = BestCheckpoint(score, args.val_every, net, run, save_weights, "random walk mIoU")
         run.restore_checkpoint(progress, save_weights)
         best.restore(progress)
         failures = Failures(args.on_error, run.folder / "failed.txt")

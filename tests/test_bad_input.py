@@ -706,6 +706,22 @@ def test_a_score_file_that_is_refused(place, reader, kind):
     refuses(place, script, *extra, says=["three", says])
 
 
+@pytest.mark.parametrize("reader", SCORES_OF)
+def test_score_files_of_other_methods_are_read_by_every_stage(place, reader):
+    script, folder, _, extra = SCORES_OF[reader]
+    folder = place / "experiment" / "e" / folder
+    maps = {i: read_scores(folder / f"{i}.npy") for i in IDS}
+    stacked = {i: np.stack(list(scores.values())) for i, scores in maps.items()}
+    tensors = {"keys": torch.tensor(list(maps["one"])), "cam": torch.ones(1, 2, 2), "high_res": stacked["one"]}
+    np.save(folder / "one.npy", tensors)
+    np.save(folder / "two.npy", {"keys": np.array(list(maps["two"])), "high_res": torch.from_numpy(stacked["two"])})
+    np.save(folder / "three.npy", {np.int64(k): score.astype(np.float16) for k, score in maps["three"].items()})
+    np.save(folder / "four.npy", {k: score.astype(np.float64) for k, score in maps["four"].items()})
+    if reader == "validation of AffinityNet":
+        extra = [*extra, "--val_list", place / "set" / "list.txt"]
+    works(place, script, *extra)
+
+
 # ---------------------------------------------------------------- checkpoints
 
 LOADERS = {  # who loads weights -> (script, its flag, a good file, one of the other network)

@@ -21,6 +21,7 @@ import zipfile
 
 import numpy as np
 import pytest
+import torch
 from bad_files import npy, pickled_array, saved, word
 from hypothesis import HealthCheck, given, seed, settings
 from hypothesis import strategies as st
@@ -277,6 +278,11 @@ MODULES = [
     ("numpy._core.numpy.core.multiarray", "scalar"),
     ("numpy", "dtype.__class__"),
     ("copyreg", "_reconstructor"),
+    ("torch._utils", "_rebuild_tensor_v2"),
+    ("torch.storage", "_load_from_bytes"),
+    ("torch", "FloatStorage"),
+    ("torch.serialization", "load"),
+    ("collections", "OrderedDict"),
     ("\x1b[31m", "\u202e\x85"),
     ("", ""),
 ]
@@ -546,16 +552,34 @@ def object_files(valid, keys, values):
 # ---------------------------------------------------------------- score files
 
 MAPS = {3: np.linspace(0, 1, 12, dtype=np.float32).reshape(3, 4), 7: np.zeros((3, 4), np.float32)}
+
+
+def irn(value):
+    """IRN's form of a score file; the names of storages, which are addresses, made the same each time."""
+    return re.sub(rb"\d{10,}", lambda found: b"1" * len(found.group()), saved(value))
+
+
+def tensors(count):
+    """A file whose dict holds views of one tensor, many times."""
+    storage = torch.ones(1).__reduce_ex__(4)[1][0]
+    data = storage.__reduce__()[1][0]
+    load = named("torch.storage", "_load_from_bytes") + b"B" + packed("I", len(data)) + data + b"\x85R"
+    view = b"K\x00K\x01\x85K\x01\x85\x89Nt\x94"
+    return npy(named("torch._utils", "_rebuild_tensor_v2") + b"\x94(" + load + view + b"h\0h\1R" * count)
+
+
 PLAIN = [
     saved(MAPS),
     saved({np.int64(3): np.asfortranarray(MAPS[3], np.float64), np.uint8(7): MAPS[7].astype(np.float16)}),
     npy(pickle.dumps(np.array(MAPS), 3)[2:-1]),
     npy(pickle.dumps(MAPS, 4)[2:-1]),
+    irn({"keys": torch.tensor([3, 7]), "cam": torch.ones(2, 1, 1), "high_res": np.stack(list(MAPS.values()))}),
+    irn({"keys": np.array([3, 7]), "high_res": torch.from_numpy(np.stack(list(MAPS.values()))).half()}),
     saved(MAPS) + ORIGIN_MARK + b"0123456789abcdef",
 ]
 SCORE_KEYS = (st.integers(0, 255) | st.integers(-2, 2**16)).map(binint) | OPCODES
 SCORE_VALUES = arrays((2, 3), "f4") | arrays((2, 3), "f4") | OPCODES | nests() | st.sampled_from(CALLS)
-SCORES = object_files(PLAIN[:4], SCORE_KEYS, SCORE_VALUES) | damaged(PLAIN[4])
+SCORES = object_files(PLAIN[:-1], SCORE_KEYS, SCORE_VALUES) | damaged(PLAIN[-1])
 
 # ---------------------------------------------------------------- score files, compressed
 
@@ -834,6 +858,7 @@ DENSE = {  # files whose contents take the most memory for their size
     "marks": ("labels", npy(repeated(b"("))),
     "words": ("labels", npy(repeated(b"\x8c\2ab"))),
     "arrays": ("scores", npy(pickled_array(b"K\1\x85", "i1", b"C\1\0") + repeated(b"h\0"))),
+    "tensors": ("scores", tensors(12_000)),
     "a key of words": ("scores", npy(b"}X" + packed("I", 60_000) + "Ā ".encode() * 20_000 + b"Ns")),
     "a table": ("labels", npy(b"}" + b"".join(b"\x8c\4%04dNs" % k for k in range(9999)))),
     "zeros": ("archives", zip_scores({0: np.zeros((1500, 1500), np.float32)})),

@@ -1,5 +1,6 @@
 """CRF, metrics and score files: golden values, brute force, hand-made attacks."""
 
+import contextlib
 import io
 import os
 import pickle
@@ -127,6 +128,96 @@ def test_score_files_of_other_tools_are_read(tmp_path):
     np.save(tmp_path / "x.npy", maps)
     result = read_scores(tmp_path / "x.npy")
     assert set(result) == {3, 7} and np.array_equal(result[3], maps[3])
+
+
+MAPS = np.random.default_rng(5).random((2, 4, 5), np.float32)
+
+
+def test_irn_files_are_read_without_torch_loading_them(tmp_path, monkeypatch):
+    label = torch.zeros(20)
+    label[[3, 7]] = 1
+    tensors = torch.nonzero(label)[:, 0]  # as make_cam.py does
+    turned = torch.from_numpy(MAPS.transpose(2, 1, 0).copy()).permute(2, 1, 0)
+    files = {
+        "tensors": {"keys": tensors, "cam": torch.rand(2, 2, 2), "high_res": MAPS},
+        "a tensor of maps": {"keys": tensors, "high_res": torch.from_numpy(MAPS)},
+        "a transposed one": {"keys": tensors, "high_res": turned},
+        "a part of one": {"keys": tensors, "high_res": torch.from_numpy(np.concatenate([MAPS, MAPS]))[2:]},
+        "arrays": {"keys": np.array([3, 7]), "cam": np.ones((2, 2, 2)), "high_res": MAPS},
+        "numbers": {"keys": [3, 7], "high_res": MAPS},
+        "padded keys": {"keys": np.pad(np.array([3, 7]) + 1, (1, 0)), "high_res": MAPS},
+    }
+    for name, value in files.items():
+        np.save(tmp_path / f"{name}.npy", value)
+    np.save(tmp_path / "half.npy", {"keys": [3, 7], "high_res": torch.from_numpy(MAPS).half()})
+    np.save(tmp_path / "crf.npy", {"keys": np.array([0, 8]), "high_res": MAPS})
+    monkeypatch.setattr(torch.storage, "_load_from_bytes", None)  # it unpickles whatever is in there
+    for name in files:
+        result = read_scores(tmp_path / f"{name}.npy")
+        assert list(result) == [3, 7], name
+        assert np.array_equal([result[3], result[7]], MAPS), name
+    assert list(read_scores(tmp_path / "crf.npy")) == [0, 8]  # as many maps as keys: background has one of its own
+    half = read_scores(tmp_path / "half.npy")
+    assert half[3].dtype == np.float32 and np.array_equal(half[3], MAPS[0].astype(np.float16))
+
+
+@pytest.mark.parametrize(
+    ("value", "reason"),
+    [
+        ({"keys": [3, 7]}, "no high_res"),
+        ({"keys": [3, 7], "high_res": MAPS[0]}, "no high_res of K x height x width"),
+        ({"keys": [3], "high_res": MAPS}, "not as many as its 2 maps"),
+        ({"keys": [1, 3, 7], "high_res": MAPS}, "not as many"),
+        ({"keys": [3, 3], "high_res": MAPS}, "not all different"),
+        ({"keys": [3, 300], "high_res": MAPS}, "300 is not a class index"),
+        ({"keys": [0.0, 1.0], "high_res": MAPS}, "not class indices"),
+        ({"keys": "37", "high_res": MAPS}, "not class indices"),
+        ({"keys": np.array([], int), "high_res": MAPS[:0]}, "no maps"),
+        ({"keys": [3, 7], "high_res": MAPS * np.nan}, "not finite"),
+        ({"keys": [3, 7], "high_res": torch.from_numpy(MAPS).bfloat16()}, r"BFloat16Storage, save tensor\.numpy\(\)"),
+        ({"keys": [3, 7], "high_res": torch.nn.Parameter(torch.from_numpy(MAPS))}, r"save tensor\.numpy\(\)"),
+    ],
+)
+def test_irn_files_of_other_shape_are_refused(tmp_path, value, reason):
+    np.save(tmp_path / "x.npy", value)
+    with pytest.raises(UserError, match=rf"x\.npy: not a score file of ours .*{reason}"):
+        read_scores(tmp_path / "x.npy")
+
+
+def test_a_tensor_cannot_reach_beyond_its_storage(tmp_path):
+    np.save(tmp_path / "x.npy", {"keys": [3], "high_res": torch.ones(1, 3, 4)})
+    data = (tmp_path / "x.npy").read_bytes()
+    size, strides = b"K\x01K\x03K\x04\x87", b"K\x0cK\x04K\x01\x87"
+    assert data.count(size) == data.count(strides) == 1
+    wider = size, b"K\x01K\x04K\x04\x87"
+    steeper = strides, b"K\x0cK\x05K\x01\x87"
+    backwards = strides, b"K\x0cK\x00J\xff\xff\xff\xff\x87"
+    for old, new in (wider, steeper, backwards):
+        (tmp_path / "x.npy").write_bytes(data.replace(old, new))
+        with pytest.raises(UserError, match=r"x\.npy: not a score file"):
+            read_scores(tmp_path / "x.npy")
+
+
+def test_code_in_the_storage_of_a_tensor_is_refused_and_does_not_run(tmp_path):
+    """torch.load of what a tensor's pickle holds would run it."""
+    marker = tmp_path / "ran"
+
+    class Tensor:
+        def __init__(self, content):
+            self.content = content
+
+        def __reduce__(self):
+            return torch.storage._load_from_bytes, (self.content,)
+
+    for content in (pickle.dumps(Runs(marker), 2), pickle.dumps(Runs(marker), 4), b"", b"\x80\x02."):
+        np.save(tmp_path / "x.npy", {"keys": [3], "high_res": Tensor(content)})
+        with pytest.raises(UserError, match=r"x\.npy: not a score file"):
+            read_scores(tmp_path / "x.npy")
+    assert not marker.exists()
+    np.save(tmp_path / "x.npy", {"keys": [3], "high_res": Tensor(pickle.dumps(Runs(marker), 2))})
+    with contextlib.suppress(Exception):  # what it unpickles is no storage
+        np.load(tmp_path / "x.npy", allow_pickle=True)
+    assert marker.exists()
 
 
 class Runs:

@@ -15,7 +15,8 @@ from PIL import Image
 
 from tool.io.files import read_list
 from tool.io.images import open_mask
-from tool.io.scores import check_maps, read_scores, unpickle_dict
+from tool.io.pickles import unpickle_dict
+from tool.io.scores import check_maps, read_scores
 from tool.metrics import ThresholdSweep
 
 

@@ -10,7 +10,8 @@ from pathlib import Path
 import numpy as np
 
 from tool.io.files import UserError, write_bytes
-from tool.io.scores import ZIP_MAGIC, plain_array, unpickle_dict
+from tool.io.pickles import unpickle_dict
+from tool.io.scores import ZIP_MAGIC, plain_array
 
 _unknown_names = set()  # those already warned about, so that 10,000 files give one line a name
 

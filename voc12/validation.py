@@ -9,7 +9,7 @@ from tool.io.files import UserError, missing_files, read_list, require_files
 from tool.io.images import open_mask
 from tool.metrics import ThresholdSweep, check_size, confusion, iou, mean_iou
 from tool.pseudo_labels import stack_scores, walk_scores
-from voc12.data import Broken, InferenceSet, WalkSet, check_scores, inference_loader, mask_path, mask_paths
+from voc12.data import Broken, InferenceSet, check_scores, inference_loader, mask_path, mask_paths
 from voc12.labels import load_labels
 from voc12.transforms import InferenceViews
 
@@ -58,19 +58,21 @@ def can_validate(select, list_path, voc12_root, dict_dir):
 
 
 @torch.no_grad()
-def walk_miou(net, voc12_root, list_path, dict_dir, classes, dup, scale, device, world):
-    """mIoU (percent, absent classes as 0, as released) of the walked maps' best label, without CRF; ranks share it."""
-    num_labels = len(classes) + 1
+def walk_miou(net, walks, dup, device, world):
+    """mIoU (percent, absent classes as 0, as released) of the walked maps' best label, without CRF; ranks share it.
+
+    walks: WalkSet of a list with masks; dup: background power of the maps.
+    """
+    num_labels = walks.num_classes + 1
     counts = np.zeros((num_labels, num_labels), dtype=np.int64)
     was_training = net.training
     net.eval()
-    walks = WalkSet(voc12_root, world.share(read_list(list_path)), dict_dir, len(classes), scale)
-    bar = tqdm(walks.ids, "validate", unit="image", disable=None if world.main else True, leave=False)
-    for index, image_id in enumerate(bar):
-        _, _, view, maps = walks[index]
+    mine = world.share(range(len(walks)))
+    for index in tqdm(mine, "validate", unit="image", disable=None if world.main else True, leave=False):
+        image_id, _, view, maps = walks[index]
         keys, scores = stack_scores(maps, dup)
         predicted = keys[walk_scores(net, view, scores, device).argmax(0)]
-        truth = open_mask(mask_path(voc12_root, image_id), num_labels)
+        truth = open_mask(mask_path(walks.root, image_id), num_labels)
         check_size(truth, predicted.shape, image_id)
         counts += confusion(truth, predicted, num_labels)
     net.train(was_training)

@@ -3,7 +3,6 @@
 import io
 import math
 import os
-import pickle
 import re
 import zipfile
 from pathlib import Path
@@ -11,12 +10,12 @@ from pathlib import Path
 import numpy as np
 
 from tool.io.files import UserError, write_bytes
+from tool.io.pickles import MAX_HEADER, unpickle_dict
 
 ORIGIN_MARK = b"AEFT-origin\0"  # as a PNG text chunk has it: keyword, zero byte, text
 ZIP_MAGIC = b"PK\3\4"
 COMPRESSED_LIMIT = 2**28  # bytes of all maps of a file before compression: 134 million values
 HEADER_ROOM = 128  # bytes of an .npy header
-MAX_HEADER = 1000  # those of a foreign one: it is evaluated as Python text, which takes a thousandfold in memory
 
 
 def write_scores(path, scores, compressed=False, origin=""):
@@ -52,43 +51,49 @@ def file_origin(path):
 def read_scores(path):
     """Read a score file, plain or compressed, without trusting it: {int: H x W float array}, all of one size, finite.
 
-    The plain format is a pickle, which can run code; only plain dicts, ints and numpy arrays are built, anything else
-    is refused. Compressed maps come out as float32. UserError names the file.
+    The plain format is a pickle, which can run code; only plain dicts, ints, numpy arrays and torch tensors are built,
+    anything else is refused. IRN's form is read as well, see `split_stack`. Half floats, as compressed maps are, come
+    out as float32. UserError names the file.
     """
     try:
         data = Path(path).read_bytes()
     except FileNotFoundError:
         raise UserError(f"{path}: no such score file; run the stage that writes it") from None
     try:
-        scores = check_maps(unzip_scores(data) if data.startswith(ZIP_MAGIC) else unpickle_dict(data))
+        value = unzip_scores(data) if data.startswith(ZIP_MAGIC) else unpickle_dict(data)
+        scores = check_maps(split_stack(value) if "keys" in value else value)
     except Exception as error:  # a broken pickle or zip raises nearly anything; none of it may escape as a traceback
         reason = " ".join(str(error).split())[:120] or type(error).__name__
         raise UserError(f"{path}: not a score file of ours ({reason}); remove it and run the stage again") from None
     return scores
 
 
-def unpickle_dict(data):
-    """bytes of `np.save(dict)` -> that dict, not empty, of plain values and arrays; the caller checks keys and values.
+def split_stack(value):
+    """IRN's form of a score file -> {key: H x W}. ValueError where it is none.
 
-    ValueError and what unpickling raises where it is anything else.
+    {"keys": K class indices, "high_res": K x H x W, "cam": the same at a quarter of the size, not read}. Some tools
+    store the keys as IRN pads them after reading: one more than there are maps, 0 for background, then index + 1.
     """
-    stream = io.BytesIO(data)
-    version = np.lib.format.read_magic(stream)
-    read_header = {(1, 0): np.lib.format.read_array_header_1_0, (2, 0): np.lib.format.read_array_header_2_0}
-    if version not in read_header:
-        raise ValueError(f"npy version {version}")
-    shape, _, dtype = read_header[version](stream, max_header_size=MAX_HEADER)
-    if shape != () or dtype.kind != "O":
-        raise ValueError("an array, not a dict")
-    value = ScoreUnpickler(stream).load()
-    value = value.item() if isinstance(value, np.ndarray) and value.shape == () else value
-    if not isinstance(value, dict) or not value:
-        raise ValueError("not a dict, or an empty one")
-    return value
+    keys, maps = value["keys"], value.get("high_res")
+    keys = np.asarray(keys) if isinstance(keys, np.ndarray) or all(type(k) is int for k in keys) else None
+    if keys is None or keys.ndim != 1 or keys.dtype.kind not in "iu":
+        raise ValueError("its keys are not class indices")
+    if not isinstance(maps, np.ndarray) or maps.ndim != 3:
+        raise ValueError("it has keys but no high_res of K x height x width")
+    if len(keys) == len(maps) + 1 and keys[0] == 0:
+        keys = keys[1:] - 1
+    if len(keys) != len(maps) or len(set(keys.tolist())) < len(keys):
+        raise ValueError(f"{len(keys)} keys, not all different, or not as many as its {len(maps)} maps")
+    return dict(zip(keys.tolist(), maps))
 
 
 def check_maps(value):
-    """The dict of a score file with int keys; ValueError where it is not {class index: finite H x W floats}."""
+    """The dict of a score file with int keys; ValueError where it is not {class index: finite H x W floats}.
+
+    Half floats become float32: nothing is lost, and arithmetic goes on in it.
+    """
+    if not value:
+        raise ValueError("no maps")
     for key, score in value.items():
         if not isinstance(key, int | np.integer) or not 0 <= key <= 255:
             raise ValueError(f"key {key!r} is not a class index")
@@ -98,7 +103,7 @@ def check_maps(value):
             raise ValueError(f"class {key} has values that are not finite")
     if len({score.shape for score in value.values()}) > 1:
         raise ValueError("maps of different sizes")
-    return {int(key): score for key, score in value.items()}
+    return {int(k): v.astype(np.float32) if v.dtype.itemsize == 2 else v for k, v in value.items()}
 
 
 def zip_scores(scores, comment=b""):
@@ -160,113 +165,3 @@ def plain_array(data):
     if dtype.hasobject or fortran or min(shape, default=1) < 1 or math.prod(shape) * dtype.itemsize != left:
         raise ValueError("not an array as long as it says")
     return np.frombuffer(data, dtype, offset=stream.tell()).reshape(shape)
-
-
-def _empty_array(cls, shape, typecode):
-    """Stands in for numpy's _reconstruct: an empty array only, so that no size is taken from the file."""
-    if cls is not ARRAY or not isinstance(shape, tuple) or shape not in ((0,), ()):  # an array compares by elements
-        raise pickle.UnpicklingError("unexpected array constructor")
-    return np.ndarray(shape, dtype="b" if shape == (0,) else object)
-
-
-def _dtype(name, align=False, copy=False):
-    if not isinstance(name, str) or not re.fullmatch(r"[iuf][1248]|O8", name):
-        raise pickle.UnpicklingError("unexpected array type")
-    return np.dtype(name)
-
-
-def _scalar(dtype, data):
-    if not isinstance(dtype, np.dtype) or dtype.kind not in "iu" or not isinstance(data, bytes):
-        raise pickle.UnpicklingError("unexpected number")
-    return np.frombuffer(data, dtype, count=1)[0]
-
-
-ARRAY = object()  # stands for numpy.ndarray itself, which called with a shape would allocate whatever the file says
-
-
-class ScoreUnpickler(pickle._Unpickler):
-    """The pure-Python unpickler (its memory follows the file's size) with four constructors and no other name.
-
-    Nothing that a few bytes can blow up is built: no keys but numbers and texts (a tuple that holds another one twice,
-    sixty times over, is never hashed to the end), no array of objects but the one that holds the whole dict (numpy
-    reads past the end of a list that is shorter than the shape says, and frees arrays in arrays by recursion).
-    """
-
-    ALLOWED = {
-        ("multiarray", "_reconstruct"): _empty_array,
-        ("multiarray", "scalar"): _scalar,
-        ("numpy", "ndarray"): ARRAY,
-        ("numpy", "dtype"): _dtype,
-    }
-    REFUSED = (
-        "BYTEARRAY8",
-        "NEXT_BUFFER",
-        "READONLY_BUFFER",
-        "PERSID",
-        "BINPERSID",
-        "EXT1",
-        "EXT2",
-        "EXT4",
-        "INST",
-        "OBJ",
-        "NEWOBJ",
-        "NEWOBJ_EX",
-        "EMPTY_SET",
-        "ADDITEMS",
-        "FROZENSET",
-    )
-    dispatch = dict(pickle._Unpickler.dispatch)
-    for _name in REFUSED:
-        dispatch.pop(getattr(pickle, _name)[0], None)
-
-    def __init__(self, stream):
-        super().__init__(stream)
-        self.boxed = False  # whether the array of the dict has come
-
-    def _check_items(self, target, keys):
-        if not isinstance(target, dict):  # an array would turn any nest of lists into one, however large
-            raise pickle.UnpicklingError("unexpected assignment")
-        if not all(isinstance(key, int | str | np.integer) for key in keys):
-            raise pickle.UnpicklingError("a key that is neither a number nor a text")
-
-    def load_dict(self):
-        self._check_items({}, self.stack[::2])
-        super().load_dict()
-
-    def load_setitem(self):
-        self._check_items(self.stack[-3], self.stack[-2:-1])
-        super().load_setitem()
-
-    def load_setitems(self):
-        self._check_items(self.metastack[-1][-1], self.stack[::2])
-        super().load_setitems()
-
-    def load_build(self):
-        target, state = self.stack[-2:]
-        if isinstance(target, np.dtype):  # one of numpy's own, which no state changes; it names the byte order
-            if not isinstance(state, tuple) or len(state) < 2 or state[1] not in ("<", "|"):
-                raise pickle.UnpicklingError("numbers in the byte order of another machine")
-        elif isinstance(target, np.ndarray) and isinstance(state, tuple) and len(state) == 5:
-            shape, data = state[1], state[-1]
-            if isinstance(data, list) and len(data) == 1 and isinstance(shape, tuple) and not shape and not self.boxed:
-                self.boxed = True
-            elif not isinstance(data, bytes):
-                raise pickle.UnpicklingError("unexpected array")
-        else:
-            raise pickle.UnpicklingError("unexpected state")
-        super().load_build()
-
-    for _code, _method in (
-        (pickle.DICT, load_dict),
-        (pickle.SETITEM, load_setitem),
-        (pickle.SETITEMS, load_setitems),
-        (pickle.BUILD, load_build),
-    ):
-        dispatch[_code[0]] = _method
-
-    def find_class(self, module, name):
-        last = module.removeprefix("numpy._core.").removeprefix("numpy.core.")
-        try:
-            return self.ALLOWED[(last, name)]
-        except KeyError:
-            raise pickle.UnpicklingError(f"it wants to load {module}.{name}, which our files never do") from None

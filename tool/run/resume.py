@@ -33,6 +33,7 @@ class Progress:
     """What a training has done: `epoch` whole epochs and `step` steps of the next; kept in the resume file as a dict.
 
     sums: of the losses of this epoch's steps, a number a term. lr: rate of the last step. seconds: spent on this epoch.
+    best: highest score of the validations that choose a checkpoint, -1 before the first.
     """
 
     epoch: int = 0
@@ -41,6 +42,7 @@ class Progress:
     sums: list = field(default_factory=list)
     lr: float = 0.0
     seconds: float = 0.0
+    best: float = -1.0
 
     def add(self, values):
         """Count one step and its losses."""

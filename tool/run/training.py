@@ -31,6 +31,7 @@ from tool.run.script import StopSignal
 from tool.run.summary import Summary
 
 POWER = 0.9  # of the poly schedule
+BEST_FILE = "best.pth"
 
 
 def poly_factor(step, max_step):
@@ -283,6 +284,55 @@ class Run:
         self.log.line(f"done: {self.folder}, {progress.epoch} epochs")
         self.summary.end(script, self.world, [self.folder], failures, next_command, self.log.line)
         self.log.close()
+
+
+class BestCheckpoint:
+    """best.pth: the network with the best score, validated every `every` steps; without a score the last epoch's.
+
+    score: called without arguments, gives mIoU in percent; or None. save_weights(net, path). what: the score's name.
+    """
+
+    def __init__(self, score, every, net, run, save_weights, what="mIoU"):
+        self.score, self.every, self.net, self.run, self.save_weights = score, every, net, run, save_weights
+        self.what = what
+        self.path = run.folder / BEST_FILE
+
+    def save(self):
+        if self.run.world.main:
+            self.save_weights(self.net, self.path)
+
+    def after_step(self, progress):
+        if self.score and progress.global_step % self.every == 0:
+            self.validate(progress)
+
+    def after_epoch(self, progress, last):
+        if self.score is None:
+            self.save()
+        elif last and progress.global_step % self.every:
+            self.validate(progress)
+
+    def validate(self, progress):
+        miou = self.score()
+        better = miou > progress.best
+        if better:
+            progress.best = miou
+            self.save()
+        best = ", best so far" if better else ""
+        self.run.log.line(f"step {progress.global_step}: {self.what} {miou:.2f}{best}")
+
+    def restore(self, progress):
+        """Where best.pth is gone: write it again if it is the last epoch's network, else say what is lost."""
+        if self.run.world.first(self.path.exists):
+            return
+        if self.score is None and progress.epoch and not progress.step:
+            self.save()
+        if progress.best >= 0:
+            last = self.run.checkpoint(progress.epoch - 1)
+            self.run.log.line(
+                f"warning: {self.path} (mIoU {progress.best:.2f}) is gone and cannot be made again; validations still "
+                f"to come write a new one; the next stage takes the last epoch with --weights {last}"
+            )
+            progress.best = -1.0
 
 
 # ---------------------------------------------------------------- --check
