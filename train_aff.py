@@ -41,11 +41,14 @@ from tool.run.resume import Progress, fingerprint, start_weights
 from tool.run.script import run_script
 from tool.run.training import (
     BEST_FILE,
+    IMAGENET_WEIGHTS,
+    PSA_WEIGHTS,
     BestCheckpoint,
     Run,
     build_optimizer,
     check_batches,
     check_training,
+    first_weights,
     prepare_network,
     train_one_epoch,
 )
@@ -63,7 +66,7 @@ from voc12.data import (
 from voc12.transforms import AffinityView
 from voc12.validation import can_validate, walk_miou
 
-START_WEIGHTS = ("pretrained/res38_cls.pth", "pretrained/resnet_38d.params")
+START_WEIGHTS = (PSA_WEIGHTS, IMAGENET_WEIGHTS)
 
 
 def get_args_parser():
@@ -122,12 +125,7 @@ def build_net(args):
     net = AffinityNet(trunk)
     path = args.pretrained
     if path == "auto":
-        path = next((p for p in START_WEIGHTS if Path(p).is_file()), None)
-        if path is None:
-            raise UserError(
-                f"none of {' '.join(START_WEIGHTS)} is there; see pretrained/README.md, or give "
-                "--pretrained FILE (a checkpoint of train.py will do) or --pretrained none"
-            )
+        path = first_weights(START_WEIGHTS)
     if path != "none":
         load_weights(net, path, part="trunk")
         net.freeze()

@@ -24,7 +24,7 @@ from tool.io.files import UserError, read_list
 from tool.io.images import MEAN, STD, label_image, open_mask, save_image, voc_palette
 from tool.io.server_zip import SERVER_FOLDER, write_server_zip
 from tool.metrics import confusion, iou, mean_iou
-from tool.segmentation import best_labels, multi_scale_scores, refine_scores
+from tool.segmentation import label_map, multi_scale_scores, refine_scores
 from voc12.data import SegSet, image_paths, label_paths
 from voc12.transforms import InferenceViews, SegView, normalise
 
@@ -250,7 +250,7 @@ def test_a_network_learns_four_images_by_heart():
         optimizer.step()
     net.eval()
     scores = [multi_scale_scores(net, [x[None]], mask.shape) for x, mask in zip(image, labels)]
-    counts = sum(confusion(mask, best_labels(s), 3) for mask, s in zip(labels, scores))
+    counts = sum(confusion(mask, label_map(s), 3) for mask, s in zip(labels, scores))
     assert mean_iou(iou(counts))[0] > 0.95
 
 
@@ -370,7 +370,7 @@ def test_views_are_merged_as_each_by_itself(random_net, merge, mirror):
     expected = stack.mean(0).softmax(0) if merge == "mean" else stack.softmax(1).amax(0)
     torch.testing.assert_close(scores, expected, rtol=1e-4, atol=1e-5)
     assert scores.std() > 0.05  # the views do say something
-    np.testing.assert_array_equal(best_labels(scores), scores.argmax(0).numpy())
+    np.testing.assert_array_equal(label_map(scores), scores.argmax(0).numpy())
 
 
 def test_crf_has_the_recipes_settings():

@@ -35,8 +35,8 @@ def multi_scale_scores(net, views, size, merge="mean"):
     return total.div_(count).softmax(0) if merge == "mean" else total
 
 
-def best_labels(scores):
-    """L x H x W scores, tensor or array -> H x W uint8 label ids."""
+def label_map(scores):
+    """L x H x W scores, a CPU tensor or an array -> H x W uint8 label ids."""
     return np.asarray(scores.argmax(0)).astype(np.uint8)
 
 

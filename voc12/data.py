@@ -308,6 +308,15 @@ def inference_loader(dataset, num_workers, pin_memory=False):
 # ---------------------------------------------------------------- the segmentation network
 
 
+def labels_folder(experiment, name):
+    """A folder of label masks: below the experiment's, or, where there is no such, from here. UserError without one."""
+    for folder in (Path(experiment) / name, Path(name)):
+        if folder.is_dir():
+            return folder
+    text = "no such folder; infer_aff.py writes one, or give a path to masks"
+    raise UserError(f"--labels: {Path(experiment) / name}: {text}")
+
+
 def label_paths(folder, ids):
     """{ID: path of its label mask in a folder}."""
     return {i: Path(folder) / f"{i}.png" for i in ids}
@@ -333,10 +342,15 @@ class SegSet(Dataset):
         image_id = self.ids[index]
         path = image_path(self.root, image_id)
         image = open_image(path)
-        label = open_mask(self.labels[image_id], self.num_labels)
-        check_size(label, (image.height, image.width), path)
+        label = self.label(image_id, image.size)
         x, label = self.view(image, label, sample_rng(self.seed, epoch, image_id), self.batch_rng(epoch, index))
         return image_id, x, label
+
+    def label(self, image_id, size):
+        """The mask of an image of `size` (w, h), H x W uint8."""
+        label = open_mask(self.labels[image_id], self.num_labels)
+        check_size(label, size[::-1], image_path(self.root, image_id))
+        return label
 
     def batch_rng(self, epoch, index):
         """The random generator that the images of a batch share; None where there is no such."""
@@ -344,3 +358,20 @@ class SegSet(Dataset):
             return None
         place = np.flatnonzero(epoch_order(self.seed, epoch, len(self)) == index)[0]
         return np.random.default_rng([self.seed, epoch, place // self.batch_size])
+
+
+class MaskedSet(Dataset):
+    """Samples (photograph 3 x H x W float32, true labels H x W uint8) of a data set's own masks, for validation."""
+
+    def __init__(self, voc12_root, ids, num_labels, preprocessing):
+        self.root, self.ids, self.num_labels, self.preprocessing = voc12_root, ids, num_labels, preprocessing
+
+    def __len__(self):
+        return len(self.ids)
+
+    def __getitem__(self, index):
+        image_id = self.ids[index]
+        photo = open_image(image_path(self.root, image_id))
+        truth = open_mask(mask_path(self.root, image_id), self.num_labels)
+        check_size(truth, photo.size[::-1], image_id)
+        return normalise(photo, self.preprocessing), torch.from_numpy(truth)

@@ -1,5 +1,7 @@
 """Views of an image: what the networks see. Every random choice comes from the generator that is handed in."""
 
+from typing import NamedTuple
+
 import numpy as np
 import torch
 from PIL import Image
@@ -12,32 +14,48 @@ from tool.io.images import IGNORE, MEAN, STD
 MAX_PIXELS = 2**30  # of a resized image
 
 
-def normalise(image):
-    """PIL RGB -> float32 tensor 3 x H x W, ImageNet mean 0 and deviation 1."""
-    x = (np.asarray(image, dtype=np.float32) / 255 - MEAN) / STD
+class Preprocessing(NamedTuple):
+    """What images a trunk was trained with: mean and deviation of RGB in [0, 1], name of the resampling."""
+
+    mean: tuple = MEAN
+    std: tuple = STD
+    interpolation: str = "bicubic"
+
+    @classmethod
+    def of(cls, trunk):
+        return cls(trunk.mean, trunk.std, trunk.interpolation)
+
+
+IMAGENET = Preprocessing()
+
+
+def normalise(image, preprocessing=IMAGENET):
+    """PIL RGB -> float32 tensor 3 x H x W, of mean 0 and deviation 1 over the images that `preprocessing` speaks of."""
+    x = (np.asarray(image, dtype=np.float32) / 255 - preprocessing.mean) / preprocessing.std
     return torch.from_numpy(np.ascontiguousarray(x.transpose(2, 0, 1), dtype=np.float32))
 
 
-def resize(image, size):
-    """Bicubic; size is (width, height) in pixels, at least 1 each. UserError where it is beyond any use."""
+def resize(image, size, preprocessing=IMAGENET):
+    """size: (width, height) in pixels, at least 1 each. UserError where it is beyond any use."""
     width, height = (max(1, int(n)) for n in size)
     if width * height > MAX_PIXELS:
         raise UserError(
             f"an image of {image.width} x {image.height} pixels would be resized to {width} x {height}; "
             "lower the scale or the size that the flags ask for"
         )
-    return image if (width, height) == image.size else image.resize((width, height), Image.BICUBIC)
+    method = getattr(Image.Resampling, preprocessing.interpolation.upper(), Image.Resampling.BICUBIC)
+    return image if (width, height) == image.size else image.resize((width, height), method)
 
 
 def resize_long_side(image, length):
-    """Bicubic, so that the longer side has `length` pixels."""
+    """Resized so that the longer side has `length` pixels."""
     scale = length / max(image.size)
     return resize(image, (round(image.width * scale), round(image.height * scale)))
 
 
-def rescale(image, scale):
-    """Bicubic, both sides times `scale`, rounded."""
-    return resize(image, (round(image.width * scale), round(image.height * scale)))
+def rescale(image, scale, preprocessing=IMAGENET):
+    """Both sides times `scale`, rounded."""
+    return resize(image, (round(image.width * scale), round(image.height * scale)), preprocessing)
 
 
 def check_jitter(strength):
@@ -115,14 +133,15 @@ class InferenceViews:
     n = 2 with `mirror` (the image, then its mirror image), else 1.
     """
 
-    def __init__(self, scales=(0.5, 1.0, 1.5, 2.0), mirror=True):
+    def __init__(self, scales=(0.5, 1.0, 1.5, 2.0), mirror=True, preprocessing=IMAGENET):
         self.scales = tuple(scales)
         self.mirror = mirror
+        self.preprocessing = preprocessing
 
     def __call__(self, image):
         views = []
         for scale in self.scales:
-            x = normalise(rescale(image, scale))
+            x = normalise(rescale(image, scale, self.preprocessing), self.preprocessing)
             views.append(torch.stack([x, x.flip(-1)]) if self.mirror else x[None])
         return views
 
@@ -161,23 +180,25 @@ class SegView:
     saturation, hue. padding: label id where the image does not reach; the image is 0 there, its mean colour.
     """
 
-    def __init__(self, scale=(0.5, 1.5), crop=321, jitter=(0.3, 0.3, 0.3, 0.1), padding=IGNORE):
+    def __init__(self, scale=(0.5, 1.5), crop=321, jitter=(0.3, 0.3, 0.3, 0.1), padding=IGNORE, preprocessing=IMAGENET):
         self.scale = scale
         self.crop = crop
         check_jitter(jitter)
         self.jitter = jitter
         self.padding = padding
+        self.preprocessing = preprocessing
 
     def __call__(self, image, label, rng, scale_rng=None):
         """image: PIL RGB; label: H x W uint8 of its size -> (3 x crop x crop float32, crop x crop uint8).
 
         scale_rng: draws the factor, where it is not the image's own.
         """
-        image = rescale(image, (scale_rng or rng).uniform(*self.scale))
+        image = rescale(image, (scale_rng or rng).uniform(*self.scale), self.preprocessing)
         label = Image.fromarray(label).resize(image.size, Image.NEAREST)
         if rng.random() < 0.5:
             image, label = TF.hflip(image), TF.hflip(label)
         image = colour_jitter(image, self.jitter, rng)
         window = crop_window(rng, image.height, image.width, self.crop)
         label = torch.from_numpy(np.array(label))[None]
-        return cut(normalise(image), window, self.crop), cut(label, window, self.crop, self.padding)[0]
+        x = cut(normalise(image, self.preprocessing), window, self.crop)
+        return x, cut(label, window, self.crop, self.padding)[0]

@@ -3,10 +3,8 @@
 import zipfile
 from pathlib import Path
 
-from PIL import Image
-
 from tool.io.files import UserError, atomic, require_files
-from tool.io.images import FORMATS, open_mask
+from tool.io.images import header_size, open_mask
 from tool.metrics import check_size
 
 SERVER_FOLDER = "results/VOC2012/Segmentation/comp6_test_cls"
@@ -27,8 +25,7 @@ def write_server_zip(path, masks, photos, num_labels):
     """
     require_files(masks, "mask", "run infer_seg.py on the whole list; no zip is written")
     for image_id, mask in masks.items():
-        with Image.open(photos[image_id], formats=FORMATS) as photo:
-            check_size(open_mask(mask, num_labels), (photo.height, photo.width), photos[image_id])
+        check_size(open_mask(mask, num_labels), header_size(photos[image_id])[::-1], photos[image_id])
     with atomic(path) as temporary, zipfile.ZipFile(temporary, "w", zipfile.ZIP_STORED) as archive:
         for image_id, mask in masks.items():
             entry = zipfile.ZipInfo(f"{SERVER_FOLDER}/{image_id}.png", LONG_AGO)

@@ -41,6 +41,7 @@ class Parser(argparse.ArgumentParser):
         self.begins = begins
         self.data, self.network, self.schedule, self.method, self.run = map(self.add_argument_group, GROUPS)
         self.splits = {}  # {dest of a list flag: name of the data set's own list that is its default}
+        self.presets = {}  # {dest of a flag: {its value: {dest: default}}}
         self.ignored = []  # released flags that change nothing
 
     def parse_given(self, argv=None):
@@ -50,6 +51,8 @@ class Parser(argparse.ArgumentParser):
             self.error(f"unrecognized arguments: {' '.join(unknown)}{self.nearest(unknown[0])}")
         marked, _ = self.parse_known_args(argv, argparse.Namespace(**dict.fromkeys(vars(args), UNSET)))
         given = {name for name, value in vars(marked).items() if value is not UNSET}
+        for name, presets in self.presets.items():
+            vars(args).update({k: v for k, v in presets[getattr(args, name)].items() if k not in given})
         for name in self.ignored:
             if name in given:
                 print(f"warning: --{name} has no effect", file=sys.stderr)
@@ -75,6 +78,13 @@ class Parser(argparse.ArgumentParser):
             flag, type=str, default=default, help=f"{text} (default: the data set's own {split}.txt, for VOC {default})"
         )
         self.splits[action.dest] = split
+
+    def add_presets(self, group, flag, presets, text):
+        """A flag whose value sets the defaults of others. presets: {value: {dest: default}}, the default one first."""
+        first = next(iter(presets))
+        action = group.add_argument(flag, type=str, default=first, choices=list(presets), help=text)
+        self.presets[action.dest] = presets
+        self.set_defaults(**presets[first])
 
     def ignore(self, *names):
         """Take flags of the released code that change nothing."""
@@ -230,7 +240,7 @@ def add_training_arguments(parser, epochs, crop_size, jitter, scratch_lr_mult):
     add("--batch_size", type=positive_int, default=8, help=text)
     add("--optimizer", type=str, default="sgd", choices=["sgd", "adamw"], help="the paper's method uses sgd")
     add("--lr", type=positive, default=0.01, help="learning rate at step 0 of the poly schedule")
-    text = "of SGD; released 5e-4, because weight decay sits in momentum's place there"
+    text = "of SGD; AEFT's was released as 5e-4, because weight decay sits in momentum's place there"
     add("--momentum", type=fraction, default=5e-4, help=text)
     add("--wt_dec", type=nonnegative, default=5e-4, help="weight decay of weights; biases have none")
     text = "factor on the rate of layers without pretrained weights"
@@ -254,6 +264,15 @@ class Square(argparse.Action):
         if len(values) > 2 or len(set(values)) > 1:
             parser.error(f"argument {option_string}: {' '.join(map(str, values))}: a crop is square, give its side")
         setattr(namespace, self.dest, values[0])
+
+
+def add_arch_arguments(parser):
+    """--arch and --output_stride of the segmentation network."""
+    add = parser.network.add_argument
+    text = "network: deeplab_resnet38d, deeplab_timm:NAME (a classifier of timm), or smp:ARCH:ENCODER"
+    add("--arch", type=str, default="deeplab_resnet38d", help=text)
+    text = "pixels a cell of deeplab_timm's trunk"
+    add("--output_stride", type=int, default=8, choices=[8, 16, 32], help=text)
 
 
 def add_walk_arguments(parser):
