@@ -102,10 +102,8 @@ def build_data(args, classes, world):
             file=sys.stderr,
         )
     view = TrainView(args.resize, args.crop_size, args.jitter, args.jitter_p)
-    return (
-        TrainSet(args.voc12_root, ids, labels, view, args.seed),
-        EpochBatches(len(ids), args.seed, world.rank, world.size),
-    )
+    dataset = TrainSet(args.voc12_root, ids, labels, view, args.seed)
+    return dataset, EpochBatches(len(ids), args.seed, world.rank, world.size)
 
 
 def any_negative(labels):

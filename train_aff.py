@@ -91,17 +91,15 @@ def get_args_parser():
 def build_data(args, experiment, num_labels, world):
     """The training set, and the sampler that gives its batches."""
     ids = read_list(args.train_list)
-    folders = [experiment / "crf" / f"{alpha:02d}" for alpha in (args.low, args.high)]
+    folders = {alpha: experiment / "crf" / f"{alpha:02d}" for alpha in (args.low, args.high)}
     if args.on_error == "stop":
         check_images(ids, args.voc12_root)
-        for folder, alpha in zip(folders, (args.low, args.high)):
+        for alpha, folder in folders.items():
             check_scores(ids, folder, args.train_list, f"infer.py --crf --alphas {alpha}")
     check_batches([args.batch_size], len(ids), args.train_list, world)
     view = AffinityView(args.crop_size, args.scale, args.jitter)
-    return (
-        AffinitySet(args.voc12_root, ids, *folders, view, args.seed, num_labels),
-        EpochBatches(len(ids), args.seed, world.rank, world.size),
-    )
+    dataset = AffinitySet(args.voc12_root, ids, *folders.values(), view, args.seed, num_labels)
+    return dataset, EpochBatches(len(ids), args.seed, world.rank, world.size)
 
 
 def describe_data(args, experiment, ids, classes, select):
@@ -142,18 +140,15 @@ class Criterion:
 
     def __call__(self, model, image, masks, progress):
         """masks: B x 3 x offsets x anchors, the pairs of both background, of one class, of different classes."""
-        affinity = model(image)  # B x offsets x anchors
-        losses = affinity_loss(affinity.float(), *masks.unbind(1), over_all=self.world.sum)
+        losses = affinity_loss(model(image).float(), *masks.unbind(1), over_all=self.world.sum)
         return losses["total"], self.world.sum(torch.stack([losses[k].detach() for k in self.terms]))
 
 
 def describe_selection(args, select):
-    if select == "best":
-        return (
-            f"selection: best.pth is chosen by mIoU of the walk on the masks of {args.val_list}, every "
-            f"{args.val_every} steps: ground truth picks the checkpoint (released; --select last uses none)"
-        )
-    return "selection: best.pth is the last epoch; no ground truth is used"
+    if select == "last":
+        return "selection: best.pth is the last epoch; no ground truth is used"
+    how = f"by mIoU of the walk on the masks of {args.val_list}, every {args.val_every} steps"
+    return f"selection: best.pth is chosen {how}: ground truth picks it (released; --select last uses none)"
 
 
 def next_stage(args, run, progress):

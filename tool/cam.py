@@ -49,6 +49,17 @@ def multi_scale_cam(net, views, label, size):
     return total / (total.amax((1, 2), keepdim=True) + EPS)
 
 
+def predict_label(logits, min_score):
+    """The classes that a classifier finds: those whose probability reaches min_score, and always the best one.
+
+    logits: C values -> (label: C float32 of 0 and 1, probabilities: C).
+    """
+    scores = torch.sigmoid(logits.float())
+    label = (scores >= min_score).float()
+    label[scores.argmax()] = 1
+    return label, scores
+
+
 def resize_maps(maps, size):
     """Bilinear; maps C x H x W, size (height, width). The same maps where the size is theirs."""
     if tuple(maps.shape[-2:]) == tuple(size):

@@ -5,6 +5,7 @@ from typing import NamedTuple
 import numpy as np
 from pydensecrf.densecrf import DenseCRF2D
 
+ITERATIONS = 10  # of the maps' CRF; that of the walk has its own
 MIN_PROBABILITY = 1e-5  # unary = -log of at least this
 SMALLEST_SHARE = 1e-20  # of a unary in the softmax over several
 TOGETHER_VALUES = 2**23  # labels x pixels refined at once: 32 MiB of float32 in each of some six buffers
@@ -86,7 +87,7 @@ def background_score(cams, alpha):
     return np.power(1 - cams.max(0), alpha)
 
 
-def crf_with_alphas(image, cams, alphas, iterations=10):
+def crf_with_alphas(image, cams, alphas, iterations=ITERATIONS):
     """Refine class activation maps, once for each background power alpha.
 
     image: H x W x 3 uint8 RGB. cams: {class index from 0: H x W float32 in [0, 1]}. alphas: background powers > 0.

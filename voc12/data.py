@@ -207,10 +207,13 @@ class Broken:
 
 
 class InferenceSet(Dataset):
-    """Samples (id, image H x W x 3 uint8 tensor, views, label C float32) or Broken, in the order of the list."""
+    """Samples (id, image H x W x 3 uint8 tensor, views, label C float32) or Broken, in the order of the list.
 
-    def __init__(self, voc12_root, ids, labels, views):
-        self.root, self.ids, self.labels, self.views = voc12_root, ids, labels, views
+    photograph: the function ID -> path. labels: {ID: C values}, or None, which then is each sample's label.
+    """
+
+    def __init__(self, photograph, ids, labels, views):
+        self.photograph, self.ids, self.labels, self.views = photograph, ids, labels, views
 
     def __len__(self):
         return len(self.ids)
@@ -218,10 +221,11 @@ class InferenceSet(Dataset):
     def __getitem__(self, index):
         image_id = self.ids[index]
         try:
-            image = open_image(image_path(self.root, image_id))
+            image = open_image(self.photograph(image_id))
         except UserError as error:
             return Broken(image_id, str(error))
-        return image_id, torch.from_numpy(np.array(image)), self.views(image), torch.from_numpy(self.labels[image_id])
+        label = None if self.labels is None else torch.from_numpy(self.labels[image_id])
+        return image_id, torch.from_numpy(np.array(image)), self.views(image), label
 
 
 class WalkSet(Dataset):

@@ -1,5 +1,7 @@
 """Quality while training, on a list with masks: of class activation maps, AffinityNet's walk, and segmentation."""
 
+from functools import partial
+
 import numpy as np
 import torch
 from torch.utils.data import Subset
@@ -11,7 +13,7 @@ from tool.io.images import open_mask
 from tool.metrics import ThresholdSweep, check_size, confusion, iou, mean_iou
 from tool.pseudo_labels import stack_scores, walk_scores
 from tool.segmentation import label_map, multi_scale_scores
-from voc12.data import Broken, InferenceSet, check_scores, inference_loader, mask_path, mask_paths
+from voc12.data import Broken, InferenceSet, check_scores, image_path, inference_loader, mask_path, mask_paths
 from voc12.labels import load_labels
 from voc12.transforms import InferenceViews
 
@@ -24,7 +26,8 @@ def cam_sweep(net, voc12_root, list_path, classes, cls_labels, device, num_worke
     """
     ids = world.share(read_list(list_path))
     labels = load_labels(ids, voc12_root, classes, cls_labels)
-    loader = inference_loader(InferenceSet(voc12_root, ids, labels, InferenceViews((1.0,), mirror=False)), num_workers)
+    views = InferenceViews((1.0,), mirror=False)
+    loader = inference_loader(InferenceSet(partial(image_path, voc12_root), ids, labels, views), num_workers)
     sweep = ThresholdSweep(len(classes) + 1)
     was_training = net.training
     net.eval()

@@ -203,7 +203,7 @@ def delete_run(folder):
     found = sorted(folder.glob("*.pth"), key=lambda path: (path.name != RESUME_FILE, path))
     if found:
         names = shorten(" ".join(path.name for path in found), 400)
-        print(f"--overwrite: deleting from {folder}: {names}", flush=True)
+        print(f"warning: --overwrite deletes from {folder}: {names}", file=sys.stderr)
     for path in found:
         path.unlink()
 

@@ -340,9 +340,10 @@ class BestCheckpoint:
             self.save()
         if progress.best >= 0:
             last = self.run.checkpoint(progress.epoch - 1)
+            none = f"; where none comes, the next stage takes --weights {last}" if progress.epoch else ""
             self.run.log.line(
-                f"warning: {self.path} (mIoU {progress.best:.2f}) is gone and cannot be made again; validations still "
-                f"to come write a new one; the next stage takes the last epoch with --weights {last}"
+                f"warning: {self.path} ({self.what} {progress.best:.2f}) is gone and cannot be made again; the best "
+                f"validation from here on takes its place{none}"
             )
             progress.best = -1.0
 
