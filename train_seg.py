@@ -18,7 +18,7 @@ import torch
 from torch import nn
 
 from models.checkpoint import load_weights, save_weights
-from models.deeplab import MSC_SCALES, SMP, make_segmentation_net, multi_scale_loss
+from models.deeplab import MSC_SCALES, RESNET38D, SMP, make_segmentation_net, multi_scale_loss
 from models.resnet38d import count_parameters
 from tool.io.files import UserError, read_list
 from tool.io.images import BACKGROUND, IGNORE, header_size
@@ -67,8 +67,6 @@ from voc12.data import (
 )
 from voc12.transforms import Preprocessing, SegView
 from voc12.validation import SegmentationScore, masked_ids
-
-RESNET38D = "deeplab_resnet38d"
 
 
 def get_args_parser():

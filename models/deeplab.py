@@ -16,7 +16,8 @@ from tool.io.files import UserError, shorten
 from tool.io.images import IGNORE
 
 DEEPLAB, SMP = "deeplab_", "smp:"
-ARCHITECTURES = ("deeplab_resnet38d", "deeplab_timm:NAME", "smp:ARCH:ENCODER")
+RESNET38D = f"{DEEPLAB}resnet38d"
+ARCHITECTURES = (RESNET38D, f"{DEEPLAB}timm:NAME", f"{SMP}ARCH:ENCODER")
 HIDDEN = 512  # channels of DeepLab's head
 DILATION = 12  # of the head's convolutions; two of them see 49 cells: a "large field of view"
 STRIDE = 8  # pixels a cell of DeepLab's trunk

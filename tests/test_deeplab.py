@@ -311,7 +311,7 @@ def test_a_sample_depends_on_seed_epoch_and_image_alone(seg_set):
 def test_a_factor_a_batch(seg_set, monkeypatch):
     """With a batch size, images of one batch of the epoch's order have one factor, others another."""
     factors = {}
-    monkeypatch.setattr("voc12.transforms.rescale", lambda image, factor: factors.setdefault(factor, image))
+    monkeypatch.setattr("voc12.transforms.rescale", lambda image, factor, _: factors.setdefault(factor, image))
     dataset = seg_set(batch_size=4)
     order = np.random.default_rng([0, 7]).permutation(12)
     seen = []

@@ -2,6 +2,7 @@
 
 import json
 import shutil
+import zipfile
 
 import numpy as np
 import pytest
@@ -11,8 +12,15 @@ from conftest import ROOT, load_script, refused, run_here
 from PIL import Image
 from test_distributed import assert_same_losses, assert_same_weights, read_log, torchrun
 
+from models.checkpoint import load_weights, save_weights
+from models.deeplab import make_segmentation_net
+from models.resnet38d import count_parameters
 from tool.io.files import read_list
-from tool.io.images import IGNORE
+from tool.io.images import IGNORE, open_image, open_mask, voc_palette
+from tool.metrics import confusion, iou, mean_iou
+from tool.segmentation import multi_scale_scores, refine_scores
+from voc12.data import image_path
+from voc12.transforms import InferenceViews, normalise
 
 ARCH = "deeplab_resnet38d"
 SMP = "smp:Unet:test_resnet"
@@ -268,3 +276,182 @@ def test_no_start_weights_at_all(toy, copy):
     if not any((ROOT / "pretrained" / n).exists() for n in ("res38_cls.pth", "resnet_38d.params")):
         says = ["none of pretrained/res38_cls.pth pretrained/resnet_38d.params is there", "--pretrained none"]
         refused("train_seg.py", *train_seg_flags(toy, copy), "--overwrite", says=says)
+
+
+# ---------------------------------------------------------------- labels
+
+
+def infer_seg_flags(toy, folder):
+    return [*common_flags(toy, folder), "--infer_list", toy / "val.txt", "--crf_workers", 1]
+
+
+def labels(folder, name="seg"):
+    """{ID: H x W} of the label images of an experiment."""
+    return {p.stem: np.asarray(Image.open(p)) for p in sorted((folder / "n" / name / ARCH).glob("*.png"))}
+
+
+def expected_scores(folder, photo, merge="mean", scales=(0.5, 0.75, 1.0, 1.25, 1.5, 1.75)):
+    net = make_segmentation_net(ARCH, 21, 0.0625)
+    load_weights(net, ckpt(folder) / "best.pth", part="all")
+    return multi_scale_scores(net.eval(), InferenceViews(scales)(photo), photo.size[::-1], merge).numpy()
+
+
+@pytest.fixture(scope="module")
+def labelled(toy, segmented, tmp_path_factory):
+    """The experiment with a network that gives pixels of an image different labels, and these labels."""
+    folder = tmp_path_factory.mktemp("labelled")
+    shutil.copytree(segmented / "n", folder / "n")
+    torch.manual_seed(0)
+    net = make_segmentation_net(ARCH, 21, 0.0625)
+    with torch.no_grad():
+        logits = net.eval()(normalise(open_image(image_path(toy, "toy_00012")))[None])
+        net.classifier.bias -= logits.mean((0, 2, 3))  # no label wins everywhere
+    save_weights(net, ckpt(folder) / "best.pth")
+    runs("infer_seg.py", *infer_seg_flags(toy, folder), "--crf", "--vis")
+    return folder
+
+
+def test_labels_are_the_networks(toy, labelled):
+    plain, refined = labels(labelled), labels(labelled, "seg_crf")
+    assert list(plain) == list(refined) == list(labels(labelled, "seg_crf_vis")) == read_list(toy / "val.txt")
+    for image_id in list(plain)[:2]:
+        photo = open_image(image_path(toy, image_id))
+        scores = expected_scores(labelled, photo)
+        assert np.array_equal(plain[image_id], scores.argmax(0))
+        assert np.array_equal(refined[image_id], refine_scores(np.asarray(photo), scores).argmax(0))
+        stored = Image.open(labelled / "n" / "seg" / ARCH / f"{image_id}.png")
+        assert (stored.mode, stored.size, stored.getpalette()) == ("P", photo.size, voc_palette())
+    assert all(len(np.unique(mask)) > 2 for mask in plain.values())
+    assert not np.array_equal(plain[image_id], refined[image_id])
+
+
+def test_the_other_recipe_merges_by_the_maximum(toy, labelled, tmp_path):
+    place = ["--images", toy / "JPEGImages" / "toy_00013.jpg", "--out", tmp_path]
+    runs("infer_seg.py", *infer_seg_flags(toy, labelled), *place, "--recipe", "mctformer", "--scales", 1, 1.5)
+    photo = open_image(toy / "JPEGImages" / "toy_00013.jpg")
+    stored = np.asarray(Image.open(tmp_path / "seg" / "toy_00013.png"))
+    assert np.array_equal(stored, expected_scores(labelled, photo, "max", (1.0, 1.5)).argmax(0))
+
+
+def test_what_is_done_is_not_done_again(toy, labelled, copy, capsys):
+    shutil.rmtree(copy / "n")
+    shutil.copytree(labelled / "n", copy / "n")
+    (copy / "n" / "seg" / ARCH / "toy_00013.png").unlink()
+    (copy / "n" / "seg_crf" / ARCH / "toy_00014.png").unlink()
+    script = load_script("infer_seg.py")
+    flags = [str(k) for k in infer_seg_flags(toy, copy)]
+    script.run_script(script.main, script.get_args_parser(), [*flags, "--crf", "--vis"])
+    assert "4 images, 2 done before" in capsys.readouterr().out
+    for name in ("seg", "seg_crf"):
+        ours, theirs = labels(copy, name), labels(labelled, name)
+        assert ours.keys() == theirs.keys() and all(np.array_equal(ours[k], theirs[k]) for k in ours)
+    says = ["other settings", "merge mean, not max", "--overwrite"]
+    refused("infer_seg.py", *flags, "--merge", "max", says=says)
+    before = (copy / "n" / "seg_crf" / ARCH / "toy_00012.png").read_bytes()
+    runs("infer_seg.py", *flags, "--merge", "max", "--overwrite")
+    assert (copy / "n" / "seg_crf" / ARCH / "toy_00012.png").read_bytes() == before  # not asked for
+
+
+def test_they_are_scored_as_label_images(toy, labelled, tmp_path):
+    flags = ["--name", "n", "--experiment", labelled, "--list", toy / "val.txt", "--voc12_root", toy]
+    folder = ["--dict_dir", f"seg/{ARCH}"]
+    runs("evaluation.py", *flags, *folder, "--task", "png", "--json", tmp_path / "r.json")
+    result = json.loads((tmp_path / "r.json").read_text())
+    truth = {k: open_mask(toy / "SegmentationClass" / f"{k}.png", 21) for k in read_list(toy / "val.txt")}
+    counts = sum(confusion(truth[k], mask, 21) for k, mask in labels(labelled).items())
+    assert result["miou_present"] == pytest.approx(100 * mean_iou(iou(counts))[1]) and counts.sum() > 4 * 2000
+    refused("evaluation.py", *flags, *folder, "--task", "cam", says="no seg/deeplab_resnet38d for 4 of 4")
+    refused("evaluation.py", *flags, "--dict_dir", "seg/other", "--task", "png", says="run infer_seg.py")
+
+
+def test_any_photographs(toy, labelled, tmp_path):
+    """Of several formats, in folders, by weights from anywhere, of another format; the data set is not needed."""
+    photos = tmp_path / "photos"
+    (photos / "a b").mkdir(parents=True)
+    Image.new("RGBA", (31, 20), (200, 10, 10, 90)).save(photos / "a b" / "one.png")
+    Image.new("L", (9, 40), 99).save(photos / "two.tif")
+    net = make_segmentation_net(ARCH, 21, 0.0625)
+    load_weights(net, ckpt(labelled) / "best.pth")
+    save_weights(net, tmp_path / "net.safetensors")
+    flags = ["--name", "x", "--experiment", tmp_path, "--images", photos, "--out", tmp_path / "out", "--device", "cpu"]
+    runs("infer_seg.py", *flags, "--weights", tmp_path / "net.safetensors", "--width", 0.0625, "--num_workers", 0)
+    found = {p.name: Image.open(p).size for p in (tmp_path / "out" / "seg").glob("*.png")}
+    assert found == {"a_b__one.png": (31, 20), "two.png": (9, 40)} and not (tmp_path / "x").exists()
+
+
+def test_the_servers_zip(toy, copy, tmp_path):
+    flags = infer_seg_flags(toy, copy)
+    for name in ("one.zip", "two.zip"):
+        runs("infer_seg.py", *flags, "--server", tmp_path / name)
+    assert (tmp_path / "one.zip").read_bytes() == (tmp_path / "two.zip").read_bytes()
+    with zipfile.ZipFile(tmp_path / "one.zip") as archive:
+        names = [f"results/VOC2012/Segmentation/comp6_test_cls/{i}.png" for i in read_list(toy / "val.txt")]
+        assert archive.namelist() == names
+        assert archive.read(names[1]) == (copy / "n" / "seg" / ARCH / "toy_00013.png").read_bytes()
+
+
+def test_no_zip_without_all_images(broken, copy, tmp_path):
+    (broken / "JPEGImages" / "toy_00014.jpg").write_bytes(b"no photograph")
+    flags = [*infer_seg_flags(broken, copy), "--server", tmp_path / "x.zip"]
+    refused("infer_seg.py", *flags, says=["toy_00014.jpg: unreadable image"])
+    says = ["toy_00014.png: no such mask (1 of 4", "no zip is written"]
+    refused("infer_seg.py", *flags, "--on_error", "skip", says=says)
+    assert not list(tmp_path.glob("*.zip")) and len(labels(copy)) == 3
+    assert "toy_00014" in (copy / "n" / "seg" / ARCH / "failed.txt").read_text()
+
+
+def test_export_writes_the_network_alone(toy, copy, tmp_path):
+    before = sorted(copy.rglob("*"))
+    runs("infer_seg.py", *infer_seg_flags(toy, copy), "--export", tmp_path / "net.onnx")
+    assert (tmp_path / "net.onnx").stat().st_size > 4 * count_parameters(make_segmentation_net(ARCH, 21, 0.0625))
+    assert [p for p in sorted(copy.rglob("*")) if p not in before] == [tmp_path / "net.onnx"]
+
+
+def test_processes_share_the_list(toy, labelled, copy, tmp_path):
+    shutil.copy(ckpt(labelled) / "best.pth", ckpt(copy))
+    out = torchrun(2, "infer_seg.py", *infer_seg_flags(toy, copy), "--server", tmp_path / "two.zip")
+    assert "process 0 of 2: 2 images" in out and "process 1 of 2: 2 images" in out and out.count("wrote") == 1
+    ours, theirs = labels(copy), labels(labelled)
+    assert ours.keys() == theirs.keys() and all(np.array_equal(ours[k], theirs[k]) for k in ours)
+    with zipfile.ZipFile(tmp_path / "two.zip") as archive:
+        assert len(archive.namelist()) == 4
+
+
+def test_check_of_inference_writes_nothing(toy, copy, tmp_path, capsys):
+    before = sorted(copy.rglob("*"))
+    script = load_script("infer_seg.py")
+    flags = [*infer_seg_flags(toy, copy), "--crf", "--check"]
+    script.run_script(script.main, script.get_args_parser(), [str(k) for k in flags])
+    out = capsys.readouterr().out
+    assert "images: all 4 can be read" in out and "CRF 0." in out and "all is well" in out
+    assert sorted(copy.rglob("*")) == before
+
+
+@pytest.mark.parametrize(
+    ("flags", "says"),
+    [
+        (["--arch", SMP], [f"ckpt_seg/{SMP}/best.pth: no such checkpoint; run train_seg.py --name n --arch {SMP}"]),
+        (["--weights", "no.pth"], ["no.pth: no such checkpoint"]),
+        (["--images", "x"], ["--images PATH and --out DIR go together"]),
+        (["--images", "x", "--out", "y"], ["x: no such folder"]),
+        (["--server", "x.tar"], ["--server x.tar: the server takes a .zip"]),
+        (["--export", "x.pb"], ["--export x.pb: writes ONNX"]),
+        (["--merge", "median"], ["invalid choice: 'median'"]),
+        (["--scales", 0], ["'0' is not a number above 0"]),
+        (["--infer_list", "no.txt"], ["no.txt: no such list"]),
+    ],
+)
+def test_flags_of_inference_that_do_not_fit(toy, copy, flags, says):
+    refused("infer_seg.py", *infer_seg_flags(toy, copy), *flags, says=says)
+    assert not (copy / "n" / "seg").exists()
+
+
+def test_a_checkpoint_of_another_network(toy, copy, tmp_path):
+    flags = infer_seg_flags(toy, copy)
+    classifier = copy / "n" / "ckpt" / "003net_main.pth"
+    says = ["does not fit the network", "conv_fov.weight is missing"]
+    refused("infer_seg.py", *flags, "--weights", classifier, says=says)
+    (tmp_path / "three.txt").write_text("a\nb\nc\n")
+    (copy / "n" / "settings.json").unlink()
+    says = ["classifier.weight is 21x512x3x3 in the file and 4x512x3x3", "--classes?"]
+    refused("infer_seg.py", *flags, "--classes", tmp_path / "three.txt", says=says)

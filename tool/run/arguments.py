@@ -266,6 +266,14 @@ class Square(argparse.Action):
         setattr(namespace, self.dest, values[0])
 
 
+def add_images_arguments(parser):
+    """--images and --out: photographs of no data set."""
+    add = parser.data.add_argument
+    text = "a photograph, or a folder of them with all below it, instead of --infer_list; results go to --out"
+    add("--images", type=str, default=None, metavar="PATH", help=text)
+    add("--out", type=str, default=None, metavar="DIR", help="folder of the results of --images")
+
+
 def add_arch_arguments(parser):
     """--arch and --output_stride of the segmentation network."""
     add = parser.network.add_argument

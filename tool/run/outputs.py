@@ -12,6 +12,7 @@ from tool.pseudo_labels import refine_labels
 from tool.run.background import WRITING, Background
 from tool.run.inputs import NONE, TIMES, add_inputs, join_classes, read_inputs, split_classes
 from tool.run.record import check_claim, claim_folder, folder_settings, origin_of
+from tool.segmentation import label_map, refine_scores
 
 CLASSES_AN_IMAGE = 1.5  # VOC's mean, for images whose classes are not known beforehand
 
@@ -232,7 +233,16 @@ def crf_job(image, cams, files, compressed=False):
 
 def label_job(image, keys, walked, label_file, overlay_file=None):
     """Refine walked scores (`refine_labels`), write the pseudo label and its overlay: (path, origin) each, or None."""
-    labels = refine_labels(image, keys, walked)
+    write_labels(image, refine_labels(image, keys, walked), label_file, overlay_file)
+
+
+def segmentation_job(image, scores, label_file, overlay_file=None):
+    """Refine a segmentation network's scores by CRF, write the best labels as `write_labels` does."""
+    write_labels(image, label_map(refine_scores(image, scores)), label_file, overlay_file)
+
+
+def write_labels(image, labels, label_file, overlay_file=None):
+    """Write labels and their overlay on the image. label_file, overlay_file: (path, origin) each, or None."""
     with WRITING:
         if label_file:
             path, origin = label_file

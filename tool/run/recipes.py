@@ -1,4 +1,4 @@
-"""Recipes of train_seg.py: what --recipe sets the defaults of its other flags to."""
+"""Recipes of the segmentation network: what --recipe sets the defaults of other flags to."""
 
 from tool.io.images import BACKGROUND, IGNORE
 from tool.run.training import PSA_WEIGHTS
@@ -12,3 +12,7 @@ MCTFORMER = {"pretrained": PSA_WEIGHTS, "batch_size": 4, "lr": 7e-4, "momentum":
 MCTFORMER |= {"random_scale": [0.7, 1.3], "scale_by_batch": True, "jitter": [0.0] * 4, "padding": BACKGROUND}
 
 RECIPES = {"default": OURS, "mctformer": MCTFORMER}
+TEST_RECIPES = {
+    "default": {"scales": [0.5, 0.75, 1.0, 1.25, 1.5, 1.75], "merge": "mean"},
+    "mctformer": {"scales": [0.5, 0.75, 1.0, 1.25, 1.5], "merge": "max"},
+}
