@@ -23,8 +23,8 @@ import torch
 from tqdm import tqdm
 
 from models.aeft import AEFTNet
-from models.checkpoint import load_weights
-from models.resnet38d import ResNet38d
+from models.checkpoint import find_epoch, load_weights
+from models.trunks import make_trunk
 from tool.crf import crf_with_alphas
 from tool.io.files import UserError, missing_files, read_list
 from tool.run.arguments import (
@@ -33,7 +33,8 @@ from tool.run.arguments import (
     add_crf_workers_argument,
     add_data_arguments,
     add_images_arguments,
-    add_width_argument,
+    add_pool_argument,
+    add_trunk_arguments,
     flag,
     fraction,
     natural,
@@ -57,7 +58,7 @@ from voc12.classes import load_classes
 from voc12.data import InferenceSet, image_path, inference_loader, mask_paths
 from voc12.inference import describe_scores, find_images, network_maps, stored_maps, usable_images
 from voc12.labels import load_labels
-from voc12.transforms import InferenceViews
+from voc12.transforms import IMAGENET, InferenceViews, look_of
 
 
 def get_args_parser():
@@ -72,14 +73,13 @@ def get_args_parser():
     add("--min_score", type=fraction, default=0.5, help="probability from which a class counts as found, 0 to 1")
     add = parser.network.add_argument
     add("--model", type=str, default="aeft_gpp", choices=["aeft_gpp"], help="network to load")
-    add_width_argument(parser)
+    add_trunk_arguments(parser)
+    add_pool_argument(parser)
     add("--load_epo", type=natural, default=None, help="epoch of the checkpoint, from 0")
     add("--weights", type=str, default=None, help="a checkpoint file, instead of --load_epo")
     add = parser.method.add_argument
-    text = "powers of the background score for CRF, 1 to 99"
-    add("--alphas", type=power, nargs="+", default=[2, 19, 21], help=text)
-    text = "sizes at which an image is seen, relative to its own"
-    add("--scales", type=positive, nargs="+", default=[0.5, 1.0, 1.5, 2.0], help=text)
+    add("--alphas", type=power, nargs="+", default=[2, 19, 21], help="background powers for CRF, 1 to 99")
+    add("--scales", type=positive, nargs="+", default=[0.5, 1.0, 1.5, 2.0], help="sizes relative to the image's own")
     add = parser.run.add_argument
     add("--dict", action="store_true", help="write the class activation maps")
     add("--crf", action="store_true", help="write CRF scores, one folder an alpha")
@@ -88,9 +88,6 @@ def get_args_parser():
     add("--compress", action="store_true", help=text)
     add_crf_workers_argument(parser)
     return parser
-
-
-# ---------------------------------------------------------------- plan: what is asked, what is there
 
 
 def check_flags(args):
@@ -114,16 +111,11 @@ def find_checkpoint(args):
         raise UserError("give one of --load_epo EPOCH and --weights FILE")
     if args.weights:
         return Path(args.weights)
-    path = Path(args.experiment) / args.name / "ckpt" / f"{args.load_epo:03d}net_main.pth"
-    if not path.is_file():
-        epochs = sorted(int(p.name[:3]) for p in path.parent.glob("[0-9][0-9][0-9]net_main.pth"))
-        there = f"epochs there: {' '.join(map(str, epochs))}" if epochs else "no epoch is there; run train.py first"
-        raise UserError(f"{path}: no such checkpoint; {there}")
-    return path
+    return find_epoch(Path(args.experiment) / args.name / "ckpt", args.load_epo)
 
 
 def load_net(args, weights, num_classes, device):
-    net = AEFTNet(ResNet38d(args.width), num_classes)
+    net = AEFTNet(make_trunk(args.trunk, args.width, args.output_stride), num_classes, args.pool)
     load_weights(net, weights, part="all")
     return net.to(device, memory_format=memory_format(device, args.amp)).eval()
 
@@ -133,8 +125,8 @@ def output_folders(args, place, weights, classes):
     stored = folder_settings(place / "dict")
     settings = {"compress": args.compress, "classes": list(classes)}
     if weights:
-        settings |= {"weights": file_hash(weights), "epoch": args.load_epo, "model": args.model, "width": args.width}
-        settings |= {"scales": args.scales, "amp": args.amp}
+        settings |= {"weights": file_hash(weights), "epoch": args.load_epo, "model": args.model, "scales": args.scales}
+        settings |= {key: getattr(args, key) for key in ("width", "trunk", "output_stride", "amp")}
         if args.labels == "predicted":
             settings |= {"labels": "predicted", "min_score": args.min_score}
     else:
@@ -159,7 +151,8 @@ def find_inputs(args, ids, locate, classes, maps, failures):
 def map_sources(args, plan, folders, net, device, failures):
     """{name: generator of (ID, photograph, maps, scores)}: of stored maps, and of the network's."""
     inputs, found = plan.outputs.inputs, args.labels == "predicted"
-    views = InferenceViews((*args.scales, 1.0) if found else args.scales)  # the last is to find classes in
+    look = look_of(net.trunk) if net else IMAGENET
+    views = InferenceViews((*args.scales, 1.0) if found else args.scales, look=look)  # the last is to find classes in
     data = InferenceSet(inputs.locate["photograph"], plan.todo, inputs.labels, views)
     loader = inference_loader(data, min(args.num_workers, len(plan.todo)), pin_memory=device.type == "cuda")
     num_classes = len(folders.overlays.class_names)
@@ -167,9 +160,6 @@ def map_sources(args, plan, folders, net, device, failures):
         "from dict": stored_maps(plan.stored, inputs.locate["photograph"], folders.maps.path, num_classes, failures),
         "maps": network_maps(net, loader, device, args.amp, args.min_score if found else None, failures),
     }
-
-
-# ---------------------------------------------------------------- check
 
 
 def check_run(check, args, plan, folders, net, device):
@@ -190,9 +180,6 @@ def check_run(check, args, plan, folders, net, device):
     both = seconds["maps"] + share if device.type == "cpu" else max(seconds["maps"], share)  # they share cores there
     text = f"network {seconds['maps']:.2f} s an image, CRF {crf_seconds:.2f} s"
     check.end(both * len(usable.todo) + share * len(usable.stored), len(plan.outputs.left), text)
-
-
-# ---------------------------------------------------------------- run
 
 
 def next_stage(args):
@@ -239,10 +226,9 @@ def main(args):
         world.first(lambda: [output.claim(args.overwrite, run) for output in folders.asked] and None)
         plan = plan_maps(folders, inputs, weights, failures)
         plan.outputs.renew()
+        text = f"{plan.outputs.describe()}, {len(plan.stored)} from stored maps, {len(plan.todo)} through the network"
         print(
-            f"infer.py: {weights or 'stored maps'}, {device}, process {world.rank} of {world.size}: "
-            f"{plan.outputs.describe()}, {len(plan.stored)} from stored maps, {len(plan.todo)} through the network",
-            flush=True,
+            f"infer.py: {weights or 'stored maps'}, {device}, process {world.rank} of {world.size}: {text}", flush=True
         )
         writer = MapWriter(folders, plan.outputs, crf, thread, args.compress)
         for name, maps in map_sources(args, plan, folders, net, device, failures).items():

@@ -18,6 +18,7 @@ from tqdm import tqdm
 
 from models.affinity import AffinityNet
 from models.checkpoint import load_weights
+from models.trunks import make_trunk
 from tool.io.files import UserError, missing_files, read_list
 from tool.pseudo_labels import refine_labels, stack_scores, walk_scores
 from tool.run.arguments import (
@@ -25,8 +26,8 @@ from tool.run.arguments import (
     add_common_arguments,
     add_crf_workers_argument,
     add_data_arguments,
+    add_trunk_arguments,
     add_walk_arguments,
-    add_width_argument,
     check_alphas,
     flag,
     next_command,
@@ -48,6 +49,7 @@ from tool.run.summary import Summary
 from voc12.classes import load_classes
 from voc12.data import WalkSet, check_images, check_scores, image_path, image_paths, mask_paths
 from voc12.inference import in_range
+from voc12.transforms import look_of
 
 
 def get_args_parser():
@@ -57,7 +59,7 @@ def get_args_parser():
     parser.add_list(parser.data, "--train_list", "voc12/train_aug.txt", "train", "list of images to label")
     add = parser.network.add_argument
     add("--weights", type=str, default=None, help="an AffinityNet checkpoint, instead of best.pth")
-    add_width_argument(parser)
+    add_trunk_arguments(parser)
     add_walk_arguments(parser)
     add = parser.method.add_argument
     add("--beta", type=positive, default=8.0, help="power on the affinities")
@@ -80,7 +82,7 @@ def load_net(args, experiment, powers, device):
             f"{weights}: no such checkpoint; run train_aff.py --name {args.name} --low {args.low} "
             f"--high {args.high} --dup {args.dup}"
         )
-    net = AffinityNet(width=args.width)
+    net = AffinityNet(make_trunk(args.trunk, args.width, args.output_stride))
     load_weights(net, weights, part="all")
     return net.to(device, memory_format=memory_format(device, args.amp)).eval(), weights
 
@@ -90,6 +92,8 @@ def output_folders(args, experiment, powers, weights, classes):
     settings = {
         "weights": file_hash(weights),
         "width": args.width,
+        "trunk": args.trunk,
+        "output_stride": args.output_stride,
         "dup": args.dup,
         "scale": args.scale,
         "beta": args.beta,
@@ -104,7 +108,8 @@ def output_folders(args, experiment, powers, weights, classes):
 
 def walk_all(args, net, todo, dict_dir, num_classes, device, failures):
     """Walk the maps of all images -> (ID, photo H x W x 3 uint8, keys, scores K x H x W) of each."""
-    walks, said = WalkSet(args.voc12_root, todo, dict_dir, num_classes, args.scale), set()
+    walks = WalkSet(args.voc12_root, todo, dict_dir, num_classes, args.scale, look_of(net.trunk))
+    said = set()
     for index, image_id in enumerate(tqdm(todo, "walk", unit="image", disable=None)):
         try:
             _, photo, view, maps = walks[index]
@@ -183,7 +188,7 @@ def main(args):
             for image_id, photo, keys, walked in walk(list(outputs.left), failures=failures):
                 lacking = outputs.begin(image_id, keys[1:] - 1)
                 files = [(output.path(image_id), output.origin) if output in lacking else None for output in folders]
-                crf.submit(label_job, photo, keys, walked, *files)
+                crf.submit(partial(label_job, names=classes), photo, keys, walked, *files)
                 stage["images"] += 1
     summary.counts |= {"done": stage["images"], "skipped": len(ids) - len(outputs.left)}
     summary.add("crf", crf)

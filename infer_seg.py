@@ -19,18 +19,18 @@ from pathlib import Path
 import torch
 
 from models.checkpoint import load_weights
-from models.deeplab import RESNET38D, make_segmentation_net
+from models.deeplab import DEEPLAB, make_segmentation_net, network_settings
 from models.export import check_export, export_onnx
 from tool.io.files import UserError, missing_files, read_list
 from tool.io.server_zip import check_server_path, write_server_zip
 from tool.run.arguments import (
     Parser,
-    add_arch_arguments,
+    add_arch_argument,
     add_common_arguments,
     add_crf_workers_argument,
     add_data_arguments,
     add_images_arguments,
-    add_width_argument,
+    add_trunk_arguments,
     flag,
     next_command,
     positive,
@@ -51,7 +51,7 @@ from tool.segmentation import CRF_ITERATIONS, CRF_PAIRWISE, MERGES, label_map, r
 from voc12.classes import load_classes
 from voc12.data import InferenceSet, image_path, inference_loader, mask_paths
 from voc12.inference import find_images, network_scores, usable_images
-from voc12.transforms import InferenceViews, Preprocessing
+from voc12.transforms import InferenceViews, look_of
 
 
 def get_args_parser():
@@ -60,8 +60,8 @@ def get_args_parser():
     add_data_arguments(parser, labels=False)
     parser.add_list(parser.data, "--infer_list", "voc12/val.txt", "val", "list of images")
     add_images_arguments(parser)
-    add_arch_arguments(parser)
-    add_width_argument(parser)
+    add_arch_argument(parser)
+    add_trunk_arguments(parser)
     text = "a checkpoint (.pth, .safetensors) instead of the experiment's best.pth"
     parser.network.add_argument("--weights", type=str, default=None, help=text)
     add = parser.method.add_argument
@@ -97,19 +97,17 @@ def check_flags(args):
 
 
 def load_net(args, num_labels, device):
-    """The network with the weights of --weights or best.pth -> (network, path, settings that made its labels)."""
+    """The network with the weights of --weights or best.pth -> (network, path, settings that make its labels)."""
     default = Path(args.experiment) / args.name / "ckpt_seg" / args.arch / "best.pth"
     weights = Path(args.weights or default)
     if not weights.is_file():
         hint = "" if args.weights else f"; run train_seg.py --name {args.name} --arch {args.arch}"
         raise UserError(f"{weights}: no such checkpoint{hint}")
-    trained = folder_settings(weights.parent) or {}
-    width = trained.get("width", args.width) if args.arch == RESNET38D else 1.0
-    stride = trained.get("output_stride", args.output_stride)
-    net = make_segmentation_net(args.arch, num_labels, width, stride)
+    network = network_settings(args.arch, vars(args) | (folder_settings(weights.parent) or {}))
+    net = make_segmentation_net(**network, num_labels=num_labels)
     load_weights(net, weights, part="all")
-    settings = {"weights": file_hash(weights), "arch": args.arch, "width": width, "output_stride": stride}
-    return net.to(device, memory_format=memory_format(device, args.amp)).eval(), weights, settings
+    net = net.to(device, memory_format=memory_format(device, args.amp)).eval()
+    return net, weights, network | {"weights": file_hash(weights)}
 
 
 class LabelFolders:
@@ -130,10 +128,10 @@ class LabelFolders:
 
 
 class LabelWriter:
-    """Has labels refined and written. crf: worker processes, or None; thread: for what is only written."""
+    """Has labels refined and written. crf: worker processes; thread: for what is only written; names: of classes."""
 
-    def __init__(self, folders, outputs, crf, thread):
-        self.folders, self.outputs, self.crf, self.thread = folders, outputs, crf, thread
+    def __init__(self, folders, outputs, crf, thread, names):
+        self.folders, self.outputs, self.crf, self.thread, self.names = folders, outputs, crf, thread, names
 
     def write(self, image_id, image, scores):
         """Write what is missing for one image. image: H x W x 3 uint8; scores: L x H x W float32."""
@@ -144,17 +142,17 @@ class LabelWriter:
 
         labels, refined, overlay = map(file, (self.folders.labels, self.folders.refined, self.folders.overlays))
         if self.folders.refined is None:
-            self.thread.submit(write_labels, image, label_map(scores), labels, overlay)
+            self.thread.submit(write_labels, image, label_map(scores), labels, overlay, self.names)
             return
         if labels:
             self.thread.submit(write_labels, image, label_map(scores), labels)
         if refined or overlay:
-            self.crf.submit(segmentation_job, image, scores, refined, overlay)
+            self.crf.submit(segmentation_job, image, scores, refined, overlay, self.names)
 
 
 def segment(args, net, todo, locate, device, failures):
     """Scores of images -> (ID, photograph H x W x 3 uint8, L x H x W float32) of each."""
-    views = InferenceViews(args.scales, args.mirror, Preprocessing.of(net.trunk))
+    views = InferenceViews(args.scales, args.mirror, look_of(net.trunk))
     data = InferenceSet(locate, todo, None, views)
     loader = inference_loader(data, min(args.num_workers, len(todo)), pin_memory=device.type == "cuda")
     return network_scores(net, loader, device, args.amp, args.merge, failures)
@@ -191,6 +189,7 @@ def next_stage(args, folder):
 
 def main(args):
     check_flags(args)
+    args.arch = args.arch or DEEPLAB + args.trunk
     classes = load_classes(args.classes)
     world, device = join_world(choose_device(args.device))
     summary = Summary(device)
@@ -224,7 +223,7 @@ def main(args):
         outputs.renew()
         place = f"{device}, process {world.rank} of {world.size}"
         print(f"infer_seg.py: {weights}, {place}: {outputs.describe()}", flush=True)
-        writer = LabelWriter(folders, outputs, crf, thread)
+        writer = LabelWriter(folders, outputs, crf, thread, classes)
         with summary.stage("network") as stage:
             for image_id, image, scores in scores_of(list(outputs.left), failures=failures):
                 writer.write(image_id, image, scores)

@@ -2,8 +2,7 @@
 
 reads   experiment/NAME/LABELS/ID.png (infer_aff.py, or masks of any other method), --voc12_root, --train_list;
         the masks of --val_list, where there are any
-writes  experiment/NAME/ckpt_seg/{arch}/{epoch:02d}.pth, best.pth, resume.pth;
-        experiment/NAME/log_seg_{arch}.txt, .jsonl (one line an epoch)
+writes  experiment/NAME/ckpt_seg/{arch}/{epoch:02d}.pth, best.pth, resume.pth; log_seg_{arch}.txt, .jsonl beside them
         python train_seg.py --name N --labels rw/02_2119
 
 Masks are read as ids, whatever their palette; 255 is ignored. After every epoch the network is scored on the masks of
@@ -15,16 +14,23 @@ import argparse
 from pathlib import Path
 
 import torch
-from torch import nn
 
 from models.checkpoint import load_weights, save_weights
-from models.deeplab import MSC_SCALES, RESNET38D, SMP, make_segmentation_net, multi_scale_loss
+from models.deeplab import (
+    DEEPLAB,
+    MSC_SCALES,
+    RESNET38D,
+    SMP,
+    make_segmentation_net,
+    multi_scale_loss,
+    network_settings,
+)
 from models.resnet38d import count_parameters
 from tool.io.files import UserError, read_list
 from tool.io.images import BACKGROUND, IGNORE, header_size
 from tool.run.arguments import (
     Parser,
-    add_arch_arguments,
+    add_arch_argument,
     add_common_arguments,
     add_data_arguments,
     add_training_arguments,
@@ -49,6 +55,7 @@ from tool.run.training import (
     build_optimizer,
     check_batches,
     check_training,
+    classifiers,
     first_weights,
     prepare_network,
     train_one_epoch,
@@ -65,7 +72,7 @@ from voc12.data import (
     labels_folder,
     train_loader,
 )
-from voc12.transforms import Preprocessing, SegView
+from voc12.transforms import SegView, look_of
 from voc12.validation import SegmentationScore, masked_ids
 
 
@@ -82,11 +89,9 @@ def get_args_parser():
     add("--scale_by_batch", action=switch, help="one factor for all images of a batch, not one for each")
     text = "label where a crop reaches beyond its image: 255 is ignored, 0 is background"
     add("--padding", type=int, choices=[IGNORE, BACKGROUND], help=text)
-    add_arch_arguments(parser)
-    text = (
-        "start weights, timm to let it fetch them, or none; auto: for deeplab_resnet38d the experiment's newest "
-        f"classifier, else {PSA_WEIGHTS}, else {IMAGENET_WEIGHTS}; for others timm"
-    )
+    add_arch_argument(parser)
+    text = "start weights, timm to let it fetch them, or none; auto: the experiment's newest classifier where that has "
+    text += f"the same trunk, else {PSA_WEIGHTS} or {IMAGENET_WEIGHTS} for resnet38d, and timm for others"
     parser.network.add_argument("--pretrained", type=str, help=text)
     add_training_arguments(parser, epochs=30, crop_size=321, jitter=[0.3, 0.3, 0.3, 0.1], scratch_lr_mult=10.0)
     text = "cross entropy at scales 1, 0.75, 0.5 and of their maximum, summed, instead of at scale 1 alone"
@@ -108,14 +113,14 @@ def check_args(args, val_ids, world):
         raise UserError(f"--select best: {args.val_list} has no masks to choose with; --select last needs none")
 
 
-def build_data(args, folder, num_labels, preprocessing, world):
+def build_data(args, folder, num_labels, look, world):
     """The training set, and the sampler that gives its batches. folder: of the label masks."""
     ids = read_list(args.train_list)
     if args.on_error == "stop":
         check_images(ids, args.voc12_root)
         check_scores(ids, folder, args.train_list, "infer_aff.py on that list, or check --labels", suffix="png")
     check_batches([args.batch_size], len(ids), args.train_list, world)
-    view = SegView(args.random_scale, args.crop_size, args.jitter, args.padding, preprocessing)
+    view = SegView(args.random_scale, args.crop_size, args.jitter, args.padding, look)
     batch_size = args.batch_size if args.scale_by_batch else None
     return (
         SegSet(args.voc12_root, ids, folder, num_labels, view, args.seed, batch_size),
@@ -139,20 +144,19 @@ def find_weights(args, experiment):
     """--pretrained, its `auto` resolved: a path, `timm` or `none`."""
     if args.pretrained != "auto":
         return args.pretrained
-    if args.arch != RESNET38D:
-        return "timm"
-    classifiers = sorted((experiment / "ckpt").glob("[0-9][0-9][0-9]net_main.pth"))
-    return first_weights([*classifiers[-1:], PSA_WEIGHTS, IMAGENET_WEIGHTS])
+    candidates = classifiers(experiment)[:1] if args.arch == DEEPLAB + args.trunk else []
+    if args.arch == RESNET38D:
+        return first_weights([*candidates, PSA_WEIGHTS, IMAGENET_WEIGHTS])
+    return str(candidates[0]) if candidates else "timm"
 
 
 def build_net(args, weights, num_labels):
     """The network; where it starts from pretrained weights, BatchNorm and stem of its trunk are frozen."""
-    width = args.width if args.arch == RESNET38D else 1.0
-    net = make_segmentation_net(args.arch, num_labels, width, args.output_stride, fetch=weights == "timm")
+    network = network_settings(args.arch, vars(args))
+    net = make_segmentation_net(**network, num_labels=num_labels, fetch=weights == "timm")
     net.trunk.checkpoint_activations = args.checkpoint_activations
-    for module in net.modules():
-        if isinstance(module, nn.Dropout | nn.Dropout2d) and not args.dropout:
-            module.p = 0.0
+    if not args.dropout:
+        net.drop_dropout()
     if weights not in ("timm", "none"):
         load_weights(net, weights, part="trunk")
     return net if weights == "none" else net.freeze()
@@ -191,6 +195,7 @@ def validate(validation, best, progress):
 
 
 def main(args):
+    args.arch = args.arch or DEEPLAB + args.trunk
     world, device = join_world(choose_device(args.device))
     val_ids = masked_ids(args.val_list, args.voc12_root)
     check_args(args, val_ids, world)
@@ -199,8 +204,7 @@ def main(args):
     experiment = Path(args.experiment) / args.name
     folder, weights = labels_folder(experiment, args.labels), find_weights(args, experiment)
     net = build_net(args, weights, len(classes) + 1)
-    preprocessing = Preprocessing.of(net.trunk)
-    dataset, batches = build_data(args, folder, len(classes) + 1, preprocessing, world)
+    dataset, batches = build_data(args, folder, len(classes) + 1, look_of(net.trunk), world)
     model = prepare_network(net, device, world, args.amp, args.seed, args.compile)
     groups = net.param_groups(args.lr, args.wt_dec, args.scratch_lr_mult)
     optimizer = build_optimizer(args.optimizer, groups, args.momentum)
@@ -221,13 +225,10 @@ def main(args):
         progress = run.begin(net, optimizer, progress, data, lists, weights if Path(weights).is_file() else None)
         world.first(lambda: remember(args, keep=True))
         counts = f"{count_parameters(net):,} parameters, {len(dataset)} images, {steps} steps of {args.batch_size}"
-        run.describe(
-            "train_seg.py", [f"{args.arch}: {counts}; starts from {weights}", describe_selection(args, val_ids)]
-        )
-        validation = None
-        if val_ids:
-            masked = MaskedSet(args.voc12_root, val_ids, len(classes) + 1, preprocessing)
-            validation = SegmentationScore(net, masked, device, args.num_workers, world)
+        selection = describe_selection(args, val_ids)
+        run.describe("train_seg.py", [f"{args.arch}: {counts}; starts from {weights}", selection])
+        masked = MaskedSet(args.voc12_root, val_ids or [], len(classes) + 1, dataset.view.look)
+        validation = SegmentationScore(net, masked, device, args.num_workers, world) if val_ids else None
         best = BestCheckpoint(validation if args.select == "best" else None, 1, net, run, save_weights)
         run.restore_checkpoint(progress, save_weights)
         best.restore(progress)
@@ -241,7 +242,7 @@ def main(args):
                 save_weights(net, run.checkpoint(epoch))
             scores, text = validate(validation, best, progress)
             run.finish_epoch(progress, losses, scores, text)
-        arch = flag("--arch", args.arch) if args.arch != RESNET38D else []
+        arch = flag("--arch", args.arch) if args.arch != DEEPLAB + args.trunk else []
         scored = args.val_list if val_ids else args.train_list
         run.end("train_seg.py", progress, failures, next_command("infer_seg.py", args, *arch, "--infer_list", scored))
 

@@ -269,3 +269,13 @@ def _compact(tensor):
     """On the CPU, contiguous, and without the rest of a larger storage, which would be written along."""
     tensor = tensor.detach().cpu().contiguous()
     return tensor if tensor.untyped_storage().nbytes() == tensor.nbytes else tensor.clone()
+
+
+def find_epoch(folder, epoch):
+    """Path of the classifier's checkpoint of an epoch; UserError says which epochs there are."""
+    path = Path(folder) / f"{epoch:03d}net_main.pth"
+    if not path.is_file():
+        epochs = sorted(int(p.name[:3]) for p in path.parent.glob("[0-9][0-9][0-9]net_main.pth"))
+        there = f"epochs there: {' '.join(map(str, epochs))}" if epochs else "no epoch is there; run train.py first"
+        raise UserError(f"{path}: no such checkpoint; {there}")
+    return path

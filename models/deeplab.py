@@ -26,20 +26,35 @@ CNN = "take a CNN of timm as encoder, such as resnet50"
 NOT_ANY_SIZE = ("DPT", "PAN")  # architectures that take images of one size only, or no small ones
 
 
-def make_segmentation_net(arch, num_labels=21, width=1.0, output_stride=STRIDE, fetch=False):
+def make_segmentation_net(arch, num_labels=21, width=1.0, output_stride=None, fetch=False):
     """The network of a name: `deeplab_TRUNK` (models/trunks.py: make_trunk), or `smp:ARCH:ENCODER`.
 
-    width: of resnet38d. output_stride: pixels a cell of DeepLab's trunk. fetch: let timm fetch the weights of its trunk
-    or encoder. UserError: no such network, or it cannot be had like this.
+    width: of resnet38d. output_stride: pixels a cell of DeepLab's trunk, None for 8 or, where the trunk has no choice,
+    its own. fetch: let timm fetch the weights of its trunk or encoder.
+    UserError: no such network, or it cannot be had like this.
     """
     if arch.startswith(DEEPLAB):
-        return DeepLab(make_trunk(arch.removeprefix(DEEPLAB), width, output_stride, fetch=fetch), num_labels)
+        trunk = arch.removeprefix(DEEPLAB)
+        try:
+            return DeepLab(make_trunk(trunk, width, output_stride or STRIDE, fetch=fetch), num_labels)
+        except UserError:
+            if output_stride is not None:
+                raise
+            return DeepLab(make_trunk(trunk, width, fetch=fetch), num_labels)
     parts = arch.split(":")
     if not arch.startswith(SMP) or len(parts) != 3:
-        raise UserError(
-            f"--arch {shorten(arch, 100)}: there are deeplab_resnet38d, deeplab_timm:NAME, smp:ARCH:ENCODER"
-        )
+        raise UserError(f"--arch {shorten(arch, 100)}: there are {', '.join(ARCHITECTURES)}")
     return SmpNet(*parts[1:], num_labels, fetch)
+
+
+def network_settings(arch, settings):
+    """{"arch", "width", "output_stride"} for `make_segmentation_net`.
+
+    settings: with "trunk", "width" and "output_stride" of an experiment; they hold where DeepLab stands on that trunk.
+    """
+    if arch != DEEPLAB + settings["trunk"]:
+        return {"arch": arch, "width": 1.0, "output_stride": None}
+    return {"arch": arch, "width": settings["width"], "output_stride": settings["output_stride"]}
 
 
 class DeepLab(TrunkNet):

@@ -2,6 +2,7 @@
 
 from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
+from torch.nn.modules.dropout import _DropoutNd
 
 from models.checkpoint import load_released_state, released_state
 
@@ -38,6 +39,12 @@ class TrunkNet(nn.Module):
                 if isinstance(module, _BatchNorm):
                     module.eval()
         return self
+
+    def drop_dropout(self):
+        """No value is dropped any more while training."""
+        for module in self.modules():
+            if isinstance(module, _DropoutNd):
+                module.p = 0.0
 
     def param_groups(self, lr, weight_decay, scratch_lr_mult):
         """Trainable parameters as optimiser groups: decay on weights, none on biases; what is not trunk apart.

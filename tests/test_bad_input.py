@@ -213,7 +213,7 @@ def result_files(place, script):
         return [
             p
             for p in sorted((experiment(place, script) / RESULT_FOLDER[script]).iterdir())
-            if p.name not in ("run.json", "resume.pth")
+            if p.name not in ("run.json", "resume.pth", ".lock")
         ]
     return sorted((place / "out").iterdir())
 

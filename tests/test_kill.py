@@ -14,6 +14,7 @@ from conftest import infer_flags, train_flags
 from kill_harness import SCRIPTS, Launcher, differences, wait_until
 from test_scripts_aff import aff_flags, train_aff_flags
 
+from tool.run.lock import HOLDER_FILE
 from tool.run.log import Log
 
 KILLED = -signal.SIGKILL
@@ -37,7 +38,7 @@ class Stage(NamedTuple):
         """What a user types after a crash."""
         if self.script not in TRAININGS:
             return self.args
-        return [k for k in self.args if k != "--overwrite"] + ["--resume"]
+        return [*self.args, "--resume"]
 
     def checkpoints(self, folder):
         return folder / "e" / "n" / TRAININGS[self.script]
@@ -223,11 +224,88 @@ def test_killed_while_overwriting(script, stages, launcher, tmp_path):
     stage = stages[script]
     old = shutil.copytree(stage.before, tmp_path / "old")
     args = [1 if before == "--load_epo" else k for before, k in zip(["", *stage.args], stage.args)]
+    args += ["--seed", 1] if script in TRAININGS else []
     assert launcher.fork(script, args, old).wait() == 0
     stage = stage._replace(before=old, args=[*stage.args, "--overwrite"])
     for n in range(1, 26):
         folder = tmp_path / f"point_{n}"
         assert chain(stage, folder, forked(launcher, stage, folder), [("point", n)], keeps=False) == 1
+
+
+def stopped(run):
+    """Whether a process was stopped by SIGSTOP."""
+    return Path("/proc", str(run.pid), "stat").read_text().rpartition(")")[2].split()[0] in "tT"
+
+
+def two_at_once(stage, launcher, folder, points):
+    """A run that stands still at a point while a second one starts; returns how often the second was refused."""
+    count = 0
+    for n in points:
+        shutil.copytree(stage.before, folder)
+        first = launcher.fork(stage.script, stage.again(), folder, point=n, number=signal.SIGSTOP)
+        assert wait_until(lambda: first.finished() or stopped(first), 100)  # noqa: B023
+        holds = (stage.checkpoints(folder) / HOLDER_FILE).is_file()
+        second = launcher.fork(stage.script, stage.again(), folder)
+        assert second.wait() in (0, 2), second.output()[-2000:]
+        assert second.code == 2 or not holds
+        if second.code:
+            count += 1
+            assert "is writing there; wait for it or stop it" in second.output(), second.output()[-2000:]
+            assert f"process {first.pid} on " in second.output() or not holds
+        first.signal(signal.SIGCONT)
+        assert first.wait() == 0, first.output()[-2000:]
+        again = launcher.fork(stage.script, stage.again(), folder)
+        assert again.wait() == 0, again.output()[-2000:]
+        assert differences(folder, stage.after) == []
+        no_process_left([first, second, again])
+        shutil.rmtree(folder)
+    return count
+
+
+@pytest.mark.parametrize("script", TRAININGS)
+def test_two_runs_at_once(script, stages, launcher, tmp_path):
+    """The first is inside an epoch."""
+    stage = stages[script]
+    assert two_at_once(stage, launcher, tmp_path / "w", [stage.points // 2]) == 1
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("script", TRAININGS)
+def test_two_runs_at_many_moments(script, stages, launcher, tmp_path):
+    stage = stages[script]
+    assert two_at_once(stage, launcher, tmp_path / "w", spread_points(stage, 25)) >= 15
+
+
+def lose_nothing(stage, launcher, folder, rounds, seed):
+    """--resume on what is left of a finished run, with foreign files in it and killed anywhere: every file stays."""
+    rng = np.random.default_rng(seed)
+    for _ in range(rounds):
+        shutil.copytree(stage.after, folder)
+        place = stage.checkpoints(folder)
+        checkpoints = sorted(p for p in place.glob("*.pth") if p.name != "resume.pth")
+        shutil.copy(checkpoints[0], place / checkpoints[0].name.replace("00", "39", 1))
+        for path in rng.permutation(checkpoints)[: rng.integers(len(checkpoints))]:
+            path.unlink()
+        if rng.random() < 0.5:
+            (place / "resume.pth").unlink()
+        logs = (folder / "e" / "n").glob("log*.jsonl")
+        kept = {p: p.read_bytes() for p in [*place.glob("*.pth"), *logs]}
+        for extra, point in ([[], 0], [["--epochs", 1], 0], [[], int(rng.integers(1, 30))], [[], 0]):
+            run = launcher.fork(stage.script, [*stage.again(), *extra], folder, point=point)
+            assert run.wait() in (0, 2, KILLED), run.output()[-2000:]
+            assert {p: p.read_bytes() for p in kept if p.exists()} == kept
+        assert run.code == (0 if place / "resume.pth" in kept else 2)
+        shutil.rmtree(folder)
+
+
+def test_resume_loses_nothing(stages, launcher, tmp_path):
+    lose_nothing(stages["train.py"], launcher, tmp_path / "w", 1, seed=1)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("script", TRAININGS)
+def test_resume_loses_nothing_of_many_folders(script, stages, launcher, tmp_path):
+    lose_nothing(stages[script], launcher, tmp_path / "w", 25, seed=2)
 
 
 def test_a_broken_line_of_the_log_is_dropped(tmp_path):

@@ -10,7 +10,7 @@ import sys
 import numpy as np
 import pytest
 import torch
-from conftest import ROOT, refused, succeeds
+from conftest import ROOT, prints, refused, succeeds
 from PIL import Image
 
 from models.affinity import AffinityNet
@@ -121,6 +121,23 @@ def test_a_signal_and_resume_give_the_same_weights(toy, affine, copy):
     assert process.returncode == 143, errors
     succeeds("train_aff.py", *flags, "--resume")
     assert_same_weights(affine, copy)
+
+
+def test_a_best_checkpoint_that_is_gone(toy, affine, copy):
+    """It cannot be made again: the run says so, names the weights that are left, and the best that comes is kept."""
+    folder = copy / "n" / "ckpt_aff" / "aff021908"
+    (folder / "best.pth").unlink()
+    (folder / "01.pth").unlink()
+    flags = [*train_aff_flags(toy, copy), "--pretrained", affine / "n" / "ckpt" / "003net_main.pth", "--resume"]
+    out = prints("train_aff.py", *flags)
+    assert f"{folder / 'best.pth'} (random walk mIoU" in out and "is gone and cannot be made again" in out
+    assert f"{folder / '01.pth'} was gone: written from resume.pth" in out
+    command = out.split("next: python ")[1].split()
+    assert command[-4:-2] == ["--weights", str(folder / "01.pth")] and command[0] == "infer_aff.py"
+    assert not (folder / "best.pth").exists()
+    prints("train_aff.py", *flags, "--epochs", 3)
+    records = [json.loads(line) for line in (copy / "n" / "log_aff021908.jsonl").read_text().splitlines()]
+    assert (folder / "best.pth").exists() and records[-1]["best"] > 0
 
 
 def test_select_last_uses_no_masks_and_missing_masks_mean_the_same(toy, broken, copy):

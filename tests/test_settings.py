@@ -12,7 +12,7 @@ import pytest
 from conftest import load_script, refused, run_here
 
 from tool.io.files import UserError
-from tool.run.arguments import Parser, add_common_arguments, add_data_arguments, add_width_argument
+from tool.run.arguments import Parser, add_common_arguments, add_data_arguments, add_trunk_arguments
 from tool.run.distributed import World
 from tool.run.lock import HOLDER_FILE, locked
 from tool.run.settings import fill_defaults, remember
@@ -43,7 +43,7 @@ def parse(*argv, begins=False):
     parser = Parser("stage.py", "", begins=begins)
     add_common_arguments(parser)
     add_data_arguments(parser)
-    add_width_argument(parser)
+    add_trunk_arguments(parser)
     parser.add_list(parser.data, "--train_list", "voc12/train_aug.txt", "train", "")
     parser.add_list(parser.data, "--val_list", "voc12/train.txt", "val", "")
     args, given = parser.parse_given(["--name", "n", *map(str, argv)])

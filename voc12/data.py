@@ -20,7 +20,7 @@ from tool.io.images import open_image, open_mask
 from tool.io.scores import read_scores
 from tool.metrics import check_size
 from tool.run.background import follow_parent
-from voc12.transforms import normalise, rescale
+from voc12.transforms import IMAGENET, normalise, rescale
 
 
 def image_path(voc12_root, image_id):
@@ -232,11 +232,12 @@ class WalkSet(Dataset):
     """Samples (id, photo H x W x 3 uint8, view 3 x h x w, maps {class: H x W}) of images whose maps are stored.
 
     view: the photo at `scale` times its size, normalised. UserError where an image is broken, or its maps are, of
-    another size than the photo, or of a class from `num_classes` on.
+    another size than the photo, or of a class from `num_classes` on. look: of AffinityNet's trunk.
     """
 
-    def __init__(self, voc12_root, ids, dict_dir, num_classes, scale=1.0):
+    def __init__(self, voc12_root, ids, dict_dir, num_classes, scale=1.0, look=IMAGENET):
         self.root, self.ids, self.dict_dir, self.num_classes, self.scale = voc12_root, ids, dict_dir, num_classes, scale
+        self.look = look
 
     def __len__(self):
         return len(self.ids)
@@ -245,7 +246,7 @@ class WalkSet(Dataset):
         image_id = self.ids[index]
         photo = open_image(image_path(self.root, image_id))
         maps = read_maps(self.dict_dir / f"{image_id}.npy", (photo.height, photo.width), self.num_classes)
-        return image_id, np.array(photo), normalise(rescale(photo, self.scale)), maps
+        return image_id, np.array(photo), normalise(rescale(photo, self.scale, self.look), self.look), maps
 
 
 def epoch_order(seed, epoch, length):
@@ -367,8 +368,8 @@ class SegSet(Dataset):
 class MaskedSet(Dataset):
     """Samples (photograph 3 x H x W float32, true labels H x W uint8) of a data set's own masks, for validation."""
 
-    def __init__(self, voc12_root, ids, num_labels, preprocessing):
-        self.root, self.ids, self.num_labels, self.preprocessing = voc12_root, ids, num_labels, preprocessing
+    def __init__(self, voc12_root, ids, num_labels, look):
+        self.root, self.ids, self.num_labels, self.look = voc12_root, ids, num_labels, look
 
     def __len__(self):
         return len(self.ids)
@@ -378,4 +379,4 @@ class MaskedSet(Dataset):
         photo = open_image(image_path(self.root, image_id))
         truth = open_mask(mask_path(self.root, image_id), self.num_labels)
         check_size(truth, photo.size[::-1], image_id)
-        return normalise(photo, self.preprocessing), torch.from_numpy(truth)
+        return normalise(photo, self.look), torch.from_numpy(truth)

@@ -15,7 +15,7 @@ from tool.pseudo_labels import stack_scores, walk_scores
 from tool.segmentation import label_map, multi_scale_scores
 from voc12.data import Broken, InferenceSet, check_scores, image_path, inference_loader, mask_path, mask_paths
 from voc12.labels import load_labels
-from voc12.transforms import InferenceViews
+from voc12.transforms import InferenceViews, look_of
 
 
 @torch.no_grad()
@@ -26,7 +26,7 @@ def cam_sweep(net, voc12_root, list_path, classes, cls_labels, device, num_worke
     """
     ids = world.share(read_list(list_path))
     labels = load_labels(ids, voc12_root, classes, cls_labels)
-    views = InferenceViews((1.0,), mirror=False)
+    views = InferenceViews((1.0,), mirror=False, look=look_of(net.trunk))
     loader = inference_loader(InferenceSet(partial(image_path, voc12_root), ids, labels, views), num_workers)
     sweep = ThresholdSweep(len(classes) + 1)
     was_training = net.training

@@ -213,18 +213,27 @@ def add_classes_argument(parser):
     )
 
 
-def add_width_argument(parser):
-    parser.network.add_argument(
-        "--width",
-        type=positive,
-        default=1.0,
-        help="factor on the trunk's channels, 1 = the paper's (default: the experiment's, else 1)",
-    )
+def add_trunk_arguments(parser):
+    """--trunk, --output_stride, --width: what the networks of the method stand on."""
+    add = parser.network.add_argument
+    text = "resnet38d, or timm:NAME for a classifier of timm (default: the experiment's, else resnet38d)"
+    add("--trunk", type=str, default="resnet38d", help=text)
+    text = "pixels a cell of a timm CNN (default: the experiment's, else the trunk's own)"
+    add("--output_stride", type=int, default=None, choices=[8, 16, 32], help=text)
+    text = "factor on the channels of resnet38d, 1 = the paper's (default: the experiment's, else 1)"
+    add("--width", type=positive, default=1.0, help=text)
+
+
+def add_pool_argument(parser):
+    """--pool, which train.py and infer.py hand to the classifier."""
+    pools = ["gap", "2", "4", "8", "16", "avg", "gpp_inverse", "gpp"]
+    text = "pooling of the class maps; the paper's is gpp (default: the experiment's, else gpp)"
+    parser.network.add_argument("--pool", type=str, default="gpp", choices=pools, help=text)
 
 
 def add_training_arguments(parser, epochs, crop_size, jitter, scratch_lr_mult):
     """What all trainings have: network, schedule, crops, optimiser, resuming; defaults as released."""
-    add_width_argument(parser)
+    add_trunk_arguments(parser)
     switch = argparse.BooleanOptionalAction
     parser.network.add_argument("--dropout", action=switch, default=True, help="the trunk's dropout")
     add = parser.data.add_argument
@@ -274,13 +283,12 @@ def add_images_arguments(parser):
     add("--out", type=str, default=None, metavar="DIR", help="folder of the results of --images")
 
 
-def add_arch_arguments(parser):
-    """--arch and --output_stride of the segmentation network."""
-    add = parser.network.add_argument
-    text = "network: deeplab_resnet38d, deeplab_timm:NAME (a classifier of timm), or smp:ARCH:ENCODER"
-    add("--arch", type=str, default="deeplab_resnet38d", help=text)
-    text = "pixels a cell of deeplab_timm's trunk"
-    add("--output_stride", type=int, default=8, choices=[8, 16, 32], help=text)
+def add_arch_argument(parser):
+    text = (
+        "network: deeplab_TRUNK (resnet38d or timm:NAME), or smp:ARCH:ENCODER of segmentation_models_pytorch, with a "
+        "classifier of timm as encoder (default: deeplab_ on the experiment's trunk)"
+    )
+    parser.network.add_argument("--arch", type=str, default=None, help=text)
 
 
 def add_walk_arguments(parser):

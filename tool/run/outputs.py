@@ -231,22 +231,25 @@ def crf_job(image, cams, files, compressed=False):
             write_scores(path, scores, compressed, origin)
 
 
-def label_job(image, keys, walked, label_file, overlay_file=None):
-    """Refine walked scores (`refine_labels`), write the pseudo label and its overlay: (path, origin) each, or None."""
-    write_labels(image, refine_labels(image, keys, walked), label_file, overlay_file)
+def label_job(image, keys, walked, label_file, overlay_file=None, names=None):
+    """Refine walked scores (`refine_labels`), then `write_labels`."""
+    write_labels(image, refine_labels(image, keys, walked), label_file, overlay_file, names)
 
 
-def segmentation_job(image, scores, label_file, overlay_file=None):
-    """Refine a segmentation network's scores by CRF, write the best labels as `write_labels` does."""
-    write_labels(image, label_map(refine_scores(image, scores)), label_file, overlay_file)
+def segmentation_job(image, scores, label_file, overlay_file=None, names=None):
+    """Refine a segmentation network's scores by CRF, then `write_labels` of the best."""
+    write_labels(image, label_map(refine_scores(image, scores)), label_file, overlay_file, names)
 
 
-def write_labels(image, labels, label_file, overlay_file=None):
-    """Write labels and their overlay on the image. label_file, overlay_file: (path, origin) each, or None."""
+def write_labels(image, labels, label_file, overlay_file=None, names=None):
+    """Write labels and their overlay on the image: (path, origin) of each, or None.
+
+    names: of the classes, for the legend of the overlay.
+    """
     with WRITING:
         if label_file:
             path, origin = label_file
             save_image(path, label_image(labels), origin)
         if overlay_file:
             path, origin = overlay_file
-            save_image(path, label_overlay(image, labels), origin)
+            save_image(path, label_overlay(image, labels, names), origin)

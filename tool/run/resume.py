@@ -209,5 +209,5 @@ def delete_run(folder):
 
 
 def start_weights(path):
-    """--pretrained as a path, or None."""
-    return None if path == "none" else path
+    """--pretrained as a path; None where it names no file."""
+    return None if path in ("none", "timm") else path

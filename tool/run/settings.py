@@ -1,7 +1,7 @@
 """Defaults of flags that are not given: what the experiment was started with, else what the data set's folder says.
 
-experiment/NAME/settings.json   {"voc12_root", "classes", "cls_labels", "width"}, written by train.py: a flag that
-                                contradicts it is refused
+experiment/NAME/settings.json   {"voc12_root", "classes", "cls_labels", "width", "trunk", "output_stride", "pool"},
+                                written by train.py: a flag that contradicts it is refused
 VOC12_ROOT/classes.txt, cls_labels.npy, ImageSets/Segmentation/{train,val}.txt   --classes, --cls_labels, list flags
 
 For VOC itself, told by the kit's ImageSets/Main/trainval.txt, the released defaults stay.
@@ -13,7 +13,9 @@ from pathlib import Path
 from tool.io.files import UserError, read_json, write_json
 
 SETTINGS_FILE = "settings.json"
-REMEMBERED = {"voc12_root": str, "classes": str | None, "cls_labels": str | None, "width": float | int}
+REMEMBERED = {"voc12_root": str, "classes": str | None, "cls_labels": str | None}
+NETWORK = {"width": float | int, "trunk": str, "output_stride": int | None, "pool": str}
+REMEMBERED |= NETWORK
 
 
 def settings_path(args):
@@ -35,7 +37,7 @@ def read_settings(path):
 
 def begins_anew(args):
     """Whether the first stage forgets what its experiment remembers: told to, or nothing was trained yet."""
-    return args.overwrite or not any((Path(args.experiment) / args.name / "ckpt").glob("*.pth"))
+    return (args.overwrite and not args.resume) or not any((Path(args.experiment) / args.name / "ckpt").glob("*.pth"))
 
 
 def fill_defaults(parser, args, given):
@@ -95,7 +97,7 @@ def same(key, flag, stored):
     """Whether a flag's value is the stored one; of files, whether they are one or hold the same bytes."""
     if flag == stored or (key == "cls_labels" and stored is None):  # a table of what the XMLs say
         return True
-    if key == "width" or flag is None or stored is None:
+    if key in NETWORK or flag is None or stored is None:
         return False
     files = [Path(flag), Path(stored)]
     if os.path.realpath(flag) == os.path.realpath(stored):
