@@ -5,9 +5,8 @@ reads   experiment/NAME/LABELS/ID.png (infer_aff.py, or masks of any other metho
 writes  experiment/NAME/ckpt_seg/{arch}/{epoch:02d}.pth, best.pth, resume.pth; log_seg_{arch}.txt, .jsonl beside them
         python train_seg.py --name N --labels rw/02_2119
 
-Masks are read as ids, whatever their palette; 255 is ignored. After every epoch the network is scored on the masks of
---val_list. best.pth, which infer_seg.py takes, is the last epoch; with --select best it is the one that scores best, so
-ground truth chooses it.
+Masks are read as ids, 255 is ignored. Every epoch is scored on the masks of --val_list. best.pth, which infer_seg.py
+takes, is the last epoch; with --select best the one that scores best, so ground truth chooses it.
 """
 
 import argparse

@@ -17,7 +17,14 @@ from pydensecrf.densecrf import DenseCRF2D
 from torch import nn
 
 from models.checkpoint import load_weights, save_weights
-from models.deeplab import DeepLab, label_loss, make_segmentation_net, multi_scale_loss, pyramid_logits
+from models.deeplab import (
+    DeepLab,
+    label_loss,
+    make_segmentation_net,
+    multi_scale_loss,
+    network_settings,
+    pyramid_logits,
+)
 from models.export import export_onnx
 from models.resnet38d import ResNet38d, count_parameters
 from tool.io.files import UserError, read_list
@@ -145,7 +152,6 @@ def test_an_encoder_does_not_take_a_deeper_one(tmp_path):
         ("deeplab", "there are deeplab_resnet38d, deeplab_timm:NAME, smp:ARCH:ENCODER"),
         ("deeplab_vgg", "trunk vgg: there are resnet38d and timm:NAME"),
         ("deeplab_timm:resnet1", "timm has no such model; near: resnet18"),
-        ("deeplab_timm:test_vit", "output stride 8: its cells have 16 pixels"),
         ("smp:Unet", "smp:ARCH:ENCODER"),
         ("smp:Unett:resnet18", "no such architecture; did you mean Unet?"),
         ("smp:DPT:test_vit", "no such architecture; there are Unet,"),
@@ -157,6 +163,21 @@ def test_an_encoder_does_not_take_a_deeper_one(tmp_path):
 def test_networks_that_do_not_exist(arch, says):
     with pytest.raises(UserError, match=says.replace("?", r"\?")):
         make_segmentation_net(arch, 4)
+
+
+def test_the_stride_of_a_trunk():
+    """8 pixels a cell where the trunk has the choice; of an experiment, its own stride where the trunk is its own."""
+    strides = {"timm:test_resnet": 8, "timm:test_vit": 16}
+    assert {k: make_segmentation_net(f"deeplab_{k}", 2).trunk.stride for k in strides} == strides
+    with pytest.raises(UserError, match="output stride 8: its cells have 16 pixels"):
+        make_segmentation_net("deeplab_timm:test_vit", 2, output_stride=8)
+    experiment = {"trunk": "resnet38d", "width": 0.5, "output_stride": None}
+    assert network_settings("deeplab_resnet38d", experiment)["width"] == 0.5
+    assert network_settings(SMP, experiment) == {"arch": SMP, "width": 1.0, "output_stride": None}
+    experiment = {"trunk": "timm:test_resnet", "width": 1.0, "output_stride": 16}
+    net = make_segmentation_net(**network_settings("deeplab_timm:test_resnet", experiment))
+    assert net.trunk.stride == 16
+    assert network_settings("deeplab_resnet38d", experiment)["output_stride"] is None
 
 
 def test_weights_that_are_not_there(monkeypatch):
