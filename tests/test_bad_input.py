@@ -213,7 +213,7 @@ def result_files(place, script):
         return [
             p
             for p in sorted((experiment(place, script) / RESULT_FOLDER[script]).iterdir())
-            if p.name not in ("run.json", "resume.pth", ".lock")
+            if p.name not in ("run.json", "resume.pth")
         ]
     return sorted((place / "out").iterdir())
 

@@ -14,7 +14,7 @@ from conftest import infer_flags, train_flags
 from kill_harness import SCRIPTS, Launcher, differences, wait_until
 from test_scripts_aff import aff_flags, train_aff_flags
 
-from tool.run.lock import HOLDER_FILE
+from tool.run.lock import holder_path
 from tool.run.log import Log
 
 KILLED = -signal.SIGKILL
@@ -106,9 +106,11 @@ def image_of(path):
 
 
 def epochs_done(stage, folder):
-    """How many epochs a killed training need not repeat."""
+    """How many epochs a killed training need not repeat; none of a run with other settings."""
     path = stage.checkpoints(folder) / "resume.pth"
-    return torch.load(path, weights_only=True)["progress"]["epoch"] if path.exists() else 0
+    state = torch.load(path, weights_only=True) if path.exists() else {"settings": None}
+    reference = torch.load(stage.checkpoints(stage.after) / "resume.pth", weights_only=True)
+    return state["progress"]["epoch"] if state["settings"] == reference["settings"] else 0
 
 
 def no_process_left(runs):
@@ -244,7 +246,7 @@ def two_at_once(stage, launcher, folder, points):
         shutil.copytree(stage.before, folder)
         first = launcher.fork(stage.script, stage.again(), folder, point=n, number=signal.SIGSTOP)
         assert wait_until(lambda: first.finished() or stopped(first), 100)  # noqa: B023
-        holds = (stage.checkpoints(folder) / HOLDER_FILE).is_file()
+        holds = holder_path(stage.checkpoints(folder)).is_file()
         second = launcher.fork(stage.script, stage.again(), folder)
         assert second.wait() in (0, 2), second.output()[-2000:]
         assert second.code == 2 or not holds

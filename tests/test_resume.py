@@ -17,7 +17,7 @@ from tool.io.torch_files import read_torch
 from tool.run.distributed import World
 from tool.run.lock import locked
 from tool.run.resume import Progress, check_begin, fingerprint
-from voc12.labels import write_cls_labels
+from voc12.labels import any_negative, write_cls_labels
 
 TRAIN, TRAIN_AFF = TRAININGS = ("train.py", "train_aff.py")
 FOLDER = {TRAIN: "ckpt", TRAIN_AFF: "ckpt_aff/aff021909"}
@@ -213,6 +213,14 @@ def test_resume_with_overwrite_goes_on_where_it_can(place, script, change):
     assert checkpoint(place, script, 2).exists()
 
 
+@train_only
+def test_resume_with_overwrite_remembers_the_width(place, script):
+    words = flags(script, place)
+    at = words.index("--width")
+    code, errors = run_here(script, *words[:at], *words[at + 2 :], "--resume", "--overwrite")
+    assert code == 0 and "deletes" not in errors and checkpoint(place, script, 2).exists()
+
+
 @both
 def test_a_run_without_an_epoch_names_no_next_command(place, script):
     assert "next:" not in prints(script, *flags(script, place), "--overwrite", "--stop_epoch", 0)
@@ -348,7 +356,7 @@ def test_images_that_all_share_a_class_have_no_negatives(place, script):
 def test_negatives_against_all_pairs(rows):
     labels = np.array([row if any(row) else (True, *row[1:]) for row in rows], np.uint8)
     pairs = [(a & b).any() for a in labels for b in labels]
-    assert load_script(TRAIN).any_negative(labels) == (not all(pairs))
+    assert any_negative(labels) == (not all(pairs))
 
 
 @train_only

@@ -9,6 +9,7 @@ from pathlib import Path
 
 from tool.io.files import UserError
 from tool.run.distributed import local_processes
+from tool.run.settings import read_settings, settings_path
 
 GROUPS = ("data", "network", "schedule", "method", "run")
 UNSET = object()
@@ -320,11 +321,30 @@ def check_alphas(args):
 def next_command(script, args, *words):
     """The command of the next stage, to be pasted into a shell.
 
-    args: of this stage; its data set, classes and width are remembered by the experiment (tool/run/settings.py).
-    words: the stage's own flags and their values, as they stand on a command line.
+    args: of this stage. words: the next one's own flags and their values, as they stand on a command line.
     """
     experiment = [] if args.experiment == "experiment" else flag("--experiment", args.experiment)
-    return shlex.join(["python", script, *flag("--name", args.name), *experiment, *map(str, words)])
+    return shlex.join(
+        ["python", script, *flag("--name", args.name), *experiment, *unremembered(script, args), *map(str, words)]
+    )
+
+
+def unremembered(script, args):
+    """Words for what the next stage would not find in the experiment's settings.json (tool/run/settings.py).
+
+    As where the checkpoint is a published one, or where the data set has moved.
+    """
+    parser = Parser(script, "")
+    add_data_arguments(parser, labels=False)
+    if script != "evaluation.py":
+        add_trunk_arguments(parser)
+    stored = read_settings(settings_path(args))
+    words = []
+    for action in parser._actions:
+        value = getattr(args, action.dest, None)
+        if value not in (None, stored.get(action.dest, action.default)):
+            words += flag(f"--{action.dest}", value)
+    return words
 
 
 def flag(name, value):

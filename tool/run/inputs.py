@@ -1,4 +1,4 @@
-"""inputs.tsv: what each result of an output folder was made from, so that it is made again where that has changed.
+"""FOLDER.inputs.tsv: what each result of an output folder was made from; where that has changed, it is made again.
 
 One line an image: ID, classes, photograph, maps, with tabs between; of several lines of an ID the last one counts.
 classes: indices with commas between. photograph, maps: files as `size:time:checksum` in bytes, nanoseconds and CRC-32.
@@ -18,7 +18,6 @@ import numpy as np
 
 from tool.io.files import UserError
 
-INPUTS_FILE = "inputs.tsv"
 NONE = "-"
 TIMES = "times"  # of `Inputs.compare`
 
@@ -93,10 +92,15 @@ def split_classes(text):
     return [int(k) for k in text.split(",") if k.isdigit()]
 
 
+def inputs_path(folder):
+    """The list of an output folder; beside it, so that the folder holds results alone."""
+    return Path(folder).with_name(f"{Path(folder).name}.inputs.tsv")
+
+
 def read_inputs(folder):
     """{ID: [classes, photograph, maps]} of an output folder."""
     try:
-        text = (Path(folder) / INPUTS_FILE).read_text(encoding="utf-8", errors="replace")
+        text = inputs_path(folder).read_text(encoding="utf-8", errors="replace")
     except FileNotFoundError:
         return {}
     lines = (line.split("\t") for line in text.split("\n")[:-1])
@@ -105,7 +109,7 @@ def read_inputs(folder):
 
 def add_inputs(folder, lines):
     """Add lines to inputs.tsv, in one piece: processes of a run may do so at once."""
-    path = Path(folder) / INPUTS_FILE
+    path = inputs_path(folder)
     data = "".join(lines).encode()
     with open(path, "ab", buffering=0) as stream:
         if stream.write(data) < len(data):
@@ -114,7 +118,7 @@ def add_inputs(folder, lines):
 
 def mend_inputs(folder):
     """End the last line where a full disk left a part of it, so that the next one is a line of its own."""
-    path = Path(folder) / INPUTS_FILE
+    path = inputs_path(folder)
     if not path.is_file() or not path.stat().st_size:
         return
     with open(path, "rb") as stream:

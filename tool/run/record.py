@@ -21,7 +21,7 @@ from pathlib import Path
 from tool import VERSION
 from tool.io.files import UserError, read_json, remove_stale, write_json
 from tool.io.scores import file_origin
-from tool.run.inputs import INPUTS_FILE, mend_inputs
+from tool.run.inputs import inputs_path, mend_inputs
 
 RUN_FILE = "run.json"
 PACKAGES = ("torch", "torchvision", "numpy", "pillow", "pydensecrf2")
@@ -98,7 +98,7 @@ def claim_folder(folder, settings, pattern, overwrite=False, run=None):
     if not same:
         for path in folder.rglob(pattern):
             path.unlink()
-        (folder / INPUTS_FILE).unlink(missing_ok=True)
+        inputs_path(folder).unlink(missing_ok=True)
     mend_inputs(folder)
     return write_record(folder, settings, run or {}, keep=same)
 

@@ -37,7 +37,8 @@ def read_settings(path):
 
 def begins_anew(args):
     """Whether the first stage forgets what its experiment remembers: told to, or nothing was trained yet."""
-    return (args.overwrite and not args.resume) or not any((Path(args.experiment) / args.name / "ckpt").glob("*.pth"))
+    anew = args.overwrite and not getattr(args, "resume", False)  # both: the run goes on where it can
+    return anew or not any((Path(args.experiment) / args.name / "ckpt").glob("*.pth"))
 
 
 def fill_defaults(parser, args, given):
