@@ -16,8 +16,10 @@ SETTINGS_FILE = "settings.json"
 REMEMBERED = {"voc12_root": str, "classes": str | None, "cls_labels": str | None, "width": float | int}
 
 
-def settings_path(args):
-    return Path(args.experiment) / args.name / SETTINGS_FILE
+def settings_paths(args):
+    """Of the experiments that a stage works on: one, or what evaluation.py is given."""
+    names = args.name if isinstance(args.name, list) else [args.name] if args.name else []
+    return [Path(args.experiment) / name / SETTINGS_FILE for name in names]
 
 
 def read_settings(path):
@@ -33,6 +35,20 @@ def read_settings(path):
     return {key: stored[key] for key in REMEMBERED if key in stored}
 
 
+def read_common(paths, args):
+    """What experiments remember of this stage's arguments; UserError where two of them were of different data."""
+    common = {}
+    for path in paths:
+        for key, value in read_settings(path).items():
+            if key in common and hasattr(args, key) and not same(key, value, common[key]):
+                raise UserError(
+                    f"{path}: {key} is {value}, that of {paths[0].parent.name} is {common[key]}; experiments with one "
+                    "list and classes can be scored together"
+                )
+            common.setdefault(key, value)
+    return common
+
+
 def begins_anew(args):
     """Whether the first stage forgets what its experiment remembers: told to, or nothing was trained yet."""
     return args.overwrite or not any((Path(args.experiment) / args.name / "ckpt").glob("*.pth"))
@@ -43,13 +59,14 @@ def fill_defaults(parser, args, given):
 
     given: names of the flags on the command line. UserError where a flag contradicts the experiment.
     """
-    stored = {} if parser.begins and begins_anew(args) else read_settings(settings_path(args))
+    paths = settings_paths(args)
+    stored = {} if parser.begins and begins_anew(args) else read_common(paths, args)
     if "voc12_root" in given and "voc12_root" in stored:
         stored = moved(stored, args.voc12_root)
     for key, value in stored.items():
         if key in given and not same(key, getattr(args, key), value):
             raise UserError(
-                f"--{key} {getattr(args, key)}: {settings_path(args)} has {key} {value}{trained(args)}; leave the flag "
+                f"--{key} {getattr(args, key)}: {paths[0]} has {key} {value}{trained(paths[0])}; leave the flag "
                 "out or take another --name (where data was moved: change that file)"
             )
         if hasattr(args, key) and key not in given:
@@ -65,9 +82,9 @@ def fill_defaults(parser, args, given):
         setattr(args, key, expand_list(getattr(args, key), args.voc12_root))
 
 
-def trained(args):
-    """Which checkpoint an experiment has already, in words."""
-    checkpoints = sorted((settings_path(args).parent / "ckpt").glob("*net_main.pth"))
+def trained(path):
+    """Which checkpoint the experiment of a settings file has already, in words."""
+    checkpoints = sorted((path.parent / "ckpt").glob("*net_main.pth"))
     return f", as {checkpoints[-1].name} was trained" if checkpoints else ""
 
 
@@ -127,7 +144,7 @@ def is_copy(new, old):
 
 def remember(args):
     """Write what later stages of the experiment take their defaults from; called by the first stage."""
-    path = settings_path(args)
+    (path,) = settings_paths(args)
     values = {key: getattr(args, key) for key in REMEMBERED}
     if read_settings(path) != values:
         write_json(path, values)
