@@ -59,7 +59,7 @@ from voc12.data import check_scores, mask_path
 NEXT = {
     "cam": "infer.py --crf with several --alphas, to choose three of them",
     "crf": "train_aff.py; --dup is usually the best of the powers, --low and --high are below and above it",
-    "png": "train a segmentation network, with this folder as its masks",
+    "png": "train_seg.py, with this folder as its --labels",
 }
 
 
@@ -127,10 +127,17 @@ def result_folders(args):
     return folders
 
 
+def is_segmentation(args):
+    """Whether the folder is one of infer_seg.py, by its name."""
+    return args.task == "png" and not args.pred_dir and Path(args.dict_dir).parts[0] in ("seg", "seg_crf")
+
+
 def how_to_make(args):
     """What to do where files are missing."""
     if args.pred_dir:
         return "check --pred_dir, --task and --list"
+    if is_segmentation(args):
+        return "run infer_seg.py"
     alpha = Path(args.dict_dir).name
     return f"run {MADE_BY[args.task]}" + (f" --alphas {int(alpha)}" if args.task == "crf" and alpha.isdigit() else "")
 
@@ -232,7 +239,7 @@ def main(args):
         print(describe_origin(folder))
     ended = summary.collect(World())
     written = write(result, results, run | {"ended": now(), "summary": ended, "origin": origin}, args)
-    print_summary("evaluation.py", ended, written, None if args.pred_dir else NEXT[args.task])
+    print_summary("evaluation.py", ended, written, None if args.pred_dir or is_segmentation(args) else NEXT[args.task])
 
 
 if __name__ == "__main__":

@@ -4,36 +4,39 @@ reads   --voc12_root, --infer_list, experiment/NAME/ckpt/{load_epo:03d}net_main.
 writes  experiment/NAME/dict/ID.npy (--dict), crf/{alpha:02d}/ID.npy (--crf), vis/ID_CLASS.png (--vis)
         python infer.py --name N --model aeft_gpp --load_epo E --dict --crf --alphas 2 19 21 \
             --infer_list voc12/train_aug.txt
+        python infer.py --name N --load_epo E --images DIR --out DIR --labels predicted --vis
+        python infer.py --name N --crf        refines the maps in dict/, of this or of another method, without network
 
-Images that are done are skipped, so a run that was cut off goes on when it is started again. Each output folder has a
-run.json; results of another epoch or other settings are refused, or replaced with --overwrite. Under torchrun each
-process takes its share of the list; where one dies, the next run does its images. While the network sees one image,
-processes refine those before it and a thread writes.
+Images that are done are skipped, so a run that was cut off goes on when it is started again; those whose labels or
+photographs changed are done again (inputs.tsv). Results of another epoch or other settings are refused, or replaced
+with --overwrite. Under torchrun each process takes its share of the list; where one dies, the next run does its
+images. While the network sees one image, processes refine those before it and a thread writes.
 """
 
+import shlex
+import sys
 from contextlib import ExitStack
 from functools import partial
 from pathlib import Path
 
-import numpy as np
 import torch
 from tqdm import tqdm
 
 from models.aeft import AEFTNet
-from models.checkpoint import load_weights
-from models.resnet38d import ResNet38d
-from tool.cam import multi_scale_cam
+from models.checkpoint import find_epoch, load_weights
+from models.trunks import make_trunk
 from tool.crf import crf_with_alphas
-from tool.io.files import UserError, read_list
-from tool.io.images import open_image
-from tool.pseudo_labels import CRF_ITERATIONS
+from tool.io.files import UserError, missing_files, read_list
 from tool.run.arguments import (
     Parser,
     add_common_arguments,
     add_crf_workers_argument,
     add_data_arguments,
-    add_width_argument,
+    add_images_arguments,
+    add_pool_argument,
+    add_trunk_arguments,
     flag,
+    fraction,
     natural,
     next_command,
     positive,
@@ -42,17 +45,20 @@ from tool.run.arguments import (
 )
 from tool.run.background import Background
 from tool.run.check import Check, timed
-from tool.run.device import choose_device, memory_format
+from tool.run.device import choose_device, memory_format, one_thread
 from tool.run.distributed import join_world
 from tool.run.failures import Failures
-from tool.run.outputs import Outputs
-from tool.run.record import check_claim, claim_folder, file_hash, this_run
+from tool.run.inputs import Inputs
+from tool.run.lock import locked
+from tool.run.outputs import MapWriter, map_folders, plan_maps
+from tool.run.record import file_hash, folder_settings, this_run
 from tool.run.script import run_script
 from tool.run.summary import Summary
 from voc12.classes import load_classes
-from voc12.data import Broken, InferenceSet, check_images, image_path, image_paths, inference_loader, read_maps
+from voc12.data import InferenceSet, image_path, inference_loader, mask_paths
+from voc12.inference import describe_scores, find_images, network_maps, stored_maps, usable_images
 from voc12.labels import load_labels
-from voc12.transforms import InferenceViews
+from voc12.transforms import IMAGENET, InferenceViews, look_of
 
 
 def get_args_parser():
@@ -60,16 +66,20 @@ def get_args_parser():
     add_common_arguments(parser)
     add_data_arguments(parser)
     parser.add_list(parser.data, "--infer_list", "voc12/train_aug.txt", "train", "list of images")
+    add_images_arguments(parser)
+    add = parser.data.add_argument
+    text = "classes of an image: those of its label, or those that the network finds"
+    add("--labels", type=str, default="given", choices=["given", "predicted"], help=text)
+    add("--min_score", type=fraction, default=0.5, help="probability from which a class counts as found, 0 to 1")
     add = parser.network.add_argument
     add("--model", type=str, default="aeft_gpp", choices=["aeft_gpp"], help="network to load")
-    add_width_argument(parser)
+    add_trunk_arguments(parser)
+    add_pool_argument(parser)
     add("--load_epo", type=natural, default=None, help="epoch of the checkpoint, from 0")
     add("--weights", type=str, default=None, help="a checkpoint file, instead of --load_epo")
     add = parser.method.add_argument
-    text = "powers of the background score for CRF, 1 to 99"
-    add("--alphas", type=power, nargs="+", default=[2, 19, 21], help=text)
-    text = "sizes at which an image is seen, relative to its own"
-    add("--scales", type=positive, nargs="+", default=[0.5, 1.0, 1.5, 2.0], help=text)
+    add("--alphas", type=power, nargs="+", default=[2, 19, 21], help="background powers for CRF, 1 to 99")
+    add("--scales", type=positive, nargs="+", default=[0.5, 1.0, 1.5, 2.0], help="sizes relative to the image's own")
     add = parser.run.add_argument
     add("--dict", action="store_true", help="write the class activation maps")
     add("--crf", action="store_true", help="write CRF scores, one folder an alpha")
@@ -80,171 +90,159 @@ def get_args_parser():
     return parser
 
 
-def find_checkpoint(args, experiment):
-    """Path of the weights; UserError says which epochs there are."""
-    if (args.load_epo is None) == (args.weights is None):
+def check_flags(args):
+    """UserError where flags contradict each other. Photographs by --images get maps and CRF without more flags."""
+    if args.images:
+        args.dict = args.crf = True
+    if (args.images is None) != (args.out is None):
+        raise UserError("--images PATH and --out DIR go together")
+    if args.images and args.labels == "given":
+        raise UserError("--images: these photographs have no labels; add --labels predicted")
+    if not (args.dict or args.crf or args.vis):
+        raise UserError("nothing to write: give --dict, --crf or --vis")
+
+
+def find_checkpoint(args):
+    """Path of the weights; None where stored maps alone are used. UserError says which epochs there are."""
+    given = (args.load_epo is not None) + (args.weights is not None)
+    if not given and not args.dict and args.labels == "given":
+        return None
+    if given != 1:
         raise UserError("give one of --load_epo EPOCH and --weights FILE")
     if args.weights:
         return Path(args.weights)
-    path = experiment / "ckpt" / f"{args.load_epo:03d}net_main.pth"
-    if not path.is_file():
-        epochs = sorted(int(p.name[:3]) for p in path.parent.glob("[0-9][0-9][0-9]net_main.pth"))
-        there = f"epochs there: {' '.join(map(str, epochs))}" if epochs else "no epoch is there; run train.py first"
-        raise UserError(f"{path}: no such checkpoint; {there}")
-    return path
+    return find_epoch(Path(args.experiment) / args.name / "ckpt", args.load_epo)
 
 
-def usable_images(ids, args, classes, failures):
-    """IDs that have an image and a label -> (IDs, labels); see --on_error for the others."""
-    try:
-        check_images(ids, args.voc12_root)
-        return ids, load_labels(ids, args.voc12_root, classes, args.cls_labels)
-    except UserError:
-        if not failures.skip:
-            raise
-    labels = {}
-
-    def check(image_id):
-        check_images([image_id], args.voc12_root)
-        labels.update(load_labels([image_id], args.voc12_root, classes, args.cls_labels))
-
-    return failures.usable(ids, check), labels
+def load_net(args, weights, num_classes, device):
+    net = AEFTNet(make_trunk(args.trunk, args.width, args.output_stride), num_classes, args.pool)
+    load_weights(net, weights, part="all")
+    return net.to(device, memory_format=memory_format(device, args.amp)).eval()
 
 
-def output_folders(args, experiment):
-    """{"dict": path, "vis": path, alpha: path} of those that were asked for."""
-    folders = {"dict": experiment / "dict"} if args.dict else {}
-    folders |= {alpha: experiment / "crf" / f"{alpha:02d}" for alpha in args.alphas if args.crf}
-    return folders | ({"vis": experiment / "vis"} if args.vis else {})
+def output_folders(args, place, weights, classes):
+    """The folders below `place`, for results of these settings; without a network, of those of the stored maps."""
+    stored = folder_settings(place / "dict")
+    settings = {"compress": args.compress, "classes": list(classes)}
+    if weights:
+        settings |= {"weights": file_hash(weights), "epoch": args.load_epo, "model": args.model, "scales": args.scales}
+        settings |= {key: getattr(args, key) for key in ("width", "trunk", "output_stride", "amp")}
+        if args.labels == "predicted":
+            settings |= {"labels": "predicted", "min_score": args.min_score}
+    else:
+        settings = (stored or {"maps": "of another method"}) | settings
+    asked = [name for name in ("dict", "crf", "vis") if getattr(args, name)]
+    if weights and stored != settings and not args.dict and any((place / "dict").rglob("*.npy")):
+        text = "the maps there are not of this checkpoint and not used; without one, --crf and --vis take them"
+        print(f"warning: {place / 'dict'}: {text}", file=sys.stderr)
+    return map_folders(place, settings if weights else stored, settings, args.alphas, classes, asked)
 
 
-def stored_maps(stored, outputs, voc12_root, failures):
-    """Images whose maps were written before: CRF and overlays need no network. Yields as `network_maps`."""
-    for image_id in tqdm(stored, "from dict", unit="image", disable=None):
-        try:
-            image = np.array(open_image(image_path(voc12_root, image_id)))
-            cams = read_maps(outputs.folders["dict"] / f"{image_id}.npy", image.shape[:2], len(outputs.classes))
-        except UserError as error:
-            failures.add(image_id, error)
-            continue
-        yield image_id, image, cams
+def find_inputs(args, ids, locate, classes, maps, failures):
+    """What the usable ones among the images are made from. maps: path of stored maps, where no network runs."""
+    known = ids if args.images else usable_images(ids, args.voc12_root, failures)
+    if args.labels == "predicted" or maps:
+        return Inputs(known, locate, maps)
+    failed = failures.add if failures.skip else None
+    labels = load_labels(known, args.voc12_root, classes, args.cls_labels, failed)
+    return Inputs(list(labels), locate, labels=labels)
 
 
-def network_maps(net, todo, labels, args, device, num_workers, failures=None):
-    """Images without maps: run the network on every view -> (ID, H x W x 3 uint8, {class: H x W float32}) of each."""
-    if not todo:
-        return
-    form = memory_format(device, args.amp)
-    net = net.to(device, memory_format=form).eval()
-    dataset = InferenceSet(args.voc12_root, todo, labels, InferenceViews(args.scales))
-    loader = inference_loader(dataset, num_workers, pin_memory=device.type == "cuda")
-    for sample in tqdm(loader, "maps", unit="image", disable=None):
-        if isinstance(sample, Broken):
-            failures.add(sample.image_id, sample.reason)
-            continue
-        image_id, image, views, label = sample
-        with torch.autocast(device.type, dtype=torch.bfloat16, enabled=args.amp):
-            views = [view.to(device, non_blocking=True).contiguous(memory_format=form) for view in views]
-            cam = multi_scale_cam(net, views, label, image.shape[:2]).cpu().numpy()
-        yield image_id, image.numpy(), {int(c): cam[c] for c in np.flatnonzero(label.numpy())}
+def map_sources(args, plan, folders, net, device, failures):
+    """{name: generator of (ID, photograph, maps, scores)}: of stored maps, and of the network's."""
+    inputs, found = plan.outputs.inputs, args.labels == "predicted"
+    look = look_of(net.trunk) if net else IMAGENET
+    views = InferenceViews((*args.scales, 1.0) if found else args.scales, look=look)  # the last is to find classes in
+    data = InferenceSet(inputs.locate["photograph"], plan.todo, inputs.labels, views)
+    loader = inference_loader(data, min(args.num_workers, len(plan.todo)), pin_memory=device.type == "cuda")
+    num_classes = len(folders.overlays.class_names)
+    return {
+        "from dict": stored_maps(plan.stored, inputs.locate["photograph"], folders.maps.path, num_classes, failures),
+        "maps": network_maps(net, loader, device, args.amp, args.min_score if found else None, failures),
+    }
 
 
-def check_run(check, outputs, net, todo, stored, labels, args, device):
+def check_run(check, args, plan, folders, net, device):
     """--check: images, disk, and one image through network and CRF."""
-    sizes = check.images(image_paths(args.voc12_root, [*todo, *stored]))
-    share = 1 / 8 if args.compress else 1
-    per_map = {i: 4 * w * h * share for i, (w, h) in sizes.items()}
-    present = {i: int(labels[i].sum()) for i in sizes}
-    for key, folder in outputs.folders.items():
-        maps = 0.5 if key == "vis" else 1
-        check.disk(folder, sum(per_map[i] * maps * (present[i] + isinstance(key, int)) for i in sizes))
-    usable = [i for i in todo if i in sizes]
-    seconds, crf_seconds = 0.0, 0.0
-    if usable:
-        (_, image, cams), seconds = timed(next, network_maps(net, usable[:1], labels, args, device, 0))
-        if args.crf:
-            _, crf_seconds = timed(crf_with_alphas, image, cams, args.alphas, CRF_ITERATIONS)
-    crf_seconds /= args.crf_workers
-    both = seconds + crf_seconds if device.type == "cpu" else max(seconds, crf_seconds)  # they share the cores there
-    check.end(
-        both * len(todo) + crf_seconds * len(stored),
-        len(todo),
-        f"network {seconds:.2f} s an image, CRF {crf_seconds:.2f} s",
-    )
+    for output in folders.asked:
+        output.check(args.overwrite)
+    locate = plan.outputs.inputs.locate["photograph"]
+    sizes = check.images({image_id: locate(image_id) for image_id in plan.outputs.left})
+    check.disks(folders.disk_needed(plan.outputs, sizes, args.compress))
+    usable = plan._replace(stored=[i for i in plan.stored if i in sizes], todo=[i for i in plan.todo if i in sizes])
+    first = usable._replace(stored=usable.stored[:1], todo=usable.todo[:1])
+    seconds, crf_seconds = {}, 0.0
+    for name, maps in map_sources(args, first, folders, net, device, Failures("stop", "")).items():
+        sample, seconds[name] = timed(next, maps, None)
+        if sample and args.crf:
+            _, crf_seconds = timed(crf_with_alphas, sample[1], sample[2], args.alphas)
+    share = crf_seconds / args.crf_workers
+    both = seconds["maps"] + share if device.type == "cpu" else max(seconds["maps"], share)  # they share cores there
+    text = f"network {seconds['maps']:.2f} s an image, CRF {crf_seconds:.2f} s"
+    check.end(both * len(usable.todo) + share * len(usable.stored), len(plan.outputs.left), text)
+
+
+def next_stage(args):
+    """The command that comes next; None where that is not ours to say."""
+    if args.images:
+        return None
+    scored = scored_list(args.infer_list)
+    masks = Path(scored).is_file() and not missing_files(mask_paths(args.voc12_root, read_list(scored)))
+    if masks and (args.crf or args.dict):
+        result = ("crf", "--dict_dir", f"crf/{args.alphas[0]:02d}") if args.crf else ("cam", "--dict_dir", "dict")
+        return next_command("evaluation.py", args, "--task", *result, *flag("--list", scored))
+    alphas = sorted(set(args.alphas))
+    if args.crf and len(alphas) > 2:
+        powers = ("--low", alphas[0], "--high", alphas[-1], "--dup", alphas[len(alphas) // 2])
+        return next_command("train_aff.py", args, *powers, *flag("--train_list", args.infer_list), "--val_list", "none")
+    more = ["--dict", "--crf"] if args.weights or args.load_epo is not None else ["--crf"]
+    return None if args.crf else shlex.join(["python", *sys.argv, *more])
 
 
 def main(args):
-    if not (args.dict or args.crf or args.vis):
-        raise UserError("nothing to write: give --dict, --crf or --vis")
-    experiment = Path(args.experiment) / args.name
-    classes = load_classes(args.classes)
-    ids = read_list(args.infer_list)
-    folders = output_folders(args, experiment)
-    failures = Failures(args.on_error, next(iter(folders.values())) / "failed.txt")
-    weights = find_checkpoint(args, experiment)
+    check_flags(args)
+    classes, weights = load_classes(args.classes), find_checkpoint(args)
+    photographs = find_images(args.images, args.out) if args.images else None
+    locate = photographs.get if photographs else partial(image_path, args.voc12_root)
+    everything = list(photographs or read_list(args.infer_list))
+    world, device = join_world(choose_device(args.device))
+    summary = Summary(device)
+    torch.manual_seed(args.seed)
+    folders = output_folders(args, Path(args.out or Path(args.experiment) / args.name), weights, classes)
+    failures = Failures(args.on_error, folders.asked[0].folder / "failed.txt", held=True)
+    stored = None if weights else folders.maps.path
+    inputs = find_inputs(args, world.share(everything), locate, classes, stored, failures)
+    with one_thread():  # processes are forked below, and a fork does not copy torch's threads
+        net = load_net(args, weights, len(classes), device) if weights else None
+    if args.check:
+        check = Check(world, f"{device} works, list and labels are read, weights fit")
+        return check_run(check, args, plan_maps(folders, inputs, weights, failures), folders, net, device)
     with ExitStack() as stack:
-        # first: it forks, before torch has threads
-        crf = stack.enter_context(Background(args.crf_workers if args.crf and not args.check else 0))
-        world, device = join_world(choose_device(args.device))
-        summary = Summary(device)
-        torch.manual_seed(args.seed)
-        net = AEFTNet(ResNet38d(args.width), len(classes))
-        load_weights(net, weights, part="all")
-        settings = {
-            "weights": file_hash(weights),
-            "epoch": args.load_epo,
-            "model": args.model,
-            "width": args.width,
-            "scales": args.scales,
-            "amp": args.amp,
-            "compress": args.compress,
-            "classes": list(classes),
-        }
-        outputs = Outputs(folders, classes, settings, args.compress)
-        if args.check:
-            check = Check(world, f"{device} works, list and labels are read, weights fit")
-            outputs.anew = [k for k, same in outputs.each(check_claim, overwrite=args.overwrite).items() if not same]
-        else:
-            world.first(failures.clear)
-        ids, labels = usable_images(world.share(ids), args, classes, failures)
-        if not args.check:
-            run = this_run(args, device, world.size, [args.infer_list], weights)
-            outputs.origins = world.first(partial(outputs.each, claim_folder, overwrite=args.overwrite, run=run))
-        missing = {i: outputs.missing(i, labels[i]) for i in ids}
-        left = [i for i in ids if missing[i]]
-        stored = [i for i in left if "dict" in folders and "dict" not in missing[i]]
-        has_maps = set(stored)
-        todo = [i for i in left if i not in has_maps]
-        if args.check:
-            return check_run(check, outputs, net, todo, stored, labels, args, device)
+        stack.enter_context(locked([output.folder for output in folders.asked], world))
+        crf = stack.enter_context(Background(args.crf_workers if args.crf else 0))
+        thread = stack.enter_context(Background())
+        failures.begin(world)
+        run = this_run(args, device, world.size, [] if args.images else [args.infer_list], weights)
+        world.first(lambda: [output.claim(args.overwrite, run) for output in folders.asked] and None)
+        plan = plan_maps(folders, inputs, weights, failures)
+        plan.outputs.renew()
+        text = f"{plan.outputs.describe()}, {len(plan.stored)} from stored maps, {len(plan.todo)} through the network"
         print(
-            f"infer.py: {weights}, {device}, process {world.rank} of {world.size}: {len(ids)} images, "
-            f"{len(ids) - len(left)} done before, {len(stored)} from stored maps, {len(todo)} through the network",
-            flush=True,
+            f"infer.py: {weights or 'stored maps'}, {device}, process {world.rank} of {world.size}: {text}", flush=True
         )
-        outputs.crf, outputs.writer = crf, stack.enter_context(Background())
-        for name, maps in (
-            ("from dict", stored_maps(stored, outputs, args.voc12_root, failures)),
-            ("maps", network_maps(net, todo, labels, args, device, args.num_workers, failures)),
-        ):
+        writer = MapWriter(folders, plan.outputs, crf, thread, args.compress)
+        for name, maps in map_sources(args, plan, folders, net, device, failures).items():
             with summary.stage(name) as stage:
-                for image_id, image, cams in maps:
-                    outputs.write(image_id, image, cams, missing[image_id])
+                for image_id, image, cams, scores in maps:
+                    if scores:
+                        tqdm.write(describe_scores(image_id, scores, classes))
+                    writer.write(image_id, image, cams)
                     stage["images"] += 1
-    summary.counts |= {
-        "done": sum(stage["images"] for stage in summary.stages.values()),
-        "skipped": len(ids) - len(left),
-    }
+    summary.counts["done"] = sum(stage["images"] for stage in summary.stages.values())
+    summary.counts["skipped"] = len(inputs.states) - len(plan.outputs.left)
     summary.add("crf", crf)
-    summary.add("writing", outputs.writer)
-    next_task = ("crf", "--dict_dir", f"crf/{args.alphas[0]:02d}") if args.crf else ("cam", "--dict_dir", "dict")
-    summary.end(
-        "infer.py",
-        world,
-        folders.values(),
-        failures,
-        next_command("evaluation.py", args, "--task", *next_task, *flag("--list", scored_list(args.infer_list))),
-    )
+    summary.add("writing", thread)
+    summary.end("infer.py", world, [output.folder for output in folders.asked], failures, next_stage(args))
 
 
 if __name__ == "__main__":

@@ -4,10 +4,13 @@ reads   experiment/NAME/dict/ID.npy (infer.py --dict), ckpt_aff/aff{low:02d}{hig
 writes  experiment/NAME/rw/{low:02d}_{high:02d}{dup:02d}/ID.png: class ids 0..K, palette PNG with the VOC colours
         python infer_aff.py --name N --low 2 --high 21 --dup 19 --train_list voc12/train_aug.txt
 
-Images that are done are skipped; results of other weights or settings are refused, or replaced with --overwrite. Under
-torchrun each process takes its share of the list; where one dies, the next run does its images.
+Images that are done are skipped; those whose photographs or maps changed are done again (inputs.tsv). Results of other
+weights or settings are refused, or replaced with --overwrite. Under torchrun each process takes its share of the list;
+where one dies, the next run does its images.
 """
 
+from contextlib import ExitStack
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -15,15 +18,16 @@ from tqdm import tqdm
 
 from models.affinity import AffinityNet
 from models.checkpoint import load_weights
-from tool.io.files import UserError, read_list
+from models.trunks import make_trunk
+from tool.io.files import UserError, missing_files, read_list
 from tool.pseudo_labels import refine_labels, stack_scores, walk_scores
 from tool.run.arguments import (
     Parser,
     add_common_arguments,
     add_crf_workers_argument,
     add_data_arguments,
+    add_trunk_arguments,
     add_walk_arguments,
-    add_width_argument,
     check_alphas,
     flag,
     next_command,
@@ -33,15 +37,19 @@ from tool.run.arguments import (
 )
 from tool.run.background import Background
 from tool.run.check import Check, timed
-from tool.run.device import choose_device, memory_format
+from tool.run.device import choose_device, memory_format, one_thread
 from tool.run.distributed import join_world
 from tool.run.failures import Failures
-from tool.run.outputs import label_job
-from tool.run.record import check_claim, claim_folder, file_hash, folder_settings, this_run
+from tool.run.inputs import Inputs
+from tool.run.lock import locked
+from tool.run.outputs import Output, Outputs, label_job
+from tool.run.record import file_hash, folder_settings, this_run
 from tool.run.script import run_script
 from tool.run.summary import Summary
 from voc12.classes import load_classes
-from voc12.data import WalkSet, check_images, check_scores, image_paths
+from voc12.data import WalkSet, check_images, check_scores, image_path, image_paths, mask_paths
+from voc12.inference import in_range
+from voc12.transforms import look_of
 
 
 def get_args_parser():
@@ -51,7 +59,7 @@ def get_args_parser():
     parser.add_list(parser.data, "--train_list", "voc12/train_aug.txt", "train", "list of images to label")
     add = parser.network.add_argument
     add("--weights", type=str, default=None, help="an AffinityNet checkpoint, instead of best.pth")
-    add_width_argument(parser)
+    add_trunk_arguments(parser)
     add_walk_arguments(parser)
     add = parser.method.add_argument
     add("--beta", type=positive, default=8.0, help="power on the affinities")
@@ -63,42 +71,7 @@ def get_args_parser():
     return parser
 
 
-def images_left(ids, folders):
-    return [i for i in ids if not all((folder / f"{i}.png").is_file() for folder in folders.values())]
-
-
-def check_run(check, net, ids, folders, settings, classes, dict_dir, args, device):
-    """--check: images, maps, disk, and one image through the walk."""
-    same = [check_claim(folder, settings, "*.png", args.overwrite) for folder in folders.values()]
-    todo = images_left(ids, folders) if all(same) else ids
-    sizes = check.images(image_paths(args.voc12_root, todo))
-    for folder in folders.values():
-        check.disk(folder, sum(w * h / 4 for w, h in sizes.values()))  # palette PNGs take less, overlays about this
-    if not sizes:
-        return check.end(0, 0, "nothing to do")
-    first = walk_all(net, list(sizes)[:1], dict_dir, len(classes), args, device, Failures("stop", ""))
-    (_, photo, keys, walked), seconds = timed(next, first)
-    _, crf_seconds = timed(refine_labels, photo, keys, walked)
-    check.end(
-        len(todo) * (seconds + crf_seconds / args.crf_workers),
-        len(todo),
-        f"walk {seconds:.2f} s an image, CRF {crf_seconds:.2f} s",
-    )
-
-
-def walk_all(net, todo, dict_dir, num_classes, args, device, failures):
-    """Walk the maps of all images -> (ID, photo H x W x 3 uint8, keys, scores K x H x W) of each."""
-    walks = WalkSet(args.voc12_root, todo, dict_dir, num_classes, args.scale)
-    for index, image_id in enumerate(tqdm(todo, "walk", unit="image", disable=None)):
-        try:
-            _, photo, view, maps = walks[index]
-        except UserError as error:
-            failures.add(image_id, error)
-            continue
-        keys, scores = stack_scores(maps, args.dup)
-        with torch.autocast(device.type, dtype=torch.bfloat16, enabled=args.amp):
-            walked = walk_scores(net, view, scores, device, args.beta, args.steps)
-        yield image_id, photo, keys, walked
+# ---------------------------------------------------------------- plan: what is asked, what is there
 
 
 def load_net(args, experiment, powers, device):
@@ -109,70 +82,117 @@ def load_net(args, experiment, powers, device):
             f"{weights}: no such checkpoint; run train_aff.py --name {args.name} --low {args.low} "
             f"--high {args.high} --dup {args.dup}"
         )
-    net = AffinityNet(width=args.width)
+    net = AffinityNet(make_trunk(args.trunk, args.width, args.output_stride))
     load_weights(net, weights, part="all")
     return net.to(device, memory_format=memory_format(device, args.amp)).eval(), weights
 
 
+def output_folders(args, experiment, powers, weights, classes):
+    """The folder of the pseudo labels, and with --vis that of their overlays."""
+    settings = {
+        "weights": file_hash(weights),
+        "width": args.width,
+        "trunk": args.trunk,
+        "output_stride": args.output_stride,
+        "dup": args.dup,
+        "scale": args.scale,
+        "beta": args.beta,
+        "steps": args.steps,
+        "amp": args.amp,
+        "classes": list(classes),
+        "maps": folder_settings(experiment / "dict"),
+    }
+    names = ("rw", "rw_vis") if args.vis else ("rw",)
+    return [Output(experiment / name / powers, settings, ".png") for name in names]
+
+
+def walk_all(args, net, todo, dict_dir, num_classes, device, failures):
+    """Walk the maps of all images -> (ID, photo H x W x 3 uint8, keys, scores K x H x W) of each."""
+    walks = WalkSet(args.voc12_root, todo, dict_dir, num_classes, args.scale, look_of(net.trunk))
+    said = set()
+    for index, image_id in enumerate(tqdm(todo, "walk", unit="image", disable=None)):
+        try:
+            _, photo, view, maps = walks[index]
+        except UserError as error:
+            failures.add(image_id, error)
+            continue
+        keys, scores = stack_scores(in_range(maps, f"{dict_dir}/{image_id}.npy", said), args.dup)
+        with torch.autocast(device.type, dtype=torch.bfloat16, enabled=args.amp):
+            walked = walk_scores(net, view, scores, device, args.beta, args.steps)
+        yield image_id, photo, keys, walked
+
+
+# ---------------------------------------------------------------- check
+
+
+def check_run(check, args, outputs, walk):
+    """--check: images, maps, disk, and one image through the walk. walk: the function IDs -> what `walk_all` gives."""
+    for output in outputs.surveys:
+        output.check(args.overwrite)
+    sizes = check.images(image_paths(args.voc12_root, outputs.left))
+    pixels = sum(w * h for w, h in sizes.values())
+    check.disks({output.folder: pixels / 4 for output in outputs.surveys})
+    if not sizes:
+        return check.end(0, 0, "nothing to do")
+    (_, photo, keys, walked), seconds = timed(next, walk(list(sizes)[:1]))
+    _, crf_seconds = timed(refine_labels, photo, keys, walked)
+    text = f"walk {seconds:.2f} s an image, CRF {crf_seconds:.2f} s"
+    check.end(len(outputs.left) * (seconds + crf_seconds / args.crf_workers), len(outputs.left), text)
+
+
+# ---------------------------------------------------------------- run
+
+
+def next_stage(args, powers):
+    """The command that scores the labels; None where there are no masks."""
+    scored = scored_list(args.train_list)
+    if not Path(scored).is_file() or missing_files(mask_paths(args.voc12_root, read_list(scored))):
+        return None
+    words = ("--task", "png", "--dict_dir", f"rw/{powers}", *flag("--list", scored))
+    return next_command("evaluation.py", args, *words)
+
+
 def main(args):
     check_alphas(args)
-    with Background(0 if args.check else args.crf_workers) as crf:  # first: it forks, before torch has threads
-        world, device = join_world(choose_device(args.device))
-        summary = Summary(device)
-        torch.manual_seed(args.seed)
-        classes = load_classes(args.classes)
-        ids = read_list(args.train_list)
-        experiment = Path(args.experiment) / args.name
-        dict_dir = experiment / "dict"
-        powers = f"{args.low:02d}_{args.high:02d}{args.dup:02d}"
-        failures = Failures(args.on_error, experiment / "rw" / powers / "failed.txt")
-        if not failures.skip:
-            check_images(ids, args.voc12_root)
-            check_scores(ids, dict_dir, args.train_list, "infer.py --dict")
+    world, device = join_world(choose_device(args.device))
+    summary = Summary(device)
+    torch.manual_seed(args.seed)
+    classes, everything = load_classes(args.classes), read_list(args.train_list)
+    experiment = Path(args.experiment) / args.name
+    dict_dir, powers = experiment / "dict", f"{args.low:02d}_{args.high:02d}{args.dup:02d}"
+    failures = Failures(args.on_error, experiment / "rw" / powers / "failed.txt", held=True)
+    if not failures.skip:
+        check_images(everything, args.voc12_root)
+        check_scores(everything, dict_dir, args.train_list, "infer.py --dict")
+    with one_thread():  # processes are forked below, and a fork does not copy torch's threads
         net, weights = load_net(args, experiment, powers, device)
-        folders = {"labels": experiment / "rw" / powers} | ({"vis": experiment / "rw_vis" / powers} if args.vis else {})
-        settings = {
-            "weights": file_hash(weights),
-            "width": args.width,
-            "dup": args.dup,
-            "scale": args.scale,
-            "beta": args.beta,
-            "steps": args.steps,
-            "amp": args.amp,
-            "classes": list(classes),
-            "maps": folder_settings(dict_dir),
-        }
-        ids = world.share(ids)
-        if args.check:
-            check = Check(world, f"{device} works, images and maps are there, weights fit")
-            return check_run(check, net, ids, folders, settings, classes, dict_dir, args, device)
+    folders = output_folders(args, experiment, powers, weights, classes)
+    ids = world.share(everything)
+    inputs = Inputs(ids, partial(image_path, args.voc12_root), lambda image_id: f"{dict_dir}/{image_id}.npy")
+    walk = partial(walk_all, args, net, dict_dir=dict_dir, num_classes=len(classes), device=device)
+    if args.check:
+        check = Check(world, f"{device} works, images and maps are there, weights fit")
+        return check_run(check, args, Outputs(folders, inputs), partial(walk, failures=Failures("stop", "")))
+    with ExitStack() as stack:
+        stack.enter_context(locked([output.folder for output in folders], world))
+        crf = stack.enter_context(Background(args.crf_workers))
+        failures.begin(world)
         run = this_run(args, device, world.size, [args.train_list], weights)
-
-        def claim():
-            failures.clear()
-            return [claim_folder(folder, settings, "*.png", args.overwrite, run) for folder in folders.values()]
-
-        origin = world.first(claim)[0]
-        todo = images_left(ids, folders)
+        world.first(lambda: [output.claim(args.overwrite, run) for output in folders] and None)
+        outputs = Outputs(folders, inputs)
+        outputs.renew()
         print(
-            f"infer_aff.py: {weights}, {device}, process {world.rank} of {world.size}: {len(ids)} images, "
-            f"{len(ids) - len(todo)} done before",
-            flush=True,
+            f"infer_aff.py: {weights}, {device}, process {world.rank} of {world.size}: {outputs.describe()}", flush=True
         )
         with summary.stage("walk") as stage:
-            for image_id, *job in walk_all(net, todo, dict_dir, len(classes), args, device, failures):
-                crf.submit(label_job, *job, [folder / f"{image_id}.png" for folder in folders.values()], origin)
+            for image_id, photo, keys, walked in walk(list(outputs.left), failures=failures):
+                lacking = outputs.begin(image_id, keys[1:] - 1)
+                files = [(output.path(image_id), output.origin) if output in lacking else None for output in folders]
+                crf.submit(partial(label_job, names=classes), photo, keys, walked, *files)
                 stage["images"] += 1
-    summary.counts |= {"done": stage["images"], "skipped": len(ids) - len(todo)}
+    summary.counts |= {"done": stage["images"], "skipped": len(ids) - len(outputs.left)}
     summary.add("crf", crf)
-    folder = ("--dict_dir", f"rw/{powers}")
-    summary.end(
-        "infer_aff.py",
-        world,
-        folders.values(),
-        failures,
-        next_command("evaluation.py", args, "--task", "png", *folder, *flag("--list", scored_list(args.train_list))),
-    )
+    summary.end("infer_aff.py", world, [output.folder for output in folders], failures, next_stage(args, powers))
 
 
 if __name__ == "__main__":

@@ -10,22 +10,24 @@ images, each is erased where it is most active (models/triplet.py: erase), pulle
 pushed from an image without a common class (repel).
 """
 
+import argparse
 import sys
 from functools import partial
 from pathlib import Path
 
-import numpy as np
 import torch
 
 from models.aeft import AEFTNet
 from models.checkpoint import load_weights, save_weights
-from models.resnet38d import ResNet38d, count_parameters
-from models.triplet import TripletErasing
+from models.resnet38d import count_parameters
+from models.triplet import ATTRACT, METRICS, TripletErasing
+from models.trunks import make_trunk
 from tool.io.files import UserError, read_list, require_files
 from tool.run.arguments import (
     Parser,
     add_common_arguments,
     add_data_arguments,
+    add_pool_argument,
     add_training_arguments,
     flag,
     fraction,
@@ -44,8 +46,8 @@ from tool.run.settings import remember
 from tool.run.training import Run, build_optimizer, check_batches, check_training, prepare_network, train_one_epoch
 from voc12.classes import load_classes
 from voc12.data import EpochBatches, Substituting, TrainSet, check_images, image_paths, mask_paths, train_loader
-from voc12.labels import load_labels
-from voc12.transforms import TrainView
+from voc12.labels import any_negative, load_labels
+from voc12.transforms import TrainView, look_of
 from voc12.validation import cam_sweep
 
 
@@ -62,13 +64,23 @@ def get_args_parser():
     add("--jitter_p", type=fraction, default=0.8, help="probability of colour jitter")
     add = parser.network.add_argument
     add("--model", type=str, default="aeft_gpp", choices=["aeft_gpp"], help="network to train")
-    text = "start weights (.params, .pth, .safetensors), or none to train from scratch"
+    text = (
+        "start weights: a file (.params, .pth, .safetensors), timm to let it fetch its own, none to train from scratch"
+    )
     add("--pretrained", type=str, default="pretrained/resnet_38d.params", help=text)
+    add_pool_argument(parser)
     add_training_arguments(parser, epochs=40, crop_size=320, jitter=[0.4, 0.4, 0.4, 0.1], scratch_lr_mult=1.0)
     add = parser.schedule.add_argument
     add("--T", type=natural, default=18, help="first epoch (from 0) with the triplet")
     add("--batch_size_triplet", type=positive_int, default=32, help="images a step, over all processes, from T on")
     add = parser.method.add_argument
+    text = (
+        "soft: the paper's; rigid: erased images are classified with the labels of the whole; none: nothing is erased"
+    )
+    add("--attract", type=str, default="soft", choices=ATTRACT, help=text)
+    switch = argparse.BooleanOptionalAction
+    add("--repel", action=switch, default=True, help="push images away from those without a common class")
+    add("--metric", type=str, default="gpp", choices=METRICS, help="maps that embeddings are taken from")
     add("--cls_batch", type=positive_int, default=8, help="images of a batch that the classification loss sees")
     text = "activations: erased from HIGH, not the object below LOW"
     add("--TH", type=fraction, nargs=2, default=[0.6, 0.2], metavar=("HIGH", "LOW"), help=text)
@@ -84,10 +96,12 @@ def check_args(args):
         raise UserError(f"--TH {args.TH[0]} {args.TH[1]}: HIGH must be above LOW")
     if args.resize[0] > args.resize[1]:
         raise UserError(f"--resize {args.resize[0]} {args.resize[1]}: MIN must not be above MAX")
+    if args.attract == "rigid" and args.T >= args.epochs:
+        raise UserError(f"--attract rigid --T {args.T}: nothing is erased in {args.epochs} epochs")
 
 
-def build_data(args, classes, world):
-    """The training set, and the sampler that gives its batches."""
+def build_data(args, classes, look, world):
+    """The training set, and the sampler that gives its batches. look: what the trunk wants images to be like."""
     ids = read_list(args.train_list)
     if args.on_error == "stop":
         check_images(ids, args.voc12_root)
@@ -95,25 +109,15 @@ def build_data(args, classes, world):
     sizes += [args.batch_size_triplet] if args.T < args.epochs else []
     check_batches(sizes, len(ids), args.train_list, world)
     labels = load_labels(ids, args.voc12_root, classes, args.cls_labels)
-    if world.main and args.T < args.epochs and not any_negative(labels.matrix):
+    if world.main and args.repel and args.T < args.epochs and not any_negative(labels.matrix):
         print(
             f"warning: {args.train_list}: any two images share a class, so none has a negative and the repel term "
             "stays 0; more classes, or images without the common one, would change that",
             file=sys.stderr,
         )
-    view = TrainView(args.resize, args.crop_size, args.jitter, args.jitter_p)
-    return (
-        TrainSet(args.voc12_root, ids, labels, view, args.seed),
-        EpochBatches(len(ids), args.seed, world.rank, world.size),
-    )
-
-
-def any_negative(labels):
-    """Whether any two images share no class. labels: N x C of 0 and 1."""
-    rows = np.unique(labels, axis=0).astype(np.float32)
-    if rows.all(axis=0).any():  # a class that all of them have
-        return False
-    return any((rows @ row == 0).any() for row in rows[np.argsort(rows.sum(axis=1))])  # few classes find one soonest
+    view = TrainView(args.resize, args.crop_size, args.jitter, args.jitter_p, look)
+    dataset = TrainSet(args.voc12_root, ids, labels, view, args.seed)
+    return dataset, EpochBatches(len(ids), args.seed, world.rank, world.size)
 
 
 def read_val_list(args):
@@ -138,11 +142,13 @@ def describe_data(dataset, classes, val_ids):
 
 def build_net(args, num_classes):
     """The network, with its start weights; frozen as released when these are pretrained."""
-    trunk = ResNet38d(args.width, dropout=(0.2, 0.2) if args.dropout else (0.0, 0.0))
+    dropout = (0.2, 0.2) if args.dropout else (0.0, 0.0)
+    trunk = make_trunk(args.trunk, args.width, args.output_stride, dropout, fetch=args.pretrained == "timm")
     trunk.checkpoint_activations = args.checkpoint_activations
-    net = AEFTNet(trunk, num_classes)
-    if args.pretrained != "none":
+    net = AEFTNet(trunk, num_classes, args.pool)
+    if args.pretrained not in ("none", "timm"):
         load_weights(net, args.pretrained, part="trunk")
+    if args.pretrained != "none":
         net.freeze()
     return net
 
@@ -191,13 +197,14 @@ def main(args):
     world, device = join_world(choose_device(args.device))
     torch.manual_seed(args.seed)
     classes = load_classes(args.classes)
-    dataset, batches = build_data(args, classes, world)
-    val_ids = read_val_list(args)
     net = build_net(args, len(classes))
+    dataset, batches = build_data(args, classes, look_of(net.trunk), world)
+    val_ids = read_val_list(args)
     model = prepare_network(net, device, world, args.amp, args.seed, args.compile)
     groups = net.param_groups(args.lr, args.wt_dec, args.scratch_lr_mult)
     optimizer = build_optimizer(args.optimizer, groups, args.momentum)
-    losses = TripletErasing(*args.TH, margin=args.M, weights=args.W, cls_batch=args.cls_batch)
+    terms = {"attract": args.attract, "repel": args.repel, "metric": args.metric}
+    losses = TripletErasing(*args.TH, margin=args.M, weights=args.W, cls_batch=args.cls_batch, **terms)
     criterion = Criterion(losses, args.T, args.seed, batches, world)
     phases, planned = plan(args, len(dataset))
     checkpoints = Path(args.experiment) / args.name / "ckpt" / "{:03d}net_main.pth"
@@ -231,7 +238,7 @@ def main(args):
             scores, text = validate(args, epoch, net, classes, run)
             run.finish_epoch(progress, losses, scores, text)
         words = ("--load_epo", progress.epoch - 1, "--dict", "--crf", *flag("--infer_list", args.train_list))
-        run.end("train.py", progress, failures, next_command("infer.py", args, *words))
+        run.end("train.py", progress, failures, progress.epoch and next_command("infer.py", args, *words))
 
 
 if __name__ == "__main__":

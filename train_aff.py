@@ -18,8 +18,8 @@ import torch
 
 from models.affinity import DROPOUT, AffinityNet, affinity_loss
 from models.checkpoint import load_weights, save_weights
-from models.resnet38d import ResNet38d, count_parameters
-from tool.affinity_labels import STRIDE
+from models.resnet38d import count_parameters
+from models.trunks import make_trunk
 from tool.io.files import UserError, read_list
 from tool.run.arguments import (
     Parser,
@@ -41,11 +41,15 @@ from tool.run.resume import Progress, fingerprint, start_weights
 from tool.run.script import run_script
 from tool.run.training import (
     BEST_FILE,
+    IMAGENET_WEIGHTS,
+    PSA_WEIGHTS,
     BestCheckpoint,
     Run,
     build_optimizer,
     check_batches,
     check_training,
+    classifiers,
+    first_weights,
     prepare_network,
     train_one_epoch,
 )
@@ -60,10 +64,10 @@ from voc12.data import (
     image_paths,
     train_loader,
 )
-from voc12.transforms import AffinityView
+from voc12.transforms import AffinityView, look_of
 from voc12.validation import can_validate, walk_miou
 
-START_WEIGHTS = ("pretrained/res38_cls.pth", "pretrained/resnet_38d.params")
+START_WEIGHTS = (PSA_WEIGHTS, IMAGENET_WEIGHTS)
 
 
 def get_args_parser():
@@ -85,20 +89,20 @@ def get_args_parser():
     return parser
 
 
-def build_data(args, experiment, num_labels, world):
+def build_data(args, experiment, num_labels, net, world):
     """The training set, and the sampler that gives its batches."""
     ids = read_list(args.train_list)
-    folders = [experiment / "crf" / f"{alpha:02d}" for alpha in (args.low, args.high)]
+    folders = {alpha: experiment / "crf" / f"{alpha:02d}" for alpha in (args.low, args.high)}
     if args.on_error == "stop":
         check_images(ids, args.voc12_root)
-        for folder, alpha in zip(folders, (args.low, args.high)):
+        for alpha, folder in folders.items():
             check_scores(ids, folder, args.train_list, f"infer.py --crf --alphas {alpha}")
     check_batches([args.batch_size], len(ids), args.train_list, world)
-    view = AffinityView(args.crop_size, args.scale, args.jitter)
-    return (
-        AffinitySet(args.voc12_root, ids, *folders, view, args.seed, num_labels),
-        EpochBatches(len(ids), args.seed, world.rank, world.size),
-    )
+    if args.crop_size % net.stride:
+        raise UserError(f"--crop_size {args.crop_size}: must be a multiple of {net.stride}, the size of a cell")
+    view = AffinityView(args.crop_size, args.scale, args.jitter, look_of(net.trunk))
+    dataset = AffinitySet(args.voc12_root, ids, *folders.values(), view, args.seed, num_labels, net.stride)
+    return dataset, EpochBatches(len(ids), args.seed, world.rank, world.size)
 
 
 def describe_data(args, experiment, ids, classes, select):
@@ -117,21 +121,23 @@ def describe_data(args, experiment, ids, classes, select):
 
 def build_net(args):
     """AffinityNet with its start weights, frozen as released when there are any -> (network, their path or none)."""
-    trunk = ResNet38d(args.width, DROPOUT if args.dropout else (0.0, 0.0))
+    dropout = DROPOUT if args.dropout else (0.0, 0.0)
+    trunk = make_trunk(args.trunk, args.width, args.output_stride, dropout, fetch=args.pretrained == "timm")
     trunk.checkpoint_activations = args.checkpoint_activations
     net = AffinityNet(trunk)
-    path = args.pretrained
-    if path == "auto":
-        path = next((p for p in START_WEIGHTS if Path(p).is_file()), None)
-        if path is None:
-            raise UserError(
-                f"none of {' '.join(START_WEIGHTS)} is there; see pretrained/README.md, or give "
-                "--pretrained FILE (a checkpoint of train.py will do) or --pretrained none"
-            )
-    if path != "none":
+    path = find_weights(args) if args.pretrained == "auto" else args.pretrained
+    if path not in ("none", "timm"):
         load_weights(net, path, part="trunk")
+    if path != "none":
         net.freeze()
     return net, path
+
+
+def find_weights(args):
+    """What --pretrained auto takes: for resnet38d a file of START_WEIGHTS, for others the experiment's classifier."""
+    if args.trunk == "resnet38d":
+        return first_weights(START_WEIGHTS)
+    return first_weights(classifiers(Path(args.experiment) / args.name))
 
 
 class Criterion:
@@ -144,18 +150,15 @@ class Criterion:
 
     def __call__(self, model, image, masks, progress):
         """masks: B x 3 x offsets x anchors, the pairs of both background, of one class, of different classes."""
-        affinity = model(image)  # B x offsets x anchors
-        losses = affinity_loss(affinity.float(), *masks.unbind(1), over_all=self.world.sum)
+        losses = affinity_loss(model(image).float(), *masks.unbind(1), over_all=self.world.sum)
         return losses["total"], self.world.sum(torch.stack([losses[k].detach() for k in self.terms]))
 
 
 def describe_selection(args, select):
-    if select == "best":
-        return (
-            f"selection: best.pth is chosen by mIoU of the walk on the masks of {args.val_list}, every "
-            f"{args.val_every} steps: ground truth picks the checkpoint (released; --select last uses none)"
-        )
-    return "selection: best.pth is the last epoch; no ground truth is used"
+    if select == "last":
+        return "selection: best.pth is the last epoch; no ground truth is used"
+    how = f"by mIoU of the walk on the masks of {args.val_list}, every {args.val_every} steps"
+    return f"selection: best.pth is chosen {how}: ground truth picks it (released; --select last uses none)"
 
 
 def next_stage(args, run, progress):
@@ -168,15 +171,13 @@ def next_stage(args, run, progress):
 
 def main(args):
     check_alphas(args)
-    if args.crop_size % STRIDE:
-        raise UserError(f"--crop_size {args.crop_size}: must be a multiple of {STRIDE}, the size of a cell")
     world, device = join_world(choose_device(args.device))
     torch.manual_seed(args.seed)
     classes = load_classes(args.classes)
     experiment = Path(args.experiment) / args.name
-    dataset, batches = build_data(args, experiment, len(classes) + 1, world)
-    select = args.select if can_validate(args.select, args.val_list, args.voc12_root, experiment / "dict") else "last"
     net, weights = build_net(args)
+    dataset, batches = build_data(args, experiment, len(classes) + 1, net, world)
+    select = args.select if can_validate(args.select, args.val_list, args.voc12_root, experiment / "dict") else "last"
     model = prepare_network(net, device, world, args.amp, args.seed, args.compile)
     groups = net.param_groups(args.lr, args.wt_dec, args.scratch_lr_mult)
     optimizer = build_optimizer(args.optimizer, groups, args.momentum)
@@ -199,7 +200,14 @@ def main(args):
         run.describe("train_aff.py", [f"AffinityNet: {counts}", describe_selection(args, select)])
         score = None
         if select == "best":
-            walks = WalkSet(args.voc12_root, read_list(args.val_list), experiment / "dict", len(classes), args.scale)
+            walks = WalkSet(
+                args.voc12_root,
+                read_list(args.val_list),
+                experiment / "dict",
+                len(classes),
+                args.scale,
+                look_of(net.trunk),
+            )
             score = partial(walk_miou, net, walks, args.dup, device, world)
         best = BestCheckpoint(score, args.val_every, net, run, save_weights, "random walk mIoU")
         run.restore_checkpoint(progress, save_weights)
@@ -214,7 +222,7 @@ def main(args):
             if world.main:
                 save_weights(net, run.checkpoint(epoch))
             run.finish_epoch(progress, losses, {"best": progress.best} if score else None)
-        run.end("train_aff.py", progress, failures, next_stage(args, run, progress))
+        run.end("train_aff.py", progress, failures, progress.epoch and next_stage(args, run, progress))
 
 
 if __name__ == "__main__":

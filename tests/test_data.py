@@ -2,6 +2,7 @@
 
 import hashlib
 import os
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -139,7 +140,7 @@ def test_an_epoch_visits_no_image_twice(length, batch, epoch):
 def test_inference_set_keeps_order_and_original_pixels(toy):
     ids = read_list(toy / "train.txt")[:3]
     labels = load_labels(ids, toy, VOC_CLASSES, cls_labels=None)
-    loader = inference_loader(InferenceSet(toy, ids, labels, InferenceViews((1.0,))), 2)
+    loader = inference_loader(InferenceSet(partial(image_path, toy), ids, labels, InferenceViews((1.0,))), 2)
     for expected, (image_id, image, views, label) in zip(ids, loader, strict=True):
         stored = np.asarray(open_image(toy / "JPEGImages" / f"{expected}.jpg"))
         assert image_id == expected and np.array_equal(np.asarray(image), stored)
@@ -232,7 +233,9 @@ def test_a_broken_image_is_given_as_such(broken):
     path = broken / "JPEGImages" / f"{ids[1]}.jpg"
     path.write_bytes(path.read_bytes()[:400])
     labels = load_labels(ids, broken, VOC_CLASSES, None)
-    first, second, third = inference_loader(InferenceSet(broken, ids, labels, InferenceViews((1.0,))), 1)
+    first, second, third = inference_loader(
+        InferenceSet(partial(image_path, broken), ids, labels, InferenceViews((1.0,))), 1
+    )
     assert (first[0], third[0]) == (ids[0], ids[2])
     assert second.image_id == ids[1] and isinstance(second, Broken)
     assert second.reason.startswith(f"{path}: unreadable image")

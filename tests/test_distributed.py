@@ -1,6 +1,7 @@
 """torchrun: N processes give the losses and weights of one, and share the images that have to be inferred."""
 
 import json
+import signal
 import subprocess
 import sys
 
@@ -14,19 +15,15 @@ from models.resnet38d import ResNet38d, running_statistics_kept
 from tool.io.scores import read_scores
 
 
+def torchrun_command(processes, script, *args):
+    """A script as several processes on this machine."""
+    options = [f"--nproc_per_node={processes}", "--rdzv_backend=c10d", "--rdzv_endpoint=localhost:0", "--"]
+    return [sys.executable, "-m", "torch.distributed.run", *options, str(ROOT / script), *map(str, args)]
+
+
 def torchrun(processes, script, *args):
-    """Run a script as several processes on this machine; returns what all of them printed."""
-    command = [
-        sys.executable,
-        "-m",
-        "torch.distributed.run",
-        f"--nproc_per_node={processes}",
-        "--rdzv_backend=c10d",
-        "--rdzv_endpoint=localhost:0",
-        "--",
-        str(ROOT / script),
-        *map(str, args),
-    ]
+    """Run a script as several processes; returns what all of them printed."""
+    command = torchrun_command(processes, script, *args)
     result = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=400)
     assert result.returncode == 0, result.stderr[-3000:]
     return result.stdout
@@ -100,11 +97,23 @@ def test_processes_train_as_one(alone, tmp_path, processes):
     assert_same_weights(tmp_path / "n/ckpt/002net_main.pth", folder / "n/ckpt/002net_main.pth")
 
 
-@pytest.mark.slow
-def test_processes_resume_as_one(alone, tmp_path):
+def test_a_signal_stops_all_processes_with_one_line_and_they_resume_as_one(alone, tmp_path):
+    """Ctrl-C reaches torchrun, which hands it on to all: after the same step, said once."""
     folder, flags = alone
-    torchrun(2, "train.py", "--name", "n", "--experiment", tmp_path, *flags, "--stop_epoch", 2)
-    torchrun(2, "train.py", "--name", "n", "--experiment", tmp_path, *flags, "--resume")
+    command = ["train.py", "--name", "n", "--experiment", tmp_path, *flags]
+    process = subprocess.Popen(
+        torchrun_command(2, *command), cwd=ROOT, text=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE
+    )
+    for line in process.stdout:
+        if line.startswith("epoch 0"):
+            process.send_signal(signal.SIGINT)
+            break
+    _, errors = process.communicate(timeout=200)
+    assert process.returncode != 0 and errors.count("stopped by SIGINT") == 1, errors[-3000:]
+    assert errors.count("--resume continues") == 1 and "interrupted" not in errors, errors[-3000:]
+    progress = torch.load(tmp_path / "n/ckpt/resume.pth", weights_only=True)["progress"]
+    assert f"at epoch {progress['epoch']}, step {progress['step']};" in errors
+    torchrun(2, *command, "--resume")
     assert_same_weights(tmp_path / "n/ckpt/002net_main.pth", folder / "n/ckpt/002net_main.pth")
 
 

@@ -12,13 +12,11 @@ from tool.io.images import (
     add_legend,
     heat_overlay,
     image_size,
-    is_binary,
     label_image,
     label_overlay,
     open_image,
     open_mask,
     save_image,
-    warn_binary,
 )
 
 PIXELS = np.random.default_rng(0).integers(0, 256, (31, 23, 3), dtype=np.uint8)
@@ -112,25 +110,6 @@ def test_pictures_are_written_as_pillow_writes_them(tmp_path):
         with Image.open(tmp_path / f"{name}.png") as read:
             assert read.mode == picture.mode and np.array_equal(np.asarray(read), np.asarray(picture))
     assert sorted(p.name for p in tmp_path.iterdir()) == ["a.jpg", "grey.png", "palette.png", "rgb.png"]
-
-
-# ---------------------------------------------------------------- masks of 0 and 255
-
-
-@pytest.mark.parametrize(
-    ("values", "expected"), [([0, 255], True), ([255], False), ([0], False), ([0, 1, 255], False), ([0, 1], False)]
-)
-def test_black_and_white_masks(values, expected):
-    assert is_binary(np.resize(np.array(values, np.uint8), (3, 5))) is expected
-
-
-def test_one_warning_about_black_and_white_masks(tmp_path, capsys):
-    warn_binary([], 9)
-    assert capsys.readouterr().err == ""
-    warn_binary([tmp_path / "a.png", tmp_path / "b.png"], 9)
-    line = capsys.readouterr().err
-    assert line.count("\n") == 1
-    assert line.startswith(f"warning: {tmp_path / 'a.png'}: holds only 0 and 255 (2 of 9 masks do)")
 
 
 # ---------------------------------------------------------------- drawings

@@ -403,4 +403,5 @@ def test_a_full_disk_is_one_line_and_leaves_nothing_half_written(toy, trained, s
     train = ["--name", "t", "--experiment", small_disk, *quick(toy, small_disk)[2:], "--overwrite"]
     result = run_script("train.py", *train)
     assert result.returncode == 2 and "Traceback" not in result.stderr, result.stderr[-1500:]
-    assert "No space left" in result.stderr and not list(small_disk.rglob("*.tmp"))
+    assert "No space left" in result.stderr and "--resume continues" in result.stderr
+    assert not list(small_disk.rglob("*.tmp"))

@@ -1,6 +1,7 @@
 """AffinityNet's two scripts as a user runs them, on a dozen drawn images."""
 
 import json
+import os
 import re
 import shutil
 import signal
@@ -10,7 +11,7 @@ import sys
 import numpy as np
 import pytest
 import torch
-from conftest import ROOT, refused, succeeds
+from conftest import ROOT, prints, refused, run_here, succeeds
 from PIL import Image
 
 from models.affinity import AffinityNet
@@ -19,6 +20,8 @@ from tool.io.files import UserError, read_list
 from tool.io.images import open_mask
 from tool.io.scores import read_scores, write_scores
 from tool.pseudo_labels import refine_labels, stack_scores, walk_scores
+from tool.run.distributed import World
+from tool.run.lock import locked
 from voc12.classes import VOC_CLASSES
 from voc12.data import AffinitySet, read_score_pair
 from voc12.transforms import AffinityView, normalise, rescale
@@ -121,6 +124,23 @@ def test_a_signal_and_resume_give_the_same_weights(toy, affine, copy):
     assert process.returncode == 143, errors
     succeeds("train_aff.py", *flags, "--resume")
     assert_same_weights(affine, copy)
+
+
+def test_a_best_checkpoint_that_is_gone(toy, affine, copy):
+    """It cannot be made again: the run says so, names the weights that are left, and the best that comes is kept."""
+    folder = copy / "n" / "ckpt_aff" / "aff021908"
+    (folder / "best.pth").unlink()
+    (folder / "01.pth").unlink()
+    flags = [*train_aff_flags(toy, copy), "--pretrained", affine / "n" / "ckpt" / "003net_main.pth", "--resume"]
+    out = prints("train_aff.py", *flags)
+    assert f"{folder / 'best.pth'} (random walk mIoU" in out and "is gone and cannot be made again" in out
+    assert f"{folder / '01.pth'} was gone: written from resume.pth" in out
+    command = out.split("next: python ")[1].split()
+    assert command[-4:-2] == ["--weights", str(folder / "01.pth")] and command[0] == "infer_aff.py"
+    assert not (folder / "best.pth").exists()
+    prints("train_aff.py", *flags, "--epochs", 3)
+    records = [json.loads(line) for line in (copy / "n" / "log_aff021908.jsonl").read_text().splitlines()]
+    assert (folder / "best.pth").exists() and records[-1]["best"] > 0
 
 
 def test_select_last_uses_no_masks_and_missing_masks_mean_the_same(toy, broken, copy):
@@ -234,6 +254,62 @@ def test_pair_masks_come_from_the_crop_alone(toy, inferred):
     assert image_id == ids[3] and image.shape == (3, 96, 96) and masks.shape == (3, 34, 8 * 4)
     assert masks.sum(0).max() <= 1 and masks.dtype == torch.uint8
     assert torch.equal(masks, data[(0, 3)][2]) and not torch.equal(image, data[(1, 3)][1])
+
+
+@pytest.fixture
+def walked(toy, copy):
+    """`copy` with pseudo labels."""
+    prints("infer_aff.py", *aff_flags(toy, copy))
+    return copy
+
+
+def labels(folder):
+    return {p.stem: p.stat().st_mtime_ns for p in (folder / "n/rw/02_1908").glob("*.png")}
+
+
+def test_changed_maps_and_photographs_are_walked_again(broken, walked):
+    before = labels(walked)
+    first, second, third = sorted(before)[2:5]
+    path = walked / f"n/dict/{second}.npy"
+    write_scores(path, {5: np.full_like(next(iter(read_scores(path).values())), 0.8)})
+    photo = broken / "JPEGImages" / f"{third}.jpg"
+    Image.fromarray(255 - np.array(Image.open(photo))).save(photo)
+    (walked / f"n/rw/02_1908/{first}.png").unlink()
+    out = prints("infer_aff.py", *aff_flags(broken, walked))
+    assert "9 done before, 2 again because they have changed" in out and "(maps of 1, photograph of 1; first" in out
+    after = labels(walked)
+    assert sorted(k for k in before if before[k] != after[k]) == [first, second, third]
+    assert set(np.unique(Image.open(walked / f"n/rw/02_1908/{second}.png"))) <= {0, 6}
+    assert "12 done before" in prints("infer_aff.py", *aff_flags(broken, walked))
+
+
+def test_maps_of_other_methods_are_walked(toy, copy):
+    """In IRN's form, with numpy's integers as keys, as half floats; those beyond 1 are cut, with one warning."""
+    shutil.rmtree(copy / "n" / "rw", ignore_errors=True)
+    paths = sorted((copy / "n" / "dict").glob("*.npy"))
+    for k, path in enumerate(paths):
+        maps = read_scores(path)
+        if k % 2:
+            np.save(path, {np.int64(c): (5 * m if k == 3 else m).astype(np.float16) for c, m in maps.items()})
+        else:
+            np.save(path, {"keys": np.array(list(maps)), "cam": None, "high_res": np.stack(list(maps.values()))})
+    code, errors = run_here("infer_aff.py", *aff_flags(toy, copy))
+    assert code == 0 and errors.count("warning:") == 1, errors
+    assert str(paths[3]) in errors and "values from" in errors
+    for path in paths:
+        found = np.unique(Image.open(copy / "n" / "rw" / "02_1908" / f"{path.stem}.png"))
+        assert set(found.tolist()) <= {0, *(k + 1 for k in read_scores(path))}
+
+
+def test_released_flags_without_effect(toy, walked):
+    code, errors = run_here("infer_aff.py", *aff_flags(toy, walked), "--val_list", "x.txt", "--crop_size", 448)
+    assert code == 0
+    assert errors.count("--val_list has no effect") == errors.count("--crop_size has no effect") == 1
+
+
+def test_one_walk_an_output_folder(toy, walked):
+    with locked([walked / "n/rw/02_1908"], World()):
+        refused("infer_aff.py", *aff_flags(toy, walked), says=[f"process {os.getpid()} on", "rw/02_1908"])
 
 
 # ---------------------------------------------------------------- what bad input gets

@@ -12,9 +12,9 @@ import pytest
 from conftest import load_script, refused, run_here
 
 from tool.io.files import UserError
-from tool.run.arguments import Parser, add_common_arguments, add_data_arguments, add_width_argument
+from tool.run.arguments import Parser, add_common_arguments, add_data_arguments, add_trunk_arguments
 from tool.run.distributed import World
-from tool.run.lock import HOLDER_FILE, locked
+from tool.run.lock import holder_path, locked
 from tool.run.settings import fill_defaults, remember
 
 SETS = ("VOC", "own")
@@ -43,7 +43,7 @@ def parse(*argv, begins=False):
     parser = Parser("stage.py", "", begins=begins)
     add_common_arguments(parser)
     add_data_arguments(parser)
-    add_width_argument(parser)
+    add_trunk_arguments(parser)
     parser.add_list(parser.data, "--train_list", "voc12/train_aug.txt", "train", "")
     parser.add_list(parser.data, "--val_list", "voc12/train.txt", "val", "")
     args, given = parser.parse_given(["--name", "n", *map(str, argv)])
@@ -206,8 +206,8 @@ def test_two_runs_of_one_folder_are_refused_until_the_first_dies(tmp_path):
     os.kill(other.pid, signal.SIGKILL)
     other.join()
     with locked([tmp_path / "out"], World()):
-        assert json.loads((tmp_path / "out" / HOLDER_FILE).read_text())["pid"] == os.getpid()
-    assert not (tmp_path / "out" / HOLDER_FILE).exists()
+        assert json.loads(holder_path(tmp_path / "out").read_text())["pid"] == os.getpid()
+    assert not holder_path(tmp_path / "out").exists()
 
 
 def test_a_file_system_without_locks_is_said(tmp_path, monkeypatch, capsys):

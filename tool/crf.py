@@ -1,14 +1,27 @@
-"""Dense CRF (Kraehenbuehl and Koltun, 2011) with the settings of the released code; one lattice serves all alphas.
+"""Dense CRF (Kraehenbuehl and Koltun, 2011) with real image colours; one lattice serves all alphas."""
 
-sxy 3, compat 3 for the Gaussian; sxy 80, srgb 13, compat 10 for the bilateral term; real image colours.
-"""
+from typing import NamedTuple
 
 import numpy as np
 from pydensecrf.densecrf import DenseCRF2D
 
+ITERATIONS = 10  # of the maps' CRF; that of the walk has its own
 MIN_PROBABILITY = 1e-5  # unary = -log of at least this
 SMALLEST_SHARE = 1e-20  # of a unary in the softmax over several
 TOGETHER_VALUES = 2**23  # labels x pixels refined at once: 32 MiB of float32 in each of some six buffers
+
+
+class Pairwise(NamedTuple):
+    """The two kernels: a Gaussian of position, and a bilateral one of position and colour; widths s, weights compat."""
+
+    sxy: float
+    compat: float
+    bilateral_sxy: float
+    srgb: float
+    bilateral_compat: float
+
+
+RELEASED = Pairwise(sxy=3, compat=3, bilateral_sxy=80, srgb=13, bilateral_compat=10)
 
 
 class DenseCRF:
@@ -17,13 +30,15 @@ class DenseCRF:
     image: H x W x 3 uint8, RGB. num_labels: of one unary. unaries: how many are refined together, by `together`.
     """
 
-    def __init__(self, image, num_labels, unaries=1):
+    def __init__(self, image, num_labels, unaries=1, pairwise=RELEASED):
         image = np.array(image, dtype=np.uint8, order="C")  # a copy: pydensecrf refuses read-only arrays
         self.shape = (num_labels, *image.shape[:2])
         self.unaries = unaries
         self.crf = DenseCRF2D(image.shape[1], image.shape[0], unaries * num_labels)
-        self.crf.addPairwiseGaussian(sxy=3, compat=3)
-        self.crf.addPairwiseBilateral(sxy=80, srgb=13, rgbim=image, compat=10)
+        self.crf.addPairwiseGaussian(sxy=pairwise.sxy, compat=pairwise.compat)
+        self.crf.addPairwiseBilateral(
+            sxy=pairwise.bilateral_sxy, srgb=pairwise.srgb, rgbim=image, compat=pairwise.bilateral_compat
+        )
 
     def _set(self, probabilities):
         unary = -np.log(np.clip(probabilities, MIN_PROBABILITY, 1.0)).astype(np.float32)
@@ -72,7 +87,7 @@ def background_score(cams, alpha):
     return np.power(1 - cams.max(0), alpha)
 
 
-def crf_with_alphas(image, cams, alphas, iterations=10):
+def crf_with_alphas(image, cams, alphas, iterations=ITERATIONS):
     """Refine class activation maps, once for each background power alpha.
 
     image: H x W x 3 uint8 RGB. cams: {class index from 0: H x W float32 in [0, 1]}. alphas: background powers > 0.

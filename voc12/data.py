@@ -16,10 +16,11 @@ from torch.utils.data import DataLoader, Dataset
 
 from tool.affinity_labels import STRIDE, affinity_label, pair_masks, pool_scores
 from tool.io.files import IMAGE_SUFFIXES, UserError, missing_files, require_files
-from tool.io.images import open_image
+from tool.io.images import open_image, open_mask
 from tool.io.scores import read_scores
+from tool.metrics import check_size
 from tool.run.background import follow_parent
-from voc12.transforms import normalise, rescale
+from voc12.transforms import IMAGENET, normalise, rescale
 
 
 def image_path(voc12_root, image_id):
@@ -206,10 +207,13 @@ class Broken:
 
 
 class InferenceSet(Dataset):
-    """Samples (id, image H x W x 3 uint8 tensor, views, label C float32) or Broken, in the order of the list."""
+    """Samples (id, image H x W x 3 uint8 tensor, views, label C float32) or Broken, in the order of the list.
 
-    def __init__(self, voc12_root, ids, labels, views):
-        self.root, self.ids, self.labels, self.views = voc12_root, ids, labels, views
+    photograph: the function ID -> path. labels: {ID: C values}, or None, which then is each sample's label.
+    """
+
+    def __init__(self, photograph, ids, labels, views):
+        self.photograph, self.ids, self.labels, self.views = photograph, ids, labels, views
 
     def __len__(self):
         return len(self.ids)
@@ -217,21 +221,23 @@ class InferenceSet(Dataset):
     def __getitem__(self, index):
         image_id = self.ids[index]
         try:
-            image = open_image(image_path(self.root, image_id))
+            image = open_image(self.photograph(image_id))
         except UserError as error:
             return Broken(image_id, str(error))
-        return image_id, torch.from_numpy(np.array(image)), self.views(image), torch.from_numpy(self.labels[image_id])
+        label = None if self.labels is None else torch.from_numpy(self.labels[image_id])
+        return image_id, torch.from_numpy(np.array(image)), self.views(image), label
 
 
 class WalkSet(Dataset):
     """Samples (id, photo H x W x 3 uint8, view 3 x h x w, maps {class: H x W}) of images whose maps are stored.
 
     view: the photo at `scale` times its size, normalised. UserError where an image is broken, or its maps are, of
-    another size than the photo, or of a class from `num_classes` on.
+    another size than the photo, or of a class from `num_classes` on. look: of AffinityNet's trunk.
     """
 
-    def __init__(self, voc12_root, ids, dict_dir, num_classes, scale=1.0):
+    def __init__(self, voc12_root, ids, dict_dir, num_classes, scale=1.0, look=IMAGENET):
         self.root, self.ids, self.dict_dir, self.num_classes, self.scale = voc12_root, ids, dict_dir, num_classes, scale
+        self.look = look
 
     def __len__(self):
         return len(self.ids)
@@ -240,7 +246,12 @@ class WalkSet(Dataset):
         image_id = self.ids[index]
         photo = open_image(image_path(self.root, image_id))
         maps = read_maps(self.dict_dir / f"{image_id}.npy", (photo.height, photo.width), self.num_classes)
-        return image_id, np.array(photo), normalise(rescale(photo, self.scale)), maps
+        return image_id, np.array(photo), normalise(rescale(photo, self.scale, self.look), self.look), maps
+
+
+def epoch_order(seed, epoch, length):
+    """Indices of the samples of an epoch, as its batches take them."""
+    return np.random.default_rng([seed, epoch]).permutation(length)
 
 
 class EpochBatches:
@@ -263,7 +274,7 @@ class EpochBatches:
         return self.length // self.batch_size - self.skip
 
     def __iter__(self):
-        order = np.random.default_rng([self.seed, self.epoch]).permutation(self.length)
+        order = epoch_order(self.seed, self.epoch, self.length)
         for k in range(self.skip, self.length // self.batch_size):
             batch = order[k * self.batch_size : (k + 1) * self.batch_size]
             yield [(self.epoch, int(i)) for i in batch[self.rank :: self.size]]
@@ -297,3 +308,75 @@ def inference_loader(dataset, num_workers, pin_memory=False):
         generator=own_generator(),
         worker_init_fn=follow_parent,
     )
+
+
+# ---------------------------------------------------------------- the segmentation network
+
+
+def labels_folder(experiment, name):
+    """A folder of label masks: below the experiment's, or, where there is no such, from here. UserError without one."""
+    for folder in (Path(experiment) / name, Path(name)):
+        if folder.is_dir():
+            return folder
+    text = "no such folder; infer_aff.py writes one, or give a path to masks"
+    raise UserError(f"--labels: {Path(experiment) / name}: {text}")
+
+
+def label_paths(folder, ids):
+    """{ID: path of its label mask in a folder}."""
+    return {i: Path(folder) / f"{i}.png" for i in ids}
+
+
+class SegSet(Dataset):
+    """Samples (id, image 3 x crop x crop float32, label crop x crop uint8 with 255 ignored) under keys (epoch, index).
+
+    labels_dir: folder of label masks, ID.png. num_labels: ids are below it, or 255. batch_size: where given, the images
+    of a batch are scaled by one factor, not each by its own.
+    UserError where a photograph or a mask is broken, or the two are not of one size.
+    """
+
+    def __init__(self, voc12_root, ids, labels_dir, num_labels, view, seed, batch_size=None):
+        self.root, self.ids, self.view, self.seed = voc12_root, ids, view, seed
+        self.labels, self.num_labels, self.batch_size = label_paths(labels_dir, ids), num_labels, batch_size
+
+    def __len__(self):
+        return len(self.ids)
+
+    def __getitem__(self, key):
+        epoch, index = key
+        image_id = self.ids[index]
+        path = image_path(self.root, image_id)
+        image = open_image(path)
+        label = self.label(image_id, image.size)
+        x, label = self.view(image, label, sample_rng(self.seed, epoch, image_id), self.batch_rng(epoch, index))
+        return image_id, x, label
+
+    def label(self, image_id, size):
+        """The mask of an image of `size` (w, h), H x W uint8."""
+        label = open_mask(self.labels[image_id], self.num_labels)
+        check_size(label, size[::-1], image_path(self.root, image_id))
+        return label
+
+    def batch_rng(self, epoch, index):
+        """The random generator that the images of a batch share; None where there is no such."""
+        if self.batch_size is None:
+            return None
+        place = np.flatnonzero(epoch_order(self.seed, epoch, len(self)) == index)[0]
+        return np.random.default_rng([self.seed, epoch, place // self.batch_size])
+
+
+class MaskedSet(Dataset):
+    """Samples (photograph 3 x H x W float32, true labels H x W uint8) of a data set's own masks, for validation."""
+
+    def __init__(self, voc12_root, ids, num_labels, look):
+        self.root, self.ids, self.num_labels, self.look = voc12_root, ids, num_labels, look
+
+    def __len__(self):
+        return len(self.ids)
+
+    def __getitem__(self, index):
+        image_id = self.ids[index]
+        photo = open_image(image_path(self.root, image_id))
+        truth = open_mask(mask_path(self.root, image_id), self.num_labels)
+        check_size(truth, photo.size[::-1], image_id)
+        return normalise(photo, self.look), torch.from_numpy(truth)

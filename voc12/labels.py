@@ -200,3 +200,11 @@ def refuse(wrong, ids, what, hint, failed):
         raise UserError(f"{len(wrong)} of {len(ids)} images {what}, the first is {wrong[0]}{hint}")
     for image_id in wrong:
         failed(image_id, UserError(f"{image_id}: one of the images that {what}{hint}"))
+
+
+def any_negative(labels):
+    """Whether any two images share no class. labels: N x C of 0 and 1."""
+    rows = np.unique(labels, axis=0).astype(np.float32)
+    if rows.all(axis=0).any():  # a class that all of them have
+        return False
+    return any((rows @ row == 0).any() for row in rows[np.argsort(rows.sum(axis=1))])  # few classes find one soonest

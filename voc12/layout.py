@@ -17,7 +17,7 @@ import numpy as np
 from tqdm import tqdm
 
 from tool.io.files import BYTE_ORDER_MARK, CONTROL, IMAGE_SUFFIXES, UserError, without_suffix, write_json, write_text
-from tool.run.lock import HOLDER_FILE, LOCK_FILE, hold
+from tool.run.lock import hold, lock_path
 from tool.run.log import VERSION
 from voc12.labels import write_cls_labels
 
@@ -105,12 +105,10 @@ def new_set(out, script, args):
             for path in folder.iterdir():
                 if path.is_dir() and not path.is_symlink():
                     shutil.rmtree(path)
-                elif path.name not in (LOCK_FILE, HOLDER_FILE):
+                else:
                     path.unlink()
             yield folder
             write_json(folder / MADE, {"made_by": script, "version": VERSION, "arguments": vars(args)})
-            for name in (LOCK_FILE, HOLDER_FILE):
-                (folder / name).unlink(missing_ok=True)
             if final.is_dir() and any(final.iterdir()):
                 kept = unused_name(final)
                 final.rename(kept)
@@ -118,6 +116,7 @@ def new_set(out, script, args):
             folder.rename(final)
         finally:
             shutil.rmtree(folder, ignore_errors=True)
+            lock_path(folder).unlink(missing_ok=True)
 
 
 def unused_name(path):

@@ -1,5 +1,7 @@
 """Views of an image: what the networks see. Every random choice comes from the generator that is handed in."""
 
+from typing import NamedTuple
+
 import numpy as np
 import torch
 from PIL import Image
@@ -7,37 +9,55 @@ from torchvision.transforms import functional as TF
 
 from tool.cam import resize_maps
 from tool.io.files import UserError
-from tool.io.images import MEAN, STD
+from tool.io.images import IGNORE, MEAN, STD
 
 MAX_PIXELS = 2**30  # of a resized image
+RESAMPLING = {"nearest": Image.NEAREST, "bilinear": Image.BILINEAR, "bicubic": Image.BICUBIC, "lanczos": Image.LANCZOS}
 
 
-def normalise(image):
-    """PIL RGB -> float32 tensor 3 x H x W, ImageNet mean 0 and deviation 1."""
-    x = (np.asarray(image, dtype=np.float32) / 255 - MEAN) / STD
+class Look(NamedTuple):
+    """How a trunk wants its images: mean and deviation of RGB in [0, 1], and the resampling it was trained with."""
+
+    mean: tuple = MEAN
+    std: tuple = STD
+    interpolation: str = "bicubic"
+
+
+IMAGENET = Look()  # what the paper's network wants
+
+
+def look_of(trunk):
+    """The Look of a trunk (models/trunks.py); bicubic where it names a resampling that Pillow has not."""
+    known = trunk.interpolation if trunk.interpolation in RESAMPLING else "bicubic"
+    return Look(trunk.mean, trunk.std, known)
+
+
+def normalise(image, look=IMAGENET):
+    """PIL RGB -> float32 tensor 3 x H x W of mean 0 and deviation 1, by the mean and deviation of `look`."""
+    x = (np.asarray(image, dtype=np.float32) / 255 - look.mean) / look.std
     return torch.from_numpy(np.ascontiguousarray(x.transpose(2, 0, 1), dtype=np.float32))
 
 
-def resize(image, size):
-    """Bicubic; size is (width, height) in pixels, at least 1 each. UserError where it is beyond any use."""
+def resize(image, size, look=IMAGENET):
+    """Resample; size is (width, height) in pixels, at least 1 each. UserError where it is beyond any use."""
     width, height = (max(1, int(n)) for n in size)
     if width * height > MAX_PIXELS:
         raise UserError(
             f"an image of {image.width} x {image.height} pixels would be resized to {width} x {height}; "
             "lower the scale or the size that the flags ask for"
         )
-    return image if (width, height) == image.size else image.resize((width, height), Image.BICUBIC)
+    return image if (width, height) == image.size else image.resize((width, height), RESAMPLING[look.interpolation])
 
 
-def resize_long_side(image, length):
-    """Bicubic, so that the longer side has `length` pixels."""
+def resize_long_side(image, length, look=IMAGENET):
+    """Resample so that the longer side has `length` pixels."""
     scale = length / max(image.size)
-    return resize(image, (round(image.width * scale), round(image.height * scale)))
+    return resize(image, (round(image.width * scale), round(image.height * scale)), look)
 
 
-def rescale(image, scale):
-    """Bicubic, both sides times `scale`, rounded."""
-    return resize(image, (round(image.width * scale), round(image.height * scale)))
+def rescale(image, scale, look=IMAGENET):
+    """Resample, both sides times `scale`, rounded."""
+    return resize(image, (round(image.width * scale), round(image.height * scale)), look)
 
 
 def check_jitter(strength):
@@ -89,40 +109,42 @@ class TrainView:
     """Random view for the classifier: PIL RGB -> float32 3 x crop x crop.
 
     resize: (shortest, longest) of the long side in pixels. crop: side in pixels.
-    jitter: strengths of brightness, contrast, saturation, hue; jitter_p: how often it is applied.
+    jitter: strengths of brightness, contrast, saturation, hue; jitter_p: how often it is applied. look: of the trunk.
     """
 
-    def __init__(self, resize=(256, 512), crop=320, jitter=(0.4, 0.4, 0.4, 0.1), jitter_p=0.8):
+    def __init__(self, resize=(256, 512), crop=320, jitter=(0.4, 0.4, 0.4, 0.1), jitter_p=0.8, look=IMAGENET):
         self.resize = resize
         self.crop = crop
+        self.look = look
         check_jitter(jitter)
         self.jitter = jitter
         self.jitter_p = jitter_p
 
     def __call__(self, image, rng):
-        image = resize_long_side(image, int(rng.integers(self.resize[0], self.resize[1] + 1)))
+        image = resize_long_side(image, int(rng.integers(self.resize[0], self.resize[1] + 1)), self.look)
         if rng.random() < 0.5:
             image = TF.hflip(image)
         if rng.random() < self.jitter_p:
             image = colour_jitter(image, self.jitter, rng)
         window = crop_window(rng, image.height, image.width, self.crop)
-        return cut(normalise(image), window, self.crop)
+        return cut(normalise(image, self.look), window, self.crop)
 
 
 class InferenceViews:
     """All views of one image: PIL RGB -> a list with, for each scale, n x 3 x h x w.
 
-    n = 2 with `mirror` (the image, then its mirror image), else 1.
+    n = 2 with `mirror` (the image, then its mirror image), else 1. look: of the trunk.
     """
 
-    def __init__(self, scales=(0.5, 1.0, 1.5, 2.0), mirror=True):
+    def __init__(self, scales=(0.5, 1.0, 1.5, 2.0), mirror=True, look=IMAGENET):
         self.scales = tuple(scales)
         self.mirror = mirror
+        self.look = look
 
     def __call__(self, image):
         views = []
         for scale in self.scales:
-            x = normalise(rescale(image, scale))
+            x = normalise(rescale(image, scale, self.look), self.look)
             views.append(torch.stack([x, x.flip(-1)]) if self.mirror else x[None])
         return views
 
@@ -131,12 +153,13 @@ class AffinityView:
     """Random view for AffinityNet, image and score maps cut and mirrored together.
 
     crop: side in pixels. scale: factor on both sides of the image and its scores before the crop (paper: 1).
-    jitter: strengths of brightness, contrast, saturation, hue.
+    jitter: strengths of brightness, contrast, saturation, hue. look: of the trunk.
     """
 
-    def __init__(self, crop=448, scale=1.0, jitter=(0.3, 0.3, 0.3, 0.1)):
+    def __init__(self, crop=448, scale=1.0, jitter=(0.3, 0.3, 0.3, 0.1), look=IMAGENET):
         self.crop = crop
         self.scale = scale
+        self.look = look
         check_jitter(jitter)
         self.jitter = jitter
 
@@ -145,10 +168,41 @@ class AffinityView:
 
         Scores are 0 where the image does not reach.
         """
-        image = colour_jitter(rescale(image, self.scale), self.jitter, rng)
+        image = colour_jitter(rescale(image, self.scale, self.look), self.jitter, rng)
         scores = resize_maps(scores, (image.height, image.width))
         window = crop_window(rng, image.height, image.width, self.crop)
-        image, scores = cut(normalise(image), window, self.crop), cut(scores, window, self.crop)
+        image, scores = cut(normalise(image, self.look), window, self.crop), cut(scores, window, self.crop)
         if rng.random() < 0.5:
             image, scores = image.flip(-1), scores.flip(-1)
         return image.contiguous(), scores.contiguous()
+
+
+class SegView:
+    """Random view for the segmentation network: photograph and mask scaled, mirrored and cut together.
+
+    scale: (least, largest) factor on both sides. crop: side in pixels. jitter: strengths of brightness, contrast,
+    saturation, hue. padding: label id where the image does not reach; the image is 0 there, its mean colour.
+    """
+
+    def __init__(self, scale=(0.5, 1.5), crop=321, jitter=(0.3, 0.3, 0.3, 0.1), padding=IGNORE, look=IMAGENET):
+        self.scale = scale
+        self.crop = crop
+        check_jitter(jitter)
+        self.jitter = jitter
+        self.padding = padding
+        self.look = look
+
+    def __call__(self, image, label, rng, scale_rng=None):
+        """image: PIL RGB; label: H x W uint8 of its size -> (3 x crop x crop float32, crop x crop uint8).
+
+        scale_rng: draws the factor, where it is not the image's own.
+        """
+        image = rescale(image, (scale_rng or rng).uniform(*self.scale), self.look)
+        label = Image.fromarray(label).resize(image.size, Image.NEAREST)
+        if rng.random() < 0.5:
+            image, label = TF.hflip(image), TF.hflip(label)
+        image = colour_jitter(image, self.jitter, rng)
+        window = crop_window(rng, image.height, image.width, self.crop)
+        label = torch.from_numpy(np.array(label))[None]
+        x = cut(normalise(image, self.look), window, self.crop)
+        return x, cut(label, window, self.crop, self.padding)[0]

@@ -83,7 +83,7 @@ def pooled_crf(scenes, folder, workers):
     """Ours: worker processes, one lattice for all alphas -> files folder/alpha_image.npy."""
     with Background(workers) as pool:
         for k, (image, cams) in enumerate(scenes):
-            pool.submit(crf_job, image, cams, {alpha: (folder / f"{alpha}_{k}.npy", "") for alpha in ALPHAS}, 10)
+            pool.submit(crf_job, image, cams, {alpha: (folder / f"{alpha}_{k}.npy", "") for alpha in ALPHAS})
     return folder
 
 

@@ -1,7 +1,6 @@
 """Images in and out: photographs, label masks with the VOC palette, overlays, contact sheets."""
 
 import contextlib
-import sys
 from pathlib import Path
 
 import cv2
@@ -86,21 +85,6 @@ def open_mask(path, num_labels):
     if wrong.size:
         raise UserError(f"{path}: holds id {wrong.max()}; ids go from 0 to {num_labels - 1}, and 255 is ignored")
     return mask
-
-
-def is_binary(mask):
-    """Whether a label mask holds 0 and 255 and nothing else: rather a black and white picture than class ids."""
-    return set(np.unique(mask).tolist()) == {BACKGROUND, IGNORE}
-
-
-def warn_binary(paths, total):
-    """One warning about masks that `is_binary` says are no label masks; none where there are no such paths."""
-    if paths:
-        print(
-            f"warning: {paths[0]}: holds only 0 and 255 ({len(paths)} of {total} masks do); 255 is not scored: a mask "
-            "needs the ids of its classes, 1 for the first",
-            file=sys.stderr,
-        )
 
 
 def voc_palette():

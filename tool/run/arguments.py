@@ -9,6 +9,7 @@ from pathlib import Path
 
 from tool.io.files import UserError
 from tool.run.distributed import local_processes
+from tool.run.settings import read_settings, settings_path
 
 GROUPS = ("data", "network", "schedule", "method", "run")
 UNSET = object()
@@ -41,6 +42,7 @@ class Parser(argparse.ArgumentParser):
         self.begins = begins
         self.data, self.network, self.schedule, self.method, self.run = map(self.add_argument_group, GROUPS)
         self.splits = {}  # {dest of a list flag: name of the data set's own list that is its default}
+        self.presets = {}  # {dest of a flag: {its value: {dest: default}}}
         self.ignored = []  # released flags that change nothing
 
     def parse_given(self, argv=None):
@@ -50,6 +52,8 @@ class Parser(argparse.ArgumentParser):
             self.error(f"unrecognized arguments: {' '.join(unknown)}{self.nearest(unknown[0])}")
         marked, _ = self.parse_known_args(argv, argparse.Namespace(**dict.fromkeys(vars(args), UNSET)))
         given = {name for name, value in vars(marked).items() if value is not UNSET}
+        for name, presets in self.presets.items():
+            vars(args).update({k: v for k, v in presets[getattr(args, name)].items() if k not in given})
         for name in self.ignored:
             if name in given:
                 print(f"warning: --{name} has no effect", file=sys.stderr)
@@ -75,6 +79,13 @@ class Parser(argparse.ArgumentParser):
             flag, type=str, default=default, help=f"{text} (default: the data set's own {split}.txt, for VOC {default})"
         )
         self.splits[action.dest] = split
+
+    def add_presets(self, group, flag, presets, text):
+        """A flag whose value sets the defaults of others. presets: {value: {dest: default}}, the default one first."""
+        first = next(iter(presets))
+        action = group.add_argument(flag, type=str, default=first, choices=list(presets), help=text)
+        self.presets[action.dest] = presets
+        self.set_defaults(**presets[first])
 
     def ignore(self, *names):
         """Take flags of the released code that change nothing."""
@@ -204,18 +215,27 @@ def add_classes_argument(parser):
     )
 
 
-def add_width_argument(parser):
-    parser.network.add_argument(
-        "--width",
-        type=positive,
-        default=1.0,
-        help="factor on the trunk's channels, 1 = the paper's (default: the experiment's, else 1)",
-    )
+def add_trunk_arguments(parser):
+    """--trunk, --output_stride, --width: what the networks of the method stand on."""
+    add = parser.network.add_argument
+    text = "resnet38d, or timm:NAME for a classifier of timm (default: the experiment's, else resnet38d)"
+    add("--trunk", type=str, default="resnet38d", help=text)
+    text = "pixels a cell of a timm CNN (default: the experiment's, else the trunk's own)"
+    add("--output_stride", type=int, default=None, choices=[8, 16, 32], help=text)
+    text = "factor on the channels of resnet38d, 1 = the paper's (default: the experiment's, else 1)"
+    add("--width", type=positive, default=1.0, help=text)
+
+
+def add_pool_argument(parser):
+    """--pool, which train.py and infer.py hand to the classifier."""
+    pools = ["gap", "2", "4", "8", "16", "avg", "gpp_inverse", "gpp"]
+    text = "pooling of the class maps; the paper's is gpp (default: the experiment's, else gpp)"
+    parser.network.add_argument("--pool", type=str, default="gpp", choices=pools, help=text)
 
 
 def add_training_arguments(parser, epochs, crop_size, jitter, scratch_lr_mult):
     """What all trainings have: network, schedule, crops, optimiser, resuming; defaults as released."""
-    add_width_argument(parser)
+    add_trunk_arguments(parser)
     switch = argparse.BooleanOptionalAction
     parser.network.add_argument("--dropout", action=switch, default=True, help="the trunk's dropout")
     add = parser.data.add_argument
@@ -231,7 +251,7 @@ def add_training_arguments(parser, epochs, crop_size, jitter, scratch_lr_mult):
     add("--batch_size", type=positive_int, default=8, help=text)
     add("--optimizer", type=str, default="sgd", choices=["sgd", "adamw"], help="the paper's method uses sgd")
     add("--lr", type=positive, default=0.01, help="learning rate at step 0 of the poly schedule")
-    text = "of SGD; released 5e-4, because weight decay sits in momentum's place there"
+    text = "of SGD; AEFT's was released as 5e-4, because weight decay sits in momentum's place there"
     add("--momentum", type=fraction, default=5e-4, help=text)
     add("--wt_dec", type=nonnegative, default=5e-4, help="weight decay of weights; biases have none")
     text = "factor on the rate of layers without pretrained weights"
@@ -255,6 +275,22 @@ class Square(argparse.Action):
         if len(values) > 2 or len(set(values)) > 1:
             parser.error(f"argument {option_string}: {' '.join(map(str, values))}: a crop is square, give its side")
         setattr(namespace, self.dest, values[0])
+
+
+def add_images_arguments(parser):
+    """--images and --out: photographs of no data set."""
+    add = parser.data.add_argument
+    text = "a photograph, or a folder of them with all below it, instead of --infer_list; results go to --out"
+    add("--images", type=str, default=None, metavar="PATH", help=text)
+    add("--out", type=str, default=None, metavar="DIR", help="folder of the results of --images")
+
+
+def add_arch_argument(parser):
+    text = (
+        "network: deeplab_TRUNK (resnet38d or timm:NAME), or smp:ARCH:ENCODER of segmentation_models_pytorch, with a "
+        "classifier of timm as encoder (default: deeplab_ on the experiment's trunk)"
+    )
+    parser.network.add_argument("--arch", type=str, default=None, help=text)
 
 
 def add_walk_arguments(parser):
@@ -286,11 +322,30 @@ def check_alphas(args):
 def next_command(script, args, *words):
     """The command of the next stage, to be pasted into a shell.
 
-    args: of this stage; its data set, classes and width are remembered by the experiment (tool/run/settings.py).
-    words: the stage's own flags and their values, as they stand on a command line.
+    args: of this stage. words: the next one's own flags and their values, as they stand on a command line.
     """
     experiment = [] if args.experiment == "experiment" else flag("--experiment", args.experiment)
-    return shlex.join(["python", script, *flag("--name", args.name), *experiment, *map(str, words)])
+    return shlex.join(
+        ["python", script, *flag("--name", args.name), *experiment, *unremembered(script, args), *map(str, words)]
+    )
+
+
+def unremembered(script, args):
+    """Words for what the next stage would not find in the experiment's settings.json (tool/run/settings.py).
+
+    As where the checkpoint is a published one, or where the data set has moved.
+    """
+    parser = Parser(script, "")
+    add_data_arguments(parser, labels=False)
+    if script != "evaluation.py":
+        add_trunk_arguments(parser)
+    stored = read_settings(settings_path(args))
+    words = []
+    for action in parser._actions:
+        value = getattr(args, action.dest, None)
+        if value not in (None, stored.get(action.dest, action.default)):
+            words += flag(f"--{action.dest}", value)
+    return words
 
 
 def flag(name, value):

@@ -10,6 +10,7 @@ from concurrent.futures import FIRST_COMPLETED, ProcessPoolExecutor, ThreadPoolE
 from concurrent.futures.process import BrokenProcessPool
 
 from tool.io.files import UserError
+from tool.run.check import timed
 
 KILLED = (
     "a CRF process was killed, probably for lack of memory; run it again with fewer --crf_workers, it continues "
@@ -34,12 +35,12 @@ class Background:
             self.pool = ThreadPoolExecutor(1)
         elif processes:
             self.pool = ProcessPoolExecutor(processes, multiprocessing.get_context("fork"), initializer=follow_parent)
-            self.pool.submit(_timed, time.sleep, 0).result()  # forks now
+            self.pool.submit(timed, time.sleep, 0).result()  # forks now
 
     def submit(self, job, *arguments):
         """Have job(*arguments) done; waits while two a worker wait already. UserError where a worker was killed."""
         try:
-            self.pending.add(self.pool.submit(_timed, job, *arguments))
+            self.pending.add(self.pool.submit(timed, job, *arguments))
             self._drain(2 * self.workers)
         except BrokenProcessPool:
             raise UserError(KILLED) from None
@@ -48,7 +49,8 @@ class Background:
         while len(self.pending) > limit:
             done, self.pending = wait(self.pending, return_when=FIRST_COMPLETED)
             for future in done:
-                self.seconds += future.result()
+                _, seconds = future.result()
+                self.seconds += seconds
                 self.images += 1
 
     def __enter__(self):
@@ -63,13 +65,6 @@ class Background:
         finally:
             if self.pool:
                 self.pool.shutdown(wait=True, cancel_futures=True)
-
-
-def _timed(job, *arguments):
-    """Run a job in its worker -> the seconds it took."""
-    started = time.perf_counter()
-    job(*arguments)
-    return time.perf_counter() - started
 
 
 WRITING = threading.Lock()  # held in a worker while it writes a file, so that its end leaves no temporary

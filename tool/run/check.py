@@ -68,19 +68,29 @@ class Check:
 
     def disk(self, folder, needed):
         """Whether `needed` bytes can be written under `folder`."""
-        parent = existing_parent(folder)
-        try:
-            with tempfile.TemporaryFile(dir=parent):
-                pass
-        except OSError as error:
-            self.problem(f"{parent}: cannot be written to ({error.strerror})")
-            return
-        free = shutil.disk_usage(parent).free
-        text = f"{folder}: about {size(needed)} will be written, {size(free)} are free"
-        if needed > free:
-            self.problem(text)
-        else:
-            self.fine(text)
+        self.disks({folder: needed})
+
+    def disks(self, needed):
+        """Whether everything of {folder: bytes} can be written: each file system must hold all that goes to it."""
+        shared = {}  # {device: {folder: its parent that exists}}
+        for folder in needed:
+            parent = existing_parent(folder)
+            try:
+                with tempfile.TemporaryFile(dir=parent):
+                    pass
+            except OSError as error:
+                self.problem(f"{parent}: cannot be written to ({error.strerror})")
+                continue
+            shared.setdefault(os.stat(parent).st_dev, {})[folder] = parent
+        for folders in shared.values():
+            total = sum(needed[folder] for folder in folders)
+            free = shutil.disk_usage(next(iter(folders.values()))).free
+            parts = ", ".join(f"{folder} {size(needed[folder])}" for folder in folders)
+            text = f"about {size(total)} will be written ({parts}), {size(free)} are free there"
+            if total > free:
+                self.problem(text)
+            else:
+                self.fine(text)
 
     def end(self, seconds, images, per_image):
         """The estimate, then how to go on; UserError where anything was wrong. seconds: of the whole."""

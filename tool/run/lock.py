@@ -11,9 +11,17 @@ import filelock
 
 from tool.io.files import UserError, read_json, write_text
 
-LOCK_FILE = ".lock"
-HOLDER_FILE = ".lock.json"
 WAIT = 3.0  # seconds: worker processes outlive a killed run by up to half a second, and hold its lock until then
+
+
+def lock_path(folder):
+    """The file that is locked: beside the folder, so that the folder holds results alone."""
+    return Path(folder).with_name(f".{Path(folder).name}.lock")
+
+
+def holder_path(folder):
+    """The file that says who holds the lock, while someone does."""
+    return Path(folder).with_name(f".{Path(folder).name}.lock.json")
 
 
 @contextlib.contextmanager
@@ -32,7 +40,7 @@ def locked(folders, world):
 def hold(folder):
     """The lock of one folder, which is made where it is missing."""
     folder.mkdir(parents=True, exist_ok=True)
-    lock = filelock.FileLock(folder / LOCK_FILE)
+    lock = filelock.FileLock(lock_path(folder))
     try:
         lock.acquire(timeout=WAIT, poll_interval=0.1)
     except filelock.Timeout:
@@ -45,18 +53,18 @@ def hold(folder):
         return
     holder = {"pid": os.getpid(), "host": socket.gethostname(), "command": Path(sys.argv[0]).name}
     try:
-        write_text(folder / HOLDER_FILE, json.dumps(holder))
+        write_text(holder_path(folder), json.dumps(holder))
         yield
     finally:
         with contextlib.suppress(OSError):
-            (folder / HOLDER_FILE).unlink(missing_ok=True)
+            holder_path(folder).unlink(missing_ok=True)
         lock.release()
 
 
 def describe_holder(folder):
     """Who has a folder, in words."""
     try:
-        holder = read_json(folder / HOLDER_FILE)
+        holder = read_json(holder_path(folder))
         return f"{holder['command']}, process {holder['pid']} on {holder['host']}, is writing there"
     except (UserError, KeyError, TypeError):
         return "another process is writing there"

@@ -21,6 +21,7 @@ from pathlib import Path
 from tool import VERSION
 from tool.io.files import UserError, read_json, remove_stale, write_json
 from tool.io.scores import file_origin
+from tool.run.inputs import inputs_path, mend_inputs
 
 RUN_FILE = "run.json"
 PACKAGES = ("torch", "torchvision", "numpy", "pillow", "pydensecrf2")
@@ -72,11 +73,12 @@ def origin_of(settings):
 def check_claim(folder, settings, pattern, overwrite=False):
     """Whether results of `settings` may go to `folder`; returns whether such are there.
 
-    settings: what determines the results, plain values. pattern: glob of the result files. UserError where the folder
-    holds results of other settings or of unknown origin, unless they are to be overwritten.
+    settings: what determines the results, plain values. pattern: of the names of result files, at any depth: IDs may
+    have slashes. UserError where the folder holds results of other settings or of unknown origin, unless they are to be
+    overwritten.
     """
     old = folder_settings(folder)
-    if old != settings and any(Path(folder).glob(pattern)) and not overwrite:
+    if old != settings and any(Path(folder).rglob(pattern)) and not overwrite:
         raise UserError(
             f"{folder}: holds results of {difference(old, settings)}; "
             "--overwrite replaces them, another --name keeps both"
@@ -93,8 +95,11 @@ def claim_folder(folder, settings, pattern, overwrite=False, run=None):
     folder.mkdir(parents=True, exist_ok=True)
     remove_stale(folder)
     same = check_claim(folder, settings, pattern, overwrite)
-    for path in () if same else folder.glob(pattern):
-        path.unlink()
+    if not same:
+        for path in folder.rglob(pattern):
+            path.unlink()
+        inputs_path(folder).unlink(missing_ok=True)
+    mend_inputs(folder)
     return write_record(folder, settings, run or {}, keep=same)
 
 

@@ -25,7 +25,7 @@ FREE_SETTINGS = {
     "keep",
 }
 # Where the run lies, and paths of what it reads: the content of these files is compared instead (Run.begin: data).
-PATHS = {"name", "experiment", "train_list", "val_list", "classes", "cls_labels"}
+PATHS = {"name", "experiment", "train_list", "val_list", "classes", "cls_labels", "labels"}
 
 
 @dataclass
@@ -203,11 +203,11 @@ def delete_run(folder):
     found = sorted(folder.glob("*.pth"), key=lambda path: (path.name != RESUME_FILE, path))
     if found:
         names = shorten(" ".join(path.name for path in found), 400)
-        print(f"--overwrite: deleting from {folder}: {names}", flush=True)
+        print(f"warning: --overwrite deletes from {folder}: {names}", file=sys.stderr)
     for path in found:
         path.unlink()
 
 
 def start_weights(path):
-    """--pretrained as a path, or None."""
-    return None if path == "none" else path
+    """--pretrained as a path; None where it names no file."""
+    return None if path in ("none", "timm") else path

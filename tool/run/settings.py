@@ -1,7 +1,7 @@
 """Defaults of flags that are not given: what the experiment was started with, else what the data set's folder says.
 
-experiment/NAME/settings.json   {"voc12_root", "classes", "cls_labels", "width"}, written by train.py: a flag that
-                                contradicts it is refused
+experiment/NAME/settings.json   {"voc12_root", "classes", "cls_labels", "width", "trunk", "output_stride", "pool"},
+                                written by train.py: a flag that contradicts it is refused
 VOC12_ROOT/classes.txt, cls_labels.npy, ImageSets/Segmentation/{train,val}.txt   --classes, --cls_labels, list flags
 
 For VOC itself, told by the kit's ImageSets/Main/trainval.txt, the released defaults stay.
@@ -13,7 +13,14 @@ from pathlib import Path
 from tool.io.files import UserError, read_json, write_json
 
 SETTINGS_FILE = "settings.json"
-REMEMBERED = {"voc12_root": str, "classes": str | None, "cls_labels": str | None, "width": float | int}
+REMEMBERED = {"voc12_root": str, "classes": str | None, "cls_labels": str | None}
+NETWORK = {"width": float | int, "trunk": str, "output_stride": int | None, "pool": str}
+REMEMBERED |= NETWORK
+
+
+def settings_path(args):
+    (path,) = settings_paths(args)
+    return path
 
 
 def settings_paths(args):
@@ -51,7 +58,8 @@ def read_common(paths, args):
 
 def begins_anew(args):
     """Whether the first stage forgets what its experiment remembers: told to, or nothing was trained yet."""
-    return args.overwrite or not any((Path(args.experiment) / args.name / "ckpt").glob("*.pth"))
+    anew = args.overwrite and not getattr(args, "resume", False)  # both: the run goes on where it can
+    return anew or not any((Path(args.experiment) / args.name / "ckpt").glob("*.pth"))
 
 
 def fill_defaults(parser, args, given):
@@ -112,7 +120,7 @@ def same(key, flag, stored):
     """Whether a flag's value is the stored one; of files, whether they are one or hold the same bytes."""
     if flag == stored or (key == "cls_labels" and stored is None):  # a table of what the XMLs say
         return True
-    if key == "width" or flag is None or stored is None:
+    if key in NETWORK or flag is None or stored is None:
         return False
     files = [Path(flag), Path(stored)]
     if os.path.realpath(flag) == os.path.realpath(stored):
@@ -142,9 +150,12 @@ def is_copy(new, old):
     return sum(alike) * 2 > len(both)
 
 
-def remember(args):
-    """Write what later stages of the experiment take their defaults from; called by the first stage."""
-    (path,) = settings_paths(args)
-    values = {key: getattr(args, key) for key in REMEMBERED}
-    if read_settings(path) != values:
+def remember(args, keep=False):
+    """Write what later stages of the experiment take their defaults from; called by the first stage.
+
+    keep: of a later stage, which is the first one where labels come from elsewhere: leave what is there.
+    """
+    path = settings_path(args)
+    values = {key: getattr(args, key) for key in REMEMBERED if hasattr(args, key)}
+    if read_settings(path) != values and not (keep and path.is_file()):
         write_json(path, values)

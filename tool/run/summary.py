@@ -82,8 +82,8 @@ def merge(parts):
                 entry[key] += stage[key]
     for entry in total["stages"].values():
         entry["seconds"] = round(entry["seconds"], 3)
-        busy = max(1e-9, entry["seconds"]) / entry["workers"]
-        entry["images_per_second"] = round(entry["images"] / busy, 3)
+        rate = entry["images"] * entry["workers"] / entry["seconds"] if entry["seconds"] else None  # None: too short
+        entry["images_per_second"] = rate and round(rate, 3)
     for key in ("peak_memory_mib", "peak_gpu_memory_mib"):
         total[key] = max(part[key] for part in parts)
     return total
@@ -111,10 +111,8 @@ def print_summary(script, summary, results, next_command=None, log=print):
     for name, stage in summary["stages"].items():
         if stage["images"]:
             several = f" of {stage['workers']} processes" if stage["workers"] > 1 else ""
-            log(
-                f"  {name}: {stage['images']} images, {stage['seconds']:.1f} s{several}, "
-                f"{stage['images_per_second']:.2f} images/s"
-            )
+            rate = f", {stage['images_per_second']:.2f} images/s" if stage["images_per_second"] else ""
+            log(f"  {name}: {stage['images']} images, {stage['seconds']:.1f} s{several}{rate}")
     gpu = f", on the GPU {summary['peak_gpu_memory_mib']} MiB" if summary["peak_gpu_memory_mib"] else ""
     log(f"  peak memory {summary['peak_memory_mib']} MiB{gpu}")
     for path in results:

@@ -31,6 +31,7 @@ from tool.run.script import StopSignal
 from tool.run.summary import Summary
 
 POWER = 0.9  # of the poly schedule
+PSA_WEIGHTS, IMAGENET_WEIGHTS = "pretrained/res38_cls.pth", "pretrained/resnet_38d.params"
 BEST_FILE = "best.pth"
 
 
@@ -74,6 +75,21 @@ def check_batches(sizes, images, list_path, world):
             f"a batch of {min(sizes)} images for {world.size} processes leaves some without; "
             "raise the batch size or start fewer"
         )
+
+
+def classifiers(experiment):
+    """Checkpoints of train.py, the newest first."""
+    return sorted((Path(experiment) / "ckpt").glob("*net_main.pth"), reverse=True)
+
+
+def first_weights(candidates):
+    """The first path that exists; UserError where none does."""
+    for path in candidates:
+        if Path(path).is_file():
+            return str(path)
+    where = " ".join(map(str, candidates)) or "the classifier's checkpoints"
+    hint = "give --pretrained FILE (a checkpoint of train.py will do) or --pretrained none"
+    raise UserError(f"none of {where} is there; see pretrained/README.md, or {hint}")
 
 
 def prepare_network(net, device, world, amp=False, seed=0, compiled=False):
@@ -193,28 +209,40 @@ class Run:
         """Whether the folder's run goes on; if not, nothing of one is left there."""
         remove_stale(self.folder)
         resume = check_begin(self.folder, self.args.resume, self.args.overwrite)
+        if resume and self.args.overwrite:  # both: go on with a run of these settings, replace any other
+            try:
+                self.compare(read_resume(self.resume_path))
+            except UserError as error:
+                print(f"warning: not resumed: {error}", file=sys.stderr)
+                resume = False
         if not resume:
             delete_run(self.folder)
             remove_record(self.folder)
         return resume
 
-    def resume(self, progress):
-        """Fill network and optimiser from the resume file; returns its progress."""
-        state = read_resume(self.resume_path)
+    def compare(self, state):
+        """Warnings about a resume file's state; UserError where this run cannot go on from it."""
         warnings = compare_settings(self.resume_path, state["settings"], self.facts["settings"], ("epochs",))
         if "data" in state:
             compare_data(self.resume_path, state["data"], self.facts["data"])
         else:
             warnings.append(f"{self.resume_path}: of an earlier version, does not say which images and labels it is of")
+        epoch, step = state["progress"]["epoch"], state["progress"]["step"]
+        if (epoch, step) > (self.args.epochs, 0):
+            raise UserError(
+                f"{self.folder}: the run is at epoch {epoch}, step {step}, beyond --epochs {self.args.epochs}; raise "
+                "--epochs, or take the checkpoints that are there"
+            )
+        return warnings
+
+    def resume(self, progress):
+        """Fill network and optimiser from the resume file; returns its progress."""
+        state = read_resume(self.resume_path)
+        warnings = self.compare(state)
         try:
             progress = type(progress)(**state["progress"])
         except TypeError:
             raise UserError(f"{self.resume_path}: not a resume file of this stage; --overwrite starts anew") from None
-        if (progress.epoch, progress.step) > (self.args.epochs, 0):
-            raise UserError(
-                f"{self.folder}: the run is at epoch {progress.epoch}, step {progress.step}, beyond --epochs "
-                f"{self.args.epochs}; raise --epochs, or take the checkpoints that are there"
-            )
         restore(self.resume_path, state, self.net, self.optimizer, self.world)
         self.written = state.get("checkpoints", list(range(progress.epoch)))
         for line in warnings if self.world.main else ():
@@ -278,11 +306,11 @@ class Run:
         self.save(progress)
 
     def end(self, script, progress, failures, next_command):
-        """The summary, to console, log and run.json."""
+        """The summary, to console, log and run.json. next_command: false where no epoch is done."""
         stage = self.summary.stages.get("training", {"images": 0})
         self.summary.counts["done"] = stage["images"]
         self.log.line(f"done: {self.folder}, {progress.epoch} epochs")
-        self.summary.end(script, self.world, [self.folder], failures, next_command, self.log.line)
+        self.summary.end(script, self.world, [self.folder], failures, next_command or None, self.log.line)
         self.log.close()
 
 
@@ -328,9 +356,10 @@ class BestCheckpoint:
             self.save()
         if progress.best >= 0:
             last = self.run.checkpoint(progress.epoch - 1)
+            none = f"; where none comes, the next stage takes --weights {last}" if progress.epoch else ""
             self.run.log.line(
-                f"warning: {self.path} (mIoU {progress.best:.2f}) is gone and cannot be made again; validations still "
-                f"to come write a new one; the next stage takes the last epoch with --weights {last}"
+                f"warning: {self.path} ({self.what} {progress.best:.2f}) is gone and cannot be made again; the best "
+                f"validation from here on takes its place{none}"
             )
             progress.best = -1.0
 
