@@ -38,7 +38,7 @@ SAMPLE = 5  # files of unknown origin that are looked at before all are scored
 NEXT = {
     "cam": "infer.py --crf with several --alphas, to choose three of them",
     "crf": "train_aff.py; --dup is usually the best of the powers, --low and --high are below and above it",
-    "png": "train a segmentation network, with this folder as its masks",
+    "png": "train_seg.py, with this folder as its --labels",
 }
 
 
@@ -89,9 +89,16 @@ def check_files(ids, folder, mask, args):
         )
 
 
+def is_segmentation(args):
+    """Whether the folder is one of infer_seg.py, by its name."""
+    return args.task == "png" and Path(args.dict_dir).parts[0] in ("seg", "seg_crf")
+
+
 def stage_command(args):
     """The command that would make the missing files."""
     alpha = Path(args.dict_dir).name
+    if is_segmentation(args):
+        return "infer_seg.py"
     tail = f" --alphas {int(alpha)}" if args.task == "crf" and alpha.isdigit() else ""
     return MADE_BY[args.task] + tail
 
@@ -230,7 +237,9 @@ def main(args):
     print_table(result, len(ids))
     print(describe_origin(folder))
     ended = summary.collect(World())
-    print_summary("evaluation.py", ended, [args.json] if args.json else [], NEXT[args.task])
+    print_summary(
+        "evaluation.py", ended, [args.json] if args.json else [], None if is_segmentation(args) else NEXT[args.task]
+    )
     if args.json:
         record = run | {"ended": now(), "summary": ended, "results": args.json, "origin": read_record(folder)}
         write_json(args.json, result)

@@ -32,6 +32,7 @@ from tool.run.arguments import (
     add_common_arguments,
     add_crf_workers_argument,
     add_data_arguments,
+    add_images_arguments,
     add_pool_argument,
     add_trunk_arguments,
     flag,
@@ -65,10 +66,8 @@ def get_args_parser():
     add_common_arguments(parser)
     add_data_arguments(parser)
     parser.add_list(parser.data, "--infer_list", "voc12/train_aug.txt", "train", "list of images")
+    add_images_arguments(parser)
     add = parser.data.add_argument
-    text = "a photograph, or a folder of them with all below it, instead of --infer_list; maps and CRF go to --out"
-    add("--images", type=str, default=None, metavar="PATH", help=text)
-    add("--out", type=str, default=None, metavar="DIR", help="folder of the results of --images")
     text = "classes of an image: those of its label, or those that the network finds"
     add("--labels", type=str, default="given", choices=["given", "predicted"], help=text)
     add("--min_score", type=fraction, default=0.5, help="probability from which a class counts as found, 0 to 1")

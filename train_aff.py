@@ -41,11 +41,15 @@ from tool.run.resume import Progress, fingerprint, start_weights
 from tool.run.script import run_script
 from tool.run.training import (
     BEST_FILE,
+    IMAGENET_WEIGHTS,
+    PSA_WEIGHTS,
     BestCheckpoint,
     Run,
     build_optimizer,
     check_batches,
     check_training,
+    classifiers,
+    first_weights,
     prepare_network,
     train_one_epoch,
 )
@@ -63,7 +67,7 @@ from voc12.data import (
 from voc12.transforms import AffinityView, look_of
 from voc12.validation import can_validate, walk_miou
 
-START_WEIGHTS = ("pretrained/res38_cls.pth", "pretrained/resnet_38d.params")
+START_WEIGHTS = (PSA_WEIGHTS, IMAGENET_WEIGHTS)
 
 
 def get_args_parser():
@@ -131,15 +135,9 @@ def build_net(args):
 
 def find_weights(args):
     """What --pretrained auto takes: for resnet38d a file of START_WEIGHTS, for others the experiment's classifier."""
-    files = [Path(path) for path in START_WEIGHTS]
-    if args.trunk != "resnet38d":
-        files = sorted((Path(args.experiment) / args.name / "ckpt").glob("*net_main.pth"), reverse=True)
-    path = next((path for path in files if path.is_file()), None)
-    if path is None:
-        where = " ".join(START_WEIGHTS) if files else "the classifier's checkpoints"
-        hint = "give --pretrained FILE (a checkpoint of train.py will do) or --pretrained none"
-        raise UserError(f"none of {where} is there; see pretrained/README.md, or {hint}")
-    return path
+    if args.trunk == "resnet38d":
+        return first_weights(START_WEIGHTS)
+    return first_weights(classifiers(Path(args.experiment) / args.name))
 
 
 class Criterion:

@@ -13,7 +13,7 @@ import safetensors.torch
 import torch
 
 from models.resnet38d import ResNet38d
-from models.trunks import TimmTrunk
+from models.trunks import SmpEncoder, TimmTrunk
 from tool.io.files import UserError, write_bytes
 from tool.io.mxnet_params import FILE_MAGIC, check_weight_file, quoted, read_params, shape_text, to_state_dict
 from tool.io.torch_files import read_torch, reason_of, save_torch
@@ -87,13 +87,13 @@ def read_state(path):
 def released_names(net):
     """{name of an entry in files: its name in `net`}, in the network's order.
 
-    The gates of the pooling have no prefix in files, nor has a ResNet-38 trunk; entries of other trunks keep `trunk.`.
-    A module without a trunk has its own names.
+    The gates of the pooling have no prefix in files, nor has a ResNet-38 trunk, nor an encoder, so that the names of
+    segmentation_models_pytorch stay; entries of other trunks keep `trunk.`. A module without a trunk has its own names.
     """
     unnamed = []
     if hasattr(net, "trunk"):
         unnamed.append("gpp.")
-        if isinstance(net.trunk, ResNet38d):
+        if isinstance(net.trunk, ResNet38d | SmpEncoder):
             unnamed.append("trunk.")
     names = {}
     for name in net.state_dict():
@@ -142,7 +142,9 @@ def timm_name(name, blocks):
 
 
 def timm_prefix(net):
-    """What stands before timm's name of an entry in a network on a timm trunk, or in such a trunk."""
+    """What stands before timm's name of an entry in files of a network on a timm trunk, or of such a trunk."""
+    if isinstance(getattr(net, "trunk", None), SmpEncoder):
+        return "encoder.model."
     return "model." if isinstance(net, TimmTrunk) else "trunk.model."
 
 
@@ -152,16 +154,26 @@ def from_timm(state, net):
     Any other state stays as it is, and so does every state for a network that has no timm trunk.
     """
     trunk, prefix = getattr(net, "trunk", net), timm_prefix(net)
-    if not isinstance(trunk, TimmTrunk) or any(name.startswith(prefix) for name in state):
+    if not isinstance(trunk, TimmTrunk | SmpEncoder) or any(name.startswith(prefix) for name in state):
         return state
     own = trunk.model.state_dict()
     if "_conv_stem.weight" in state:
         names = dict.fromkeys(".".join(name.split(".")[:3]) for name in own if name.startswith("blocks."))
         blocks = [(block, f"{block}.conv_pwl.weight" in own) for block in names]
         state = {timm_name(name, blocks): tensor for name, tensor in state.items()}
+    if isinstance(trunk, SmpEncoder):
+        stages = {name.split(".")[0] for name in own}
+        state = {encoder_name(name, stages): tensor for name, tensor in state.items()}
+        return {prefix + name: tensor for name, tensor in state.items() if name.split(".")[0] in stages}
     last = trunk.model.pretrained_cfg.get("classifier") or ()
     dropped = tuple(f"{layer}." for layer in ([last] if isinstance(last, str) else last))
     return {prefix + name: tensor for name, tensor in state.items() if name in own or not name.startswith(dropped)}
+
+
+def encoder_name(name, stages):
+    """timm's name of an entry -> that in its network of features: `stages.0.` is `stages_0.` where that is a stage."""
+    flat = re.sub(r"^([a-z]+)\.([0-9]+)\.", r"\1_\2.", name)
+    return flat if flat.split(".")[0] in stages else name
 
 
 # ---------------------------------------------------------------- networks

@@ -2,6 +2,7 @@
 
 from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
+from torch.nn.modules.dropout import _DropoutNd
 
 from models.checkpoint import load_released_state, released_state
 
@@ -19,14 +20,14 @@ class TrunkNet(nn.Module):
         self.trunk.synchronise_batchnorm()
 
     def freeze(self):
-        """Fine-tuning from pretrained weights: the trunk's stem and every BatchNorm stay as they are.
+        """Fine-tuning from pretrained weights: the trunk's stem and each BatchNorm of the trunk stay as they are.
 
         BatchNorm keeps its running statistics (eval mode also while training) and its affine parameters.
         """
         self.frozen = True
         for parameter in self.trunk.stem_parameters():
             parameter.requires_grad_(False)
-        for module in self.modules():
+        for module in self.trunk.modules():
             if isinstance(module, _BatchNorm):
                 module.requires_grad_(False)
         return self.train(self.training)
@@ -34,10 +35,16 @@ class TrunkNet(nn.Module):
     def train(self, mode=True):
         super().train(mode)
         if self.frozen:
-            for module in self.modules():
+            for module in self.trunk.modules():
                 if isinstance(module, _BatchNorm):
                     module.eval()
         return self
+
+    def drop_dropout(self):
+        """No value is dropped any more while training."""
+        for module in self.modules():
+            if isinstance(module, _DropoutNd):
+                module.p = 0.0
 
     def param_groups(self, lr, weight_decay, scratch_lr_mult):
         """Trainable parameters as optimiser groups: decay on weights, none on biases; what is not trunk apart.

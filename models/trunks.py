@@ -154,6 +154,46 @@ class TimmTrunk(nn.Module):
         return features
 
 
+class SmpEncoder(nn.Module):
+    """The encoder of a network of segmentation_models_pytorch, a classifier of timm, as a trunk that gives its stages.
+
+    encoder: a TimmUniversalEncoder of that library. forward(x) -> list of maps. All of it is fine-tuned, but for
+    BatchNorm.
+    """
+
+    def __init__(self, encoder):
+        super().__init__()
+        self.encoder = encoder
+        self.stride = encoder.output_stride
+        config = encoder.model.pretrained_cfg
+        self.mean, self.std, self.interpolation = tuple(config["mean"]), tuple(config["std"]), config["interpolation"]
+
+    @property
+    def model(self):
+        """timm's own."""
+        return self.encoder.model
+
+    @property
+    def checkpoint_activations(self):
+        return False
+
+    @checkpoint_activations.setter
+    def checkpoint_activations(self, wanted):
+        if wanted:
+            raise UserError("--checkpoint_activations: an encoder of segmentation_models_pytorch cannot do that")
+
+    def stem_parameters(self):
+        return ()
+
+    def synchronise_batchnorm(self):
+        from timm.layers import convert_sync_batchnorm  # see TimmTrunk
+
+        self.encoder = convert_sync_batchnorm(self.encoder)
+
+    def forward(self, x):
+        return self.encoder(x)
+
+
 def choose_levels(strides):
     """Which stages AffinityNet reads beside the output, from the stride of each -> two indices.
 
@@ -166,8 +206,8 @@ def choose_levels(strides):
     return first, min(first + 1, len(strides) - 1)
 
 
-def create_timm(name, output_stride, fetch):
-    """timm's model without its last layer. UserError: unknown, for images of one size, or weights not to be had."""
+def check_timm(name, fetch):
+    """UserError where timm has no model of this name, or none of the training after its dot, or no weights to fetch."""
     import timm  # takes seconds, and resnet38d needs none of it
 
     known, _, tag = name.partition(".")
@@ -179,6 +219,18 @@ def create_timm(name, output_stride, fetch):
         raise UserError(f"timm:{shorten(name, 100)}: there is no such training of it; there are {', '.join(tags)}")
     if fetch and not tags:
         raise UserError(f"timm:{name}: timm has no weights of it; give --pretrained FILE or none")
+
+
+def not_fetched(name, error):
+    """The UserError for weights that timm could not fetch."""
+    return UserError(f"timm:{name}: weights not fetched ({shorten(error, 150)}); --pretrained takes a file")
+
+
+def create_timm(name, output_stride, fetch):
+    """timm's model without its last layer. UserError: unknown, for images of one size, or weights not to be had."""
+    import timm
+
+    check_timm(name, fetch)
     config = timm.get_pretrained_cfg(name)
     options = {"output_stride": output_stride}
     if config is not None and config.fixed_input_size:
@@ -193,7 +245,5 @@ def create_timm(name, output_stride, fetch):
     except Exception as error:
         if not fetch:
             raise
-        raise UserError(
-            f"timm:{name}: weights not fetched ({shorten(error, 150)}); --pretrained takes a file"
-        ) from None
+        raise not_fetched(name, error) from None
     return create_timm(name, None, fetch)  # it has no choice of strides

@@ -175,7 +175,7 @@ def signature(path):
         return {k: v for k, v in settings.items() if k not in ("resume", "overwrite")}
     if path.suffix == ".json":
         return plain(json.loads(path.read_text()))
-    if path.name == "inputs.tsv":  # the last line of an image counts
+    if path.name.endswith(".inputs.tsv"):  # the last line of an image counts
         return {line.split("\t")[0]: line for line in path.read_text().splitlines()}
     if path.suffix == ".txt" and path.name.startswith("log"):
         return "log"

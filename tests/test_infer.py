@@ -21,7 +21,7 @@ from tool.io.images import open_image
 from tool.io.scores import file_origin, read_scores, write_scores
 from tool.run.check import Check
 from tool.run.distributed import World
-from tool.run.inputs import Inputs, add_inputs, mend_inputs, read_inputs
+from tool.run.inputs import Inputs, add_inputs, inputs_path, mend_inputs, read_inputs
 from tool.run.lock import locked
 from tool.run.record import read_record
 from tool.run.summary import Summary, merge, print_summary
@@ -98,7 +98,7 @@ def test_a_file_that_is_replaced_during_a_run_counts_as_changed(tmp_path):
 
 
 def test_half_a_line_of_a_full_disk_spoils_no_other(tmp_path):
-    (tmp_path / "inputs.tsv").write_text("a\t1\t-\t-\nb\t2\t5:7:0")
+    inputs_path(tmp_path).write_text("a\t1\t-\t-\nb\t2\t5:7:0")
     mend_inputs(tmp_path)
     add_inputs(tmp_path, ["c\t3\t-\t-\n", "a\t4\t-\t-\n"])
     assert read_inputs(tmp_path) == {"a": ["4", "-", "-"], "c": ["3", "-", "-"]}
@@ -141,7 +141,7 @@ def test_changed_photographs_are_done_again_and_copies_are_not(broken, copied):
 
 def test_results_without_a_list_of_inputs_stay_and_get_one(broken, copied):
     """As an earlier version left them."""
-    for path in copied.rglob("inputs.tsv"):
+    for path in copied.rglob("*.inputs.tsv"):
         path.unlink()
     before = result_times(copied / "n")
     flags = [*infer_flags(broken, copied), *ALL]
@@ -193,8 +193,8 @@ def foreign(copied):
     """An experiment whose maps are another method's, in all forms, without checkpoint and run.json -> its folder."""
     for name in ("crf", "vis", "ckpt"):
         shutil.rmtree(copied / "n" / name)
-    for name in ("run.json", "inputs.tsv"):
-        (copied / "n/dict" / name).unlink()
+    (copied / "n/dict/run.json").unlink()
+    inputs_path(copied / "n/dict").unlink()
     for k, path in enumerate(sorted((copied / "n/dict").glob("*.npy"))):
         np.save(path, list(FORMS.values())[k % len(FORMS)](read_scores(path)))
     return copied

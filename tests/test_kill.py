@@ -12,8 +12,12 @@ import pytest
 import torch
 from conftest import infer_flags, train_flags
 from kill_harness import SCRIPTS, Launcher, differences, wait_until
+from PIL import Image
 from test_scripts_aff import aff_flags, train_aff_flags
 
+from tool.io.files import write_bytes
+from tool.io.images import open_image, save_image
+from tool.io.scores import read_scores, write_scores
 from tool.run.lock import holder_path
 from tool.run.log import Log
 
@@ -308,6 +312,122 @@ def test_resume_loses_nothing(stages, launcher, tmp_path):
 @pytest.mark.parametrize("script", TRAININGS)
 def test_resume_loses_nothing_of_many_folders(script, stages, launcher, tmp_path):
     lose_nothing(stages[script], launcher, tmp_path / "w", 25, seed=2)
+
+
+INFERENCES = {"infer.py": ("dict", "crf", "vis"), "infer_aff.py": ("rw", "rw_vis")}
+
+
+def edit_something(rng, folder, script):
+    """Other labels, another photograph or other maps of a random image; in one step, as editors save files."""
+    image = rng.choice((folder / "set" / "train.txt").read_text().split())
+    if script == "infer_aff.py" and rng.random() < 0.6:
+        path = folder / "e/n/dict" / f"{image}.npy"
+        maps = read_scores(path)
+        write_scores(path, {k: v * rng.uniform(0.2, 1) for k, v in maps.items()})
+    elif script == "infer.py" and rng.random() < 0.7:
+        path = folder / "set" / "Annotations" / f"{image}.xml"
+        name = rng.choice(["bird", "bottle", "car", "cat", "tvmonitor"])
+        objects = f"<object><name>{name}</name></object></annotation>"
+        write_bytes(path, re.sub("<object>.*</annotation>", objects, path.read_text(), flags=re.DOTALL).encode())
+    else:
+        path = folder / "set" / "JPEGImages" / f"{image}.jpg"
+        pixels = np.array(open_image(path))
+        save_image(path, Image.fromarray(255 - pixels))
+
+
+def edited(stage, toy, launcher, folder, rounds, rng):
+    """Runs that are killed or held while inputs change, then one to the end; returns how often something changed.
+
+    What is left must be what a run from nothing gives on the inputs as they are then.
+    """
+    shutil.copytree(stage.after if rng.random() < 0.5 else stage.before, folder)
+    shutil.copytree(toy, folder / "set")
+    args = [Path("set", k.relative_to(toy)) if isinstance(k, Path) and k.is_relative_to(toy) else k for k in stage.args]
+    edits = 0
+    for _ in range(rounds):
+        number = rng.choice([signal.SIGKILL, signal.SIGSTOP])
+        run = launcher.fork(stage.script, args, folder, point=int(rng.integers(1, stage.points)), number=int(number))
+        assert wait_until(lambda: run.finished() or stopped(run), 100)  # noqa: B023
+        for _ in range(rng.integers(1, 3)):
+            edit_something(rng, folder, stage.script)
+            edits += 1
+        run.signal(signal.SIGCONT)
+        assert run.wait() in (0, KILLED), run.output()[-2000:]
+    whole = shutil.copytree(folder, folder.with_name("whole"))
+    run = launcher.fork(stage.script, args, folder)
+    assert run.wait() == 0, run.output()[-2000:]
+    for name in INFERENCES[stage.script]:
+        shutil.rmtree(whole / "e/n" / name, ignore_errors=True)
+    assert launcher.fork(stage.script, args, whole).wait() == 0
+    assert differences(folder, whole) == []
+    again = launcher.fork(stage.script, args, folder)
+    assert again.wait() == 0 and "12 done before" in again.output()
+    for path in (folder, whole):
+        shutil.rmtree(path)
+    return edits
+
+
+@pytest.mark.parametrize("script", INFERENCES)
+def test_inputs_that_change_while_a_run_is_killed_or_goes_on(script, stages, toy, launcher, tmp_path):
+    assert edited(stages[script], toy, launcher, tmp_path / "w", 2, np.random.default_rng(3)) >= 2
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("script", INFERENCES)
+def test_inputs_that_change_at_many_moments(script, stages, toy, launcher, tmp_path):
+    rng = np.random.default_rng(7)
+    edits = sum(edited(stages[script], toy, launcher, tmp_path / "w", 5, rng) for _ in range(25))
+    print(f"{script}: {edits} changes in 125 disturbed runs")
+
+
+def race(stage, launcher, folder, references, delays):
+    """Two runs of different settings start into the same folders, one a little later; returns how often each won.
+
+    references: two lists of (arguments, folder as it is after an undisturbed run of them). One run does all, the other
+    is refused in one line, and what is there is of the one.
+    """
+    wins = [0, 0]
+    for delay in delays:
+        shutil.copytree(stage.before, folder)
+        runs = []
+        for args, _ in references:
+            runs.append(launcher.fork(stage.script, args, folder))
+            time.sleep(delay)
+        codes = [run.wait() for run in runs]
+        assert sorted(codes) == [0, 2], [run.output()[-1000:] for run in runs]
+        winner, loser = codes.index(0), codes.index(2)
+        wins[winner] += 1
+        last = runs[loser].output().strip().splitlines()[-1]
+        assert "is writing there; wait for it" in last or "holds results of other settings" in last, last
+        assert differences(folder, references[winner][1]) == []
+        no_process_left(runs)
+        shutil.rmtree(folder)
+    return wins
+
+
+def racers(stage, launcher, folder):
+    """Arguments and results of the stage, and of another epoch or length of the walk."""
+    flag, value = ("--load_epo", 1) if stage.script == "infer.py" else ("--steps", 9)
+    other = [*stage.args, flag, value]
+    shutil.copytree(stage.before, folder)
+    assert launcher.fork(stage.script, other, folder).wait() == 0
+    return [(stage.args, stage.after), (other, folder)]
+
+
+def test_two_inferences_at_once(stages, launcher, tmp_path):
+    stage = stages["infer.py"]
+    assert sum(race(stage, launcher, tmp_path / "w", racers(stage, launcher, tmp_path / "other"), [0.1])) == 1
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("script", INFERENCES)
+def test_two_inferences_at_many_moments(script, stages, launcher, tmp_path):
+    stage = stages[script]
+    references = racers(stage, launcher, tmp_path / "other")
+    delays = np.random.default_rng(5).uniform(0, 0.5, 20) ** 2
+    wins = race(stage, launcher, tmp_path / "w", references, delays)
+    wins = np.add(wins, race(stage, launcher, tmp_path / "w", references[::-1], delays)[::-1])
+    print(f"{script}: 40 pairs of runs, won {wins}")
 
 
 def test_a_broken_line_of_the_log_is_dropped(tmp_path):

@@ -1,7 +1,6 @@
-"""Dense CRF (Kraehenbuehl and Koltun, 2011) with the settings of the released code; one lattice serves all alphas.
+"""Dense CRF (Kraehenbuehl and Koltun, 2011) with real image colours; one lattice serves all alphas."""
 
-sxy 3, compat 3 for the Gaussian; sxy 80, srgb 13, compat 10 for the bilateral term; real image colours.
-"""
+from typing import NamedTuple
 
 import numpy as np
 from pydensecrf.densecrf import DenseCRF2D
@@ -12,19 +11,34 @@ SMALLEST_SHARE = 1e-20  # of a unary in the softmax over several
 TOGETHER_VALUES = 2**23  # labels x pixels refined at once: 32 MiB of float32 in each of some six buffers
 
 
+class Pairwise(NamedTuple):
+    """The two kernels: a Gaussian of position, and a bilateral one of position and colour; widths s, weights compat."""
+
+    sxy: float
+    compat: float
+    bilateral_sxy: float
+    srgb: float
+    bilateral_compat: float
+
+
+RELEASED = Pairwise(sxy=3, compat=3, bilateral_sxy=80, srgb=13, bilateral_compat=10)
+
+
 class DenseCRF:
     """The CRF of one image; the lattices are built once and used for every unary.
 
     image: H x W x 3 uint8, RGB. num_labels: of one unary. unaries: how many are refined together, by `together`.
     """
 
-    def __init__(self, image, num_labels, unaries=1):
+    def __init__(self, image, num_labels, unaries=1, pairwise=RELEASED):
         image = np.array(image, dtype=np.uint8, order="C")  # a copy: pydensecrf refuses read-only arrays
         self.shape = (num_labels, *image.shape[:2])
         self.unaries = unaries
         self.crf = DenseCRF2D(image.shape[1], image.shape[0], unaries * num_labels)
-        self.crf.addPairwiseGaussian(sxy=3, compat=3)
-        self.crf.addPairwiseBilateral(sxy=80, srgb=13, rgbim=image, compat=10)
+        self.crf.addPairwiseGaussian(sxy=pairwise.sxy, compat=pairwise.compat)
+        self.crf.addPairwiseBilateral(
+            sxy=pairwise.bilateral_sxy, srgb=pairwise.srgb, rgbim=image, compat=pairwise.bilateral_compat
+        )
 
     def _set(self, probabilities):
         unary = -np.log(np.clip(probabilities, MIN_PROBABILITY, 1.0)).astype(np.float32)

@@ -16,8 +16,9 @@ from torch.utils.data import DataLoader, Dataset
 
 from tool.affinity_labels import STRIDE, affinity_label, pair_masks, pool_scores
 from tool.io.files import IMAGE_SUFFIXES, UserError, missing_files, require_files
-from tool.io.images import open_image
+from tool.io.images import open_image, open_mask
 from tool.io.scores import read_scores
+from tool.metrics import check_size
 from tool.run.background import follow_parent
 from voc12.transforms import IMAGENET, normalise, rescale
 
@@ -248,6 +249,11 @@ class WalkSet(Dataset):
         return image_id, np.array(photo), normalise(rescale(photo, self.scale, self.look), self.look), maps
 
 
+def epoch_order(seed, epoch, length):
+    """Indices of the samples of an epoch, as its batches take them."""
+    return np.random.default_rng([seed, epoch]).permutation(length)
+
+
 class EpochBatches:
     """Batch sampler of keys (epoch, index): a fresh permutation each epoch, the incomplete last batch dropped.
 
@@ -268,7 +274,7 @@ class EpochBatches:
         return self.length // self.batch_size - self.skip
 
     def __iter__(self):
-        order = np.random.default_rng([self.seed, self.epoch]).permutation(self.length)
+        order = epoch_order(self.seed, self.epoch, self.length)
         for k in range(self.skip, self.length // self.batch_size):
             batch = order[k * self.batch_size : (k + 1) * self.batch_size]
             yield [(self.epoch, int(i)) for i in batch[self.rank :: self.size]]
@@ -302,3 +308,75 @@ def inference_loader(dataset, num_workers, pin_memory=False):
         generator=own_generator(),
         worker_init_fn=follow_parent,
     )
+
+
+# ---------------------------------------------------------------- the segmentation network
+
+
+def labels_folder(experiment, name):
+    """A folder of label masks: below the experiment's, or, where there is no such, from here. UserError without one."""
+    for folder in (Path(experiment) / name, Path(name)):
+        if folder.is_dir():
+            return folder
+    text = "no such folder; infer_aff.py writes one, or give a path to masks"
+    raise UserError(f"--labels: {Path(experiment) / name}: {text}")
+
+
+def label_paths(folder, ids):
+    """{ID: path of its label mask in a folder}."""
+    return {i: Path(folder) / f"{i}.png" for i in ids}
+
+
+class SegSet(Dataset):
+    """Samples (id, image 3 x crop x crop float32, label crop x crop uint8 with 255 ignored) under keys (epoch, index).
+
+    labels_dir: folder of label masks, ID.png. num_labels: ids are below it, or 255. batch_size: where given, the images
+    of a batch are scaled by one factor, not each by its own.
+    UserError where a photograph or a mask is broken, or the two are not of one size.
+    """
+
+    def __init__(self, voc12_root, ids, labels_dir, num_labels, view, seed, batch_size=None):
+        self.root, self.ids, self.view, self.seed = voc12_root, ids, view, seed
+        self.labels, self.num_labels, self.batch_size = label_paths(labels_dir, ids), num_labels, batch_size
+
+    def __len__(self):
+        return len(self.ids)
+
+    def __getitem__(self, key):
+        epoch, index = key
+        image_id = self.ids[index]
+        path = image_path(self.root, image_id)
+        image = open_image(path)
+        label = self.label(image_id, image.size)
+        x, label = self.view(image, label, sample_rng(self.seed, epoch, image_id), self.batch_rng(epoch, index))
+        return image_id, x, label
+
+    def label(self, image_id, size):
+        """The mask of an image of `size` (w, h), H x W uint8."""
+        label = open_mask(self.labels[image_id], self.num_labels)
+        check_size(label, size[::-1], image_path(self.root, image_id))
+        return label
+
+    def batch_rng(self, epoch, index):
+        """The random generator that the images of a batch share; None where there is no such."""
+        if self.batch_size is None:
+            return None
+        place = np.flatnonzero(epoch_order(self.seed, epoch, len(self)) == index)[0]
+        return np.random.default_rng([self.seed, epoch, place // self.batch_size])
+
+
+class MaskedSet(Dataset):
+    """Samples (photograph 3 x H x W float32, true labels H x W uint8) of a data set's own masks, for validation."""
+
+    def __init__(self, voc12_root, ids, num_labels, look):
+        self.root, self.ids, self.num_labels, self.look = voc12_root, ids, num_labels, look
+
+    def __len__(self):
+        return len(self.ids)
+
+    def __getitem__(self, index):
+        image_id = self.ids[index]
+        photo = open_image(image_path(self.root, image_id))
+        truth = open_mask(mask_path(self.root, image_id), self.num_labels)
+        check_size(truth, photo.size[::-1], image_id)
+        return normalise(photo, self.look), torch.from_numpy(truth)

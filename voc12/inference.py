@@ -1,4 +1,4 @@
-"""Maps of one image after the other, from the network or as they are stored, for CRF and random walk."""
+"""Maps and scores of one image after the other, from a network or as they are stored, for CRF and random walk."""
 
 import sys
 from pathlib import Path
@@ -11,6 +11,7 @@ from tool.cam import multi_scale_cam, predict_label
 from tool.io.files import UserError
 from tool.io.images import open_image
 from tool.run.device import memory_format
+from tool.segmentation import multi_scale_scores
 from voc12.data import Broken, check_images, read_maps
 from voc12.layout import find_photographs, fold_id, fold_names
 
@@ -93,3 +94,20 @@ def in_range(maps, path, said):
             file=sys.stderr,
         )
     return {k: np.clip(m, 0, 1).astype(np.float32, copy=False) for k, m in maps.items()}
+
+
+def network_scores(net, loader, device, amp, merge, failures):
+    """Run a segmentation network on every view -> (ID, H x W x 3 uint8, L x H x W float32 scores) of each image.
+
+    loader: over an InferenceSet without labels. merge: of `multi_scale_scores`. Broken images go to `failures`.
+    """
+    layout = memory_format(device, amp)
+    for sample in tqdm(loader, "segment", unit="image", disable=None):
+        if isinstance(sample, Broken):
+            failures.add(sample.image_id, sample.reason)
+            continue
+        image_id, image, views, _ = sample
+        with torch.autocast(device.type, dtype=torch.bfloat16, enabled=amp):
+            views = [view.to(device, non_blocking=True).contiguous(memory_format=layout) for view in views]
+            scores = multi_scale_scores(net, views, image.shape[:2], merge)
+        yield image_id, image.numpy(), scores.cpu().numpy()

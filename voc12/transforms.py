@@ -9,7 +9,7 @@ from torchvision.transforms import functional as TF
 
 from tool.cam import resize_maps
 from tool.io.files import UserError
-from tool.io.images import MEAN, STD
+from tool.io.images import IGNORE, MEAN, STD
 
 MAX_PIXELS = 2**30  # of a resized image
 RESAMPLING = {"nearest": Image.NEAREST, "bilinear": Image.BILINEAR, "bicubic": Image.BICUBIC, "lanczos": Image.LANCZOS}
@@ -175,3 +175,34 @@ class AffinityView:
         if rng.random() < 0.5:
             image, scores = image.flip(-1), scores.flip(-1)
         return image.contiguous(), scores.contiguous()
+
+
+class SegView:
+    """Random view for the segmentation network: photograph and mask scaled, mirrored and cut together.
+
+    scale: (least, largest) factor on both sides. crop: side in pixels. jitter: strengths of brightness, contrast,
+    saturation, hue. padding: label id where the image does not reach; the image is 0 there, its mean colour.
+    """
+
+    def __init__(self, scale=(0.5, 1.5), crop=321, jitter=(0.3, 0.3, 0.3, 0.1), padding=IGNORE, look=IMAGENET):
+        self.scale = scale
+        self.crop = crop
+        check_jitter(jitter)
+        self.jitter = jitter
+        self.padding = padding
+        self.look = look
+
+    def __call__(self, image, label, rng, scale_rng=None):
+        """image: PIL RGB; label: H x W uint8 of its size -> (3 x crop x crop float32, crop x crop uint8).
+
+        scale_rng: draws the factor, where it is not the image's own.
+        """
+        image = rescale(image, (scale_rng or rng).uniform(*self.scale), self.look)
+        label = Image.fromarray(label).resize(image.size, Image.NEAREST)
+        if rng.random() < 0.5:
+            image, label = TF.hflip(image), TF.hflip(label)
+        image = colour_jitter(image, self.jitter, rng)
+        window = crop_window(rng, image.height, image.width, self.crop)
+        label = torch.from_numpy(np.array(label))[None]
+        x = cut(normalise(image, self.look), window, self.crop)
+        return x, cut(label, window, self.crop, self.padding)[0]

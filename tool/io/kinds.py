@@ -14,7 +14,7 @@ NEAR, FAR = 0.01, 0.25  # mean distance of a pixel's sum from 1: that of a CRF, 
 
 def recorded_kind(settings):
     """Which of SUFFIX a run of these settings (of its run.json) wrote; None where they do not tell."""
-    for key, kind in (("alpha", "crf"), ("steps", "png"), ("scales", "cam")):
+    for key, kind in (("alpha", "crf"), ("steps", "png"), ("arch", "png"), ("scales", "cam")):
         if key in (settings or {}):
             return kind
     return None

@@ -42,6 +42,7 @@ class Parser(argparse.ArgumentParser):
         self.begins = begins
         self.data, self.network, self.schedule, self.method, self.run = map(self.add_argument_group, GROUPS)
         self.splits = {}  # {dest of a list flag: name of the data set's own list that is its default}
+        self.presets = {}  # {dest of a flag: {its value: {dest: default}}}
         self.ignored = []  # released flags that change nothing
 
     def parse_given(self, argv=None):
@@ -51,6 +52,8 @@ class Parser(argparse.ArgumentParser):
             self.error(f"unrecognized arguments: {' '.join(unknown)}{self.nearest(unknown[0])}")
         marked, _ = self.parse_known_args(argv, argparse.Namespace(**dict.fromkeys(vars(args), UNSET)))
         given = {name for name, value in vars(marked).items() if value is not UNSET}
+        for name, presets in self.presets.items():
+            vars(args).update({k: v for k, v in presets[getattr(args, name)].items() if k not in given})
         for name in self.ignored:
             if name in given:
                 print(f"warning: --{name} has no effect", file=sys.stderr)
@@ -76,6 +79,13 @@ class Parser(argparse.ArgumentParser):
             flag, type=str, default=default, help=f"{text} (default: the data set's own {split}.txt, for VOC {default})"
         )
         self.splits[action.dest] = split
+
+    def add_presets(self, group, flag, presets, text):
+        """A flag whose value sets the defaults of others. presets: {value: {dest: default}}, the default one first."""
+        first = next(iter(presets))
+        action = group.add_argument(flag, type=str, default=first, choices=list(presets), help=text)
+        self.presets[action.dest] = presets
+        self.set_defaults(**presets[first])
 
     def ignore(self, *names):
         """Take flags of the released code that change nothing."""
@@ -240,7 +250,7 @@ def add_training_arguments(parser, epochs, crop_size, jitter, scratch_lr_mult):
     add("--batch_size", type=positive_int, default=8, help=text)
     add("--optimizer", type=str, default="sgd", choices=["sgd", "adamw"], help="the paper's method uses sgd")
     add("--lr", type=positive, default=0.01, help="learning rate at step 0 of the poly schedule")
-    text = "of SGD; released 5e-4, because weight decay sits in momentum's place there"
+    text = "of SGD; AEFT's was released as 5e-4, because weight decay sits in momentum's place there"
     add("--momentum", type=fraction, default=5e-4, help=text)
     add("--wt_dec", type=nonnegative, default=5e-4, help="weight decay of weights; biases have none")
     text = "factor on the rate of layers without pretrained weights"
@@ -264,6 +274,22 @@ class Square(argparse.Action):
         if len(values) > 2 or len(set(values)) > 1:
             parser.error(f"argument {option_string}: {' '.join(map(str, values))}: a crop is square, give its side")
         setattr(namespace, self.dest, values[0])
+
+
+def add_images_arguments(parser):
+    """--images and --out: photographs of no data set."""
+    add = parser.data.add_argument
+    text = "a photograph, or a folder of them with all below it, instead of --infer_list; results go to --out"
+    add("--images", type=str, default=None, metavar="PATH", help=text)
+    add("--out", type=str, default=None, metavar="DIR", help="folder of the results of --images")
+
+
+def add_arch_argument(parser):
+    text = (
+        "network: deeplab_TRUNK (resnet38d or timm:NAME), or smp:ARCH:ENCODER of segmentation_models_pytorch, with a "
+        "classifier of timm as encoder (default: deeplab_ on the experiment's trunk)"
+    )
+    parser.network.add_argument("--arch", type=str, default=None, help=text)
 
 
 def add_walk_arguments(parser):

@@ -12,6 +12,7 @@ from tool.pseudo_labels import refine_labels
 from tool.run.background import WRITING, Background
 from tool.run.inputs import NONE, TIMES, add_inputs, join_classes, read_inputs, split_classes
 from tool.run.record import check_claim, claim_folder, folder_settings, origin_of
+from tool.segmentation import label_map, refine_scores
 
 CLASSES_AN_IMAGE = 1.5  # VOC's mean, for images whose classes are not known beforehand
 
@@ -231,11 +232,20 @@ def crf_job(image, cams, files, compressed=False):
 
 
 def label_job(image, keys, walked, label_file, overlay_file=None, names=None):
-    """Refine walked scores (`refine_labels`), write the pseudo label and its overlay: (path, origin) each, or None.
+    """Refine walked scores (`refine_labels`), then `write_labels`."""
+    write_labels(image, refine_labels(image, keys, walked), label_file, overlay_file, names)
+
+
+def segmentation_job(image, scores, label_file, overlay_file=None, names=None):
+    """Refine a segmentation network's scores by CRF, then `write_labels` of the best."""
+    write_labels(image, label_map(refine_scores(image, scores)), label_file, overlay_file, names)
+
+
+def write_labels(image, labels, label_file, overlay_file=None, names=None):
+    """Write labels and their overlay on the image: (path, origin) of each, or None.
 
     names: of the classes, for the legend of the overlay.
     """
-    labels = refine_labels(image, keys, walked)
     with WRITING:
         if label_file:
             path, origin = label_file

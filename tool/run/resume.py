@@ -25,7 +25,7 @@ FREE_SETTINGS = {
     "keep",
 }
 # Where the run lies, and paths of what it reads: the content of these files is compared instead (Run.begin: data).
-PATHS = {"name", "experiment", "train_list", "val_list", "classes", "cls_labels"}
+PATHS = {"name", "experiment", "train_list", "val_list", "classes", "cls_labels", "labels"}
 
 
 @dataclass

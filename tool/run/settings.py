@@ -128,9 +128,12 @@ def is_copy(new, old):
     return sum(alike) * 2 > len(both)
 
 
-def remember(args):
-    """Write what later stages of the experiment take their defaults from; called by the first stage."""
+def remember(args, keep=False):
+    """Write what later stages of the experiment take their defaults from; called by the first stage.
+
+    keep: of a later stage, which is the first one where labels come from elsewhere: leave what is there.
+    """
     path = settings_path(args)
     values = {key: getattr(args, key) for key in REMEMBERED if hasattr(args, key)}
-    if read_settings(path) != values:
+    if read_settings(path) != values and not (keep and path.is_file()):
         write_json(path, values)

@@ -31,6 +31,7 @@ from tool.run.script import StopSignal
 from tool.run.summary import Summary
 
 POWER = 0.9  # of the poly schedule
+PSA_WEIGHTS, IMAGENET_WEIGHTS = "pretrained/res38_cls.pth", "pretrained/resnet_38d.params"
 BEST_FILE = "best.pth"
 
 
@@ -74,6 +75,21 @@ def check_batches(sizes, images, list_path, world):
             f"a batch of {min(sizes)} images for {world.size} processes leaves some without; "
             "raise the batch size or start fewer"
         )
+
+
+def classifiers(experiment):
+    """Checkpoints of train.py, the newest first."""
+    return sorted((Path(experiment) / "ckpt").glob("*net_main.pth"), reverse=True)
+
+
+def first_weights(candidates):
+    """The first path that exists; UserError where none does."""
+    for path in candidates:
+        if Path(path).is_file():
+            return str(path)
+    where = " ".join(map(str, candidates)) or "the classifier's checkpoints"
+    hint = "give --pretrained FILE (a checkpoint of train.py will do) or --pretrained none"
+    raise UserError(f"none of {where} is there; see pretrained/README.md, or {hint}")
 
 
 def prepare_network(net, device, world, amp=False, seed=0, compiled=False):

@@ -1,0 +1,106 @@
+"""A segmentation network as an ONNX file, for programs without torch."""
+
+import contextlib
+import importlib.util
+import inspect
+import os
+import sys
+import warnings
+from pathlib import Path
+
+import torch
+from torch import nn
+
+from tool.cam import upsample
+from tool.io.files import UserError, atomic, shorten
+
+OPSET = 17
+TRACED, TRIED = (65, 80), ((96, 64), (33, 47))  # height, width
+TOLERANCE = 1e-4  # between torch and onnxruntime, relative to the largest logit
+
+
+class Deployed(nn.Module):
+    """A segmentation network that takes an image as it is: B x 3 x H x W RGB in [0, 1] -> logits B x L x H x W."""
+
+    def __init__(self, net):
+        super().__init__()
+        self.net = net
+        for name in ("mean", "std"):
+            self.register_buffer(name, torch.tensor(getattr(net.trunk, name)).view(1, 3, 1, 1))
+
+    def forward(self, image):
+        return upsample(self.net((image - self.mean) / self.std), image.shape[-2:])
+
+
+def check_export(path):
+    """UserError where a file of this name would not be taken for ONNX, or torch cannot write one here."""
+    if Path(path).suffix.lower() != ".onnx":
+        raise UserError(f"--export {path}: writes ONNX; choose the ending .onnx")
+    if importlib.util.find_spec("onnx") is None:
+        raise UserError("--export: torch needs the package onnx for that (pip install onnx)")
+
+
+def export_onnx(net, path):
+    """Write `Deployed(net)` with input "image" and output "logits", of any batch size, height and width.
+
+    UserError where the network cannot be written so; `path` is then as it was. Where onnxruntime is installed, the
+    file's results are compared with torch's at other sizes than the one that was traced.
+    """
+    was_training, device = net.training, next(net.parameters()).device
+    deployed = Deployed(net.cpu().float()).eval()
+    axes = {0: "batch", 2: "height", 3: "width"}
+    # torch's newer exporter needs more packages; before torch 2.5 there was only this one
+    options = {"dynamo": False} if "dynamo" in inspect.signature(torch.onnx.export).parameters else {}
+    with atomic(path) as temporary, warnings.catch_warnings(), torch.no_grad(), silent_stdout():
+        warnings.simplefilter("ignore")
+        try:
+            torch.onnx.export(
+                deployed,
+                (torch.rand(1, 3, *TRACED),),
+                str(temporary),
+                input_names=["image"],
+                output_names=["logits"],
+                dynamic_axes={"image": axes, "logits": axes},
+                opset_version=OPSET,
+                **options,
+            )
+        except (RuntimeError, torch.onnx.OnnxExporterError) as error:
+            raise UserError(f"--export {path}: this network has no ONNX form ({shorten(error, 150)})") from None
+        compare(deployed, temporary, path)
+    net.to(device).train(was_training)
+
+
+@contextlib.contextmanager
+def silent_stdout():
+    """Nothing is printed inside: torch prints the whole graph, past sys.stdout, where an export fails."""
+    sys.stdout.flush()
+    kept = os.dup(1)
+    try:
+        with open(os.devnull, "w") as nothing:
+            os.dup2(nothing.fileno(), 1)
+        yield
+    finally:
+        os.dup2(kept, 1)
+        os.close(kept)
+
+
+def compare(deployed, file, path):
+    """UserError where onnxruntime, if it is installed, does not compute with `file` what torch does."""
+    try:
+        import onnxruntime
+    except ImportError:
+        return
+    session = onnxruntime.InferenceSession(str(file), providers=["CPUExecutionProvider"])
+    for size in TRIED:
+        image = torch.rand(2, 3, *size)
+        expected = deployed(image)
+        try:
+            logits = torch.from_numpy(session.run(None, {"image": image.numpy()})[0])
+            difference = float((logits - expected).abs().max() / expected.abs().max())
+        except Exception as error:  # onnxruntime's own, and other sizes than expected
+            difference = shorten(error, 100)
+        if not isinstance(difference, float) or difference > TOLERANCE:
+            raise UserError(
+                f"--export {path}: in ONNX this network gives other results than in torch on images of "
+                f"{size[1]} x {size[0]} ({difference}); its trunk cannot be exported"
+            )

@@ -1,0 +1,45 @@
+"""From a segmentation network to labels: several sizes of an image and their mirror images merged, dense CRF."""
+
+import numpy as np
+import torch
+
+from tool.cam import map_views, upsample
+from tool.crf import DenseCRF, Pairwise
+
+MERGES = ("mean", "max")
+CRF_PAIRWISE = Pairwise(sxy=4, compat=3, bilateral_sxy=83, srgb=5, bilateral_compat=3)
+CRF_ITERATIONS = 10
+
+
+@torch.no_grad()
+def multi_scale_scores(net, views, size, merge="mean"):
+    """Scores of every label at every pixel, from all views of an image -> L x H x W float32 in [0, 1].
+
+    net: B x 3 x h x w -> logits B x L x h' x w'. views: as in `multi_scale_cam`. size: (H, W) of the original image.
+    merge: "mean" = softmax of the mean of the logits; "max" = the largest softmax of any view, which need not sum to 1.
+    """
+    if merge not in MERGES:
+        raise ValueError(f"merge {merge!r}: must be one of {MERGES}")
+    total, count = None, 0
+    for view in views:
+        logits = map_views(net, view)  # n x L x h' x w'
+        if len(logits) > 1:
+            logits[1] = logits[1].flip(-1)
+        count += len(logits)
+        if merge == "mean":  # upsampling is linear: once for the image and its mirror image
+            scores = upsample(logits.sum(0, keepdim=True), size)[0]
+            total = scores if total is None else total.add_(scores)
+        else:
+            scores = upsample(logits, size).softmax(1).amax(0)
+            total = scores if total is None else torch.maximum(total, scores)
+    return total.div_(count).softmax(0) if merge == "mean" else total
+
+
+def label_map(scores):
+    """L x H x W scores, a CPU tensor or an array -> H x W uint8 label ids."""
+    return np.asarray(scores.argmax(0)).astype(np.uint8)
+
+
+def refine_scores(image, scores):
+    """Dense CRF over all labels. image: H x W x 3 uint8 RGB; scores: L x H x W float32 array -> the same, refined."""
+    return DenseCRF(image, len(scores), pairwise=CRF_PAIRWISE)(scores, CRF_ITERATIONS)
