@@ -26,7 +26,7 @@ from models.aeft import AEFTNet
 from models.checkpoint import find_epoch, load_weights
 from models.trunks import make_trunk
 from tool.crf import crf_with_alphas
-from tool.io.files import UserError, missing_files, read_list
+from tool.io.files import UserError, read_list
 from tool.run.arguments import (
     Parser,
     add_common_arguments,
@@ -41,7 +41,6 @@ from tool.run.arguments import (
     next_command,
     positive,
     power,
-    scored_list,
 )
 from tool.run.background import Background
 from tool.run.check import Check, timed
@@ -55,8 +54,8 @@ from tool.run.record import file_hash, folder_settings, this_run
 from tool.run.script import run_script
 from tool.run.summary import Summary
 from voc12.classes import load_classes
-from voc12.data import InferenceSet, image_path, inference_loader, mask_paths
-from voc12.inference import describe_scores, find_images, network_maps, stored_maps, usable_images
+from voc12.data import InferenceSet, image_path, inference_loader
+from voc12.inference import describe_scores, find_images, network_maps, scorable_list, stored_maps, usable_images
 from voc12.labels import load_labels
 from voc12.transforms import IMAGENET, InferenceViews, look_of
 
@@ -182,13 +181,12 @@ def check_run(check, args, plan, folders, net, device):
     check.end(both * len(usable.todo) + share * len(usable.stored), len(plan.outputs.left), text)
 
 
-def next_stage(args):
+def next_stage(args, ids):
     """The command that comes next; None where that is not ours to say."""
     if args.images:
         return None
-    scored = scored_list(args.infer_list)
-    masks = Path(scored).is_file() and not missing_files(mask_paths(args.voc12_root, read_list(scored)))
-    if masks and (args.crf or args.dict):
+    scored = scorable_list(args.infer_list, ids, args.voc12_root)
+    if scored and (args.crf or args.dict):
         result = ("crf", "--dict_dir", f"crf/{args.alphas[0]:02d}") if args.crf else ("cam", "--dict_dir", "dict")
         return next_command("evaluation.py", args, "--task", *result, *flag("--list", scored))
     alphas = sorted(set(args.alphas))
@@ -242,7 +240,7 @@ def main(args):
     summary.counts["skipped"] = len(inputs.states) - len(plan.outputs.left)
     summary.add("crf", crf)
     summary.add("writing", thread)
-    summary.end("infer.py", world, [output.folder for output in folders.asked], failures, next_stage(args))
+    summary.end("infer.py", world, [output.folder for output in folders.asked], failures, next_stage(args, everything))
 
 
 if __name__ == "__main__":

@@ -19,7 +19,7 @@ from tqdm import tqdm
 from models.affinity import AffinityNet
 from models.checkpoint import load_weights
 from models.trunks import make_trunk
-from tool.io.files import UserError, missing_files, read_list
+from tool.io.files import UserError, read_list
 from tool.pseudo_labels import refine_labels, stack_scores, walk_scores
 from tool.run.arguments import (
     Parser,
@@ -33,7 +33,6 @@ from tool.run.arguments import (
     next_command,
     positive,
     positive_int,
-    scored_list,
 )
 from tool.run.background import Background
 from tool.run.check import Check, timed
@@ -47,8 +46,8 @@ from tool.run.record import file_hash, folder_settings, this_run
 from tool.run.script import run_script
 from tool.run.summary import Summary
 from voc12.classes import load_classes
-from voc12.data import WalkSet, check_images, check_scores, image_path, image_paths, mask_paths
-from voc12.inference import in_range
+from voc12.data import WalkSet, check_images, check_scores, image_path, image_paths
+from voc12.inference import in_range, scorable_list
 from voc12.transforms import look_of
 
 
@@ -143,10 +142,10 @@ def check_run(check, args, outputs, walk):
 # ---------------------------------------------------------------- run
 
 
-def next_stage(args, powers):
+def next_stage(args, powers, ids):
     """The command that scores the labels; None where there are no masks."""
-    scored = scored_list(args.train_list)
-    if not Path(scored).is_file() or missing_files(mask_paths(args.voc12_root, read_list(scored))):
+    scored = scorable_list(args.train_list, ids, args.voc12_root)
+    if scored is None:
         return None
     words = ("--task", "png", "--dict_dir", f"rw/{powers}", *flag("--list", scored))
     return next_command("evaluation.py", args, *words)
@@ -192,7 +191,9 @@ def main(args):
                 stage["images"] += 1
     summary.counts |= {"done": stage["images"], "skipped": len(ids) - len(outputs.left)}
     summary.add("crf", crf)
-    summary.end("infer_aff.py", world, [output.folder for output in folders], failures, next_stage(args, powers))
+    summary.end(
+        "infer_aff.py", world, [output.folder for output in folders], failures, next_stage(args, powers, everything)
+    )
 
 
 if __name__ == "__main__":

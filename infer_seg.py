@@ -21,7 +21,7 @@ import torch
 from models.checkpoint import load_weights
 from models.deeplab import DEEPLAB, make_segmentation_net, network_settings
 from models.export import check_export, export_onnx
-from tool.io.files import UserError, missing_files, read_list
+from tool.io.files import UserError, read_list
 from tool.io.server_zip import check_server_path, write_server_zip
 from tool.run.arguments import (
     Parser,
@@ -49,8 +49,8 @@ from tool.run.script import run_script
 from tool.run.summary import Summary
 from tool.segmentation import CRF_ITERATIONS, CRF_PAIRWISE, MERGES, label_map, refine_scores
 from voc12.classes import load_classes
-from voc12.data import InferenceSet, image_path, inference_loader, mask_paths
-from voc12.inference import find_images, network_scores, usable_images
+from voc12.data import InferenceSet, image_path, inference_loader
+from voc12.inference import find_images, network_scores, scorable_list, usable_images
 from voc12.transforms import InferenceViews, look_of
 
 
@@ -179,9 +179,9 @@ def check_run(check, args, folders, outputs, scores_of):
 # ---------------------------------------------------------------- run
 
 
-def next_stage(args, folder):
+def next_stage(args, folder, ids):
     """The command that scores the labels; None where there are no masks."""
-    if args.images or missing_files(mask_paths(args.voc12_root, read_list(args.infer_list))):
+    if args.images or scorable_list(args.infer_list, ids, args.voc12_root) is None:
         return None
     words = ("--task", "png", "--dict_dir", f"{folder.parent.name}/{args.arch}", *flag("--list", args.infer_list))
     return next_command("evaluation.py", args, *words)
@@ -237,7 +237,11 @@ def main(args):
     summary.add("crf", crf)
     summary.add("writing", thread)
     summary.end(
-        "infer_seg.py", world, [o.folder for o in folders.all], failures, next_stage(args, folders.final.folder)
+        "infer_seg.py",
+        world,
+        [o.folder for o in folders.all],
+        failures,
+        next_stage(args, folders.final.folder, everything),
     )
 
 

@@ -68,7 +68,7 @@ def test_what_has_changed_since_a_line_was_written(tmp_path):
         return Inputs(["i"], lambda i: photo, (lambda i: maps) if with_maps else None, label and {"i": np.array(label)})
 
     first = now([0, 1, 1])
-    add_inputs(tmp_path, [first.line("i", first.classes("i"))])
+    add_inputs(tmp_path, [first.line("i", first.classes["i"])])
     stored = read_inputs(tmp_path)["i"]
     assert stored[0] == "1,2" and first.compare("i", stored) is None
     assert now([1, 0, 0]).compare("i", stored) == "labels"

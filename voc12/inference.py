@@ -8,11 +8,12 @@ import torch
 from tqdm import tqdm
 
 from tool.cam import multi_scale_cam, predict_label
-from tool.io.files import UserError
+from tool.io.files import UserError, read_list
 from tool.io.images import open_image
+from tool.run.arguments import scored_list
 from tool.run.device import memory_format
 from tool.segmentation import multi_scale_scores
-from voc12.data import Broken, check_images, read_maps
+from voc12.data import Broken, check_images, mask_path, read_maps
 from voc12.layout import find_photographs, fold_id, fold_names
 
 TOLERANCE = 1e-3  # of maps beyond 0 and 1: half floats are that coarse
@@ -36,6 +37,15 @@ def usable_images(ids, voc12_root, failures):
         check_images(ids, voc12_root)
         return ids
     return failures.usable(ids, lambda image_id: check_images([image_id], voc12_root))
+
+
+def scorable_list(list_path, ids, voc12_root):
+    """The list to score the results of a list with, whose images are `ids`; None where images of it have no masks."""
+    scored = scored_list(list_path)
+    if scored != list_path and not Path(scored).is_file():
+        return None
+    images = ids if scored == list_path else read_list(scored)
+    return scored if all(mask_path(voc12_root, image_id).is_file() for image_id in images) else None
 
 
 def network_maps(net, loader, device, amp, min_score, failures):

@@ -26,17 +26,14 @@ class Inputs:
     """What the images of a run are made from, as it is when the run begins.
 
     ids: of the images. photograph, maps: functions ID -> path; maps is for stages that read stored ones. labels: {ID:
-    vector of 0 and 1}, where it is known beforehand which classes an image shows.
+    vector of 0 and 1}, where it is known beforehand which classes an image shows; `classes` is the same as text.
     """
 
     def __init__(self, ids, photograph, maps=None, labels=None):
         self.locate = {"photograph": photograph} | ({"maps": maps} if maps else {})
         self.states = {image_id: [state_of(locate, image_id) for locate in self.locate.values()] for image_id in ids}
         self.labels = labels
-
-    def classes(self, image_id):
-        """The class indices of an image as text; "-" where they are not known."""
-        return NONE if self.labels is None else join_classes(np.flatnonzero(self.labels[image_id]))
+        self.classes = dict.fromkeys(ids, NONE) if labels is None else write_labels(ids, labels)
 
     def line(self, image_id, classes):
         """The line of an image whose files are about to be made. classes: as text."""
@@ -54,7 +51,7 @@ class Inputs:
         TIMES where files have other times and the same bytes, as copies of a data set do. stored: of `read_inputs`.
         """
         old_classes, *old = stored
-        classes = self.classes(image_id)
+        classes = self.classes[image_id]
         if NONE not in (old_classes, classes) and old_classes != classes:
             return "labels"
         answer = None
@@ -65,6 +62,18 @@ class Inputs:
                 return kind
             answer = TIMES
         return answer
+
+
+def write_labels(ids, labels):
+    """{ID: vector of 0 and 1} -> {ID: class indices as text}; each combination is spelled once."""
+    texts, classes = {}, {}
+    for image_id in ids:
+        vector = labels[image_id]
+        key = vector.tobytes()
+        if key not in texts:
+            texts[key] = join_classes(np.flatnonzero(vector))
+        classes[image_id] = texts[key]
+    return classes
 
 
 def state_of(locate, image_id):

@@ -1,7 +1,6 @@
 """One run an output folder: a lock that its process takes along when it dies, however it dies."""
 
 import contextlib
-import json
 import os
 import socket
 import sys
@@ -9,7 +8,7 @@ from pathlib import Path
 
 import filelock
 
-from tool.io.files import UserError, read_json, write_text
+from tool.io.files import UserError, read_json, write_json
 
 WAIT = 3.0  # seconds: worker processes outlive a killed run by up to half a second, and hold its lock until then
 
@@ -53,7 +52,7 @@ def hold(folder):
         return
     holder = {"pid": os.getpid(), "host": socket.gethostname(), "command": Path(sys.argv[0]).name}
     try:
-        write_text(holder_path(folder), json.dumps(holder))
+        write_json(holder_path(folder), holder)
         yield
     finally:
         with contextlib.suppress(OSError):

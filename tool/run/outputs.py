@@ -53,7 +53,7 @@ class Output:
         stored, paths = read_inputs(self.folder), {}
         for image_id in inputs.states:
             line = stored.get(image_id)
-            now = inputs.classes(image_id)
+            now = inputs.classes[image_id]
             classes = now if now != NONE or line is None else line[0]
             paths |= {(image_id, k): path for k, path in enumerate(self.paths(image_id, classes))}
             what = inputs.compare(image_id, line) if line else TIMES
@@ -143,7 +143,7 @@ class MapFolders(NamedTuple):
         needed = {output.folder: 0 for output in self.asked}
         for image_id, lacking in outputs.left.items():
             width, height = sizes.get(image_id, (0, 0))
-            count = len(split_classes(outputs.inputs.classes(image_id))) or CLASSES_AN_IMAGE
+            count = len(split_classes(outputs.inputs.classes[image_id])) or CLASSES_AN_IMAGE
             for output in lacking:
                 background, values = form[output]
                 needed[output.folder] += 4 * width * height * values * (count + background)
