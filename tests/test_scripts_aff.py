@@ -382,7 +382,7 @@ def test_make_pipeline_runs_all_stages_and_then_finds_them_done(toy, tmp_path):
         assert result.returncode == 0, result.stderr[-2000:]
         assert result.stdout.count("over the") == 3 and f"12 images, {expected}" in result.stdout
     assert len(list((tmp_path / "aeft" / "rw" / "02_0905").glob("*.png"))) == 12
-    assert len(re.findall("background .*\n  tvmonitor ", result.stdout)) == 3  # each knows the order of the classes
+    assert len(re.findall("background .*\ntvmonitor ", result.stdout)) == 3  # each knows the order of the classes
 
 
 def commands_of_pipeline(*variables):
