@@ -27,6 +27,7 @@ from models.checkpoint import find_epoch, load_weights
 from models.trunks import make_trunk
 from tool.crf import crf_with_alphas
 from tool.io.files import UserError, read_list
+from tool.io.mxnet_params import check_weight_file
 from tool.run.arguments import (
     Parser,
     add_common_arguments,
@@ -109,6 +110,7 @@ def find_checkpoint(args):
     if given != 1:
         raise UserError("give one of --load_epo EPOCH and --weights FILE")
     if args.weights:
+        check_weight_file(args.weights)
         return Path(args.weights)
     return find_epoch(Path(args.experiment) / args.name / "ckpt", args.load_epo)
 
