@@ -1,16 +1,20 @@
-"""Score a stage against ground truth: mIoU and a table of all classes.
+"""Score a stage against ground truth: IoU, precision, recall and boundary IoU of every class, and their means.
 
-reads   experiment/NAME/DICT_DIR (maps of infer.py or PNGs of infer_aff.py), VOC12_ROOT/GT_DIR/ID.png, --list
-writes  a table to the console; --json FILE.json: the result, and FILE.run.json: this run, and what made the files
+reads   experiment/NAME/DICT_DIR (maps of infer.py, PNGs of infer_aff.py) or PRED_DIR, VOC12_ROOT/GT_DIR/ID.png, --list
+writes  tables to the console; --json FILE.json: the result, and FILE.run.json: this run, and what made the files;
+        --csv FILE: a row a class; --plot FILE.png: bars of the classes, the curve over the thresholds
         python evaluation.py --name N --task cam --dict_dir dict
         python evaluation.py --name N --task crf --dict_dir crf/09
+        python evaluation.py --name A B C --task png --dict_dir rw/02_2119
+        python evaluation.py --pred_dir DIR --task png
 
 cam: scores of classes; background where its threshold is at least every score. Without --threshold every threshold
 from 0.10 to 0.34 is tried and the best one reported: chosen on the masks that it is scored with, it is an oracle.
+--kfold K adds the figure without one: each K-th of the images is scored at the threshold that is best on the others.
 crf: scores of background and classes, the largest wins. png: label images.
 
 Classes absent from truth and prediction count as IoU 0 in the released mean; the mean over present classes is reported
-as well.
+as well. docs/metrics.md says what each figure means.
 """
 
 from functools import partial
@@ -18,23 +22,40 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from tqdm import tqdm
 
-from tool.io.files import UserError, read_list, write_json
+from tool.io.files import UserError, read_list, require_files, write_json
 from tool.io.images import open_mask
-from tool.io.kinds import MADE_BY, SUFFIX, Notes, mask_oddities, oddities, recorded_kind, unlike
-from tool.io.scores import read_scores
-from tool.metrics import THRESHOLDS, ThresholdSweep, best_labels, check_size, confusion, iou, mean_iou
-from tool.run.arguments import Parser, add_check_argument, add_data_arguments, add_experiment_arguments, fraction
+from tool.metrics import (
+    THRESHOLDS,
+    Counts,
+    ThresholdSweep,
+    best_threshold,
+    iou,
+    kfold,
+    mean_iou,
+    measures,
+    over_experiments,
+    split_folds,
+)
+from tool.results import MADE_BY, SUFFIX, check_kind, read_results
+from tool.run.arguments import (
+    Parser,
+    add_check_argument,
+    add_data_arguments,
+    add_experiment_arguments,
+    fraction,
+    natural,
+    number,
+)
 from tool.run.check import Check, timed
 from tool.run.distributed import World
 from tool.run.record import check_origins, describe_origin, folder_settings, now, read_record, this_run
 from tool.run.script import run_script
 from tool.run.summary import Summary, print_summary
+from tool.tables import FIGURES, check_plot, table, write_csv, write_plot
 from voc12.classes import BACKGROUND_NAME, load_classes
-from voc12.data import mask_path
+from voc12.data import check_scores, mask_path
 
-SAMPLE = 5  # files of unknown origin that are looked at before all are scored
 NEXT = {
     "cam": "infer.py --crf with several --alphas, to choose three of them",
     "crf": "train_aff.py; --dup is usually the best of the powers, --low and --high are below and above it",
@@ -43,20 +64,28 @@ NEXT = {
 
 
 def get_args_parser():
-    parser = Parser("evaluation.py", "mIoU of class activation maps, CRF or PNG labels.")
-    add_experiment_arguments(parser)
+    parser = Parser("evaluation.py", "Scores of class activation maps, CRF or PNG labels.")
+    add_experiment_arguments(parser, several=True)
     add_data_arguments(parser, labels=False)
     parser.add_list(parser.data, "--list", "voc12/train.txt", "train", "list of images to score")
     text = "folder of masks, below --voc12_root or any path"
     parser.data.add_argument("--gt_dir", type=str, default="SegmentationClass", help=text)
+    text = "folder of any method's files, instead of --name and --dict_dir"
+    parser.data.add_argument("--pred_dir", type=str, default=None, help=text)
     add = parser.method.add_argument
     text = "what the files hold; dl is another name of png"
     add("--task", type=task_name, required=True, choices=sorted(SUFFIX), help=text)
-    add("--dict_dir", type=str, required=True, help="folder of the files, below experiment/NAME")
+    add("--dict_dir", type=str, default=None, help="folder of the files, below experiment/NAME")
     text = "score cam at this background threshold, 0 to 1, instead of searching the best"
     add("--threshold", type=fraction, default=None, help=text)
+    text = "cam: also score each of K parts of the list at the threshold that is best on the other parts"
+    folds = number(int, lambda k: 2 <= k < 2**31, "a whole number from 2")
+    add("--kfold", type=folds, default=None, metavar="K", help=text)
+    add("--seed", type=natural, default=0, help="seed of the parts of --kfold")
     add = parser.run.add_argument
     add("--json", type=str, default=None, help="also write the result to this file")
+    add("--csv", type=str, default=None, help="also write a table of the classes to this file")
+    add("--plot", type=str, default=None, help="also draw classes and thresholds: a .png, .pdf or .svg file")
     text = "score the folder even where its files are of several runs, or look like those of another task"
     add("--mixed_origins", action="store_true", help=text)
     add_check_argument(parser)
@@ -67,131 +96,80 @@ def task_name(text):
     return "png" if text == "dl" else text
 
 
+def check_arguments(args, ids):
+    """UserError where flags contradict each other or the list."""
+    if (args.name is None) == (args.pred_dir is None):
+        raise UserError("give one of --name EXPERIMENT and --pred_dir DIR")
+    if (args.name is None) == (args.dict_dir is not None):
+        raise UserError("--name EXPERIMENT needs --dict_dir, its folder of results; --pred_dir stands for both")
+    if args.name and len(set(args.name)) < len(args.name):
+        raise UserError(f"--name {' '.join(args.name)}: the same experiment twice")
+    for flag in ("threshold", "kfold"):
+        if getattr(args, flag) is not None and args.task != "cam":
+            raise UserError(f"--{flag} is for --task cam; {args.task} has a background score of its own")
+    if args.kfold and args.threshold is not None:
+        raise UserError("--kfold chooses thresholds, --threshold sets one; give one of them")
+    if args.kfold and args.kfold > len(ids):
+        raise UserError(f"--kfold {args.kfold}: {args.list} has {len(ids)} images, too few for as many parts")
+    if args.plot:
+        check_plot(args.plot)
+
+
+def result_folders(args):
+    """{experiment, or --pred_dir: folder of its results}; UserError where one is not there."""
+    if args.pred_dir:
+        folders = {args.pred_dir: Path(args.pred_dir)}
+    else:
+        folders = {name: Path(args.experiment) / name / args.dict_dir for name in args.name}
+    for folder in folders.values():
+        if not folder.is_dir():
+            raise UserError(f"{folder}: no such folder; {how_to_make(args)}")
+    return folders
+
+
+def is_segmentation(args):
+    """Whether the folder is one of infer_seg.py, by its name."""
+    return args.task == "png" and not args.pred_dir and Path(args.dict_dir).parts[0] in ("seg", "seg_crf")
+
+
+def how_to_make(args):
+    """What to do where files are missing."""
+    if args.pred_dir:
+        return "check --pred_dir, --task and --list"
+    if is_segmentation(args):
+        return "run infer_seg.py"
+    alpha = Path(args.dict_dir).name
+    return f"run {MADE_BY[args.task]}" + (f" --alphas {int(alpha)}" if args.task == "crf" and alpha.isdigit() else "")
+
+
 def mask_folder(voc12_root, gt_dir):
     """--gt_dir for `mask_path`: below the data set, or, where it has no such folder, from here."""
     is_own = (Path(voc12_root) / gt_dir).is_dir() or not Path(gt_dir).is_dir()
     return gt_dir if is_own else Path(gt_dir).absolute()
 
 
-def check_files(ids, folder, mask, args):
-    """Every image of the list has a result and a mask, or a UserError names the stage that is missing."""
-    missing = [i for i in ids if not (folder / f"{i}.{SUFFIX[args.task]}").is_file()]
-    if missing:
-        raise UserError(
-            f"{folder}: no {args.dict_dir} for {len(missing)} of {len(ids)} images of {args.list} "
-            f"(first {missing[0]}); run {stage_command(args)}"
-        )
-    unlabelled = [i for i in ids if not mask(i).is_file()]
-    if unlabelled:
-        raise UserError(
-            f"{mask(unlabelled[0])}: no such mask ({len(unlabelled)} of {len(ids)} images of {args.list} have none); "
-            "check --voc12_root, --gt_dir and --list"
-        )
+def score(ids, folder, mask, task, thresholds, names, parts=None):
+    """Figures of one folder, in percent, by one pass over its files. names: of the labels.
 
-
-def is_segmentation(args):
-    """Whether the folder is one of infer_seg.py, by its name."""
-    return args.task == "png" and Path(args.dict_dir).parts[0] in ("seg", "seg_crf")
-
-
-def stage_command(args):
-    """The command that would make the missing files."""
-    alpha = Path(args.dict_dir).name
-    if is_segmentation(args):
-        return "infer_seg.py"
-    tail = f" --alphas {int(alpha)}" if args.task == "crf" and alpha.isdigit() else ""
-    return MADE_BY[args.task] + tail
-
-
-def read_keys(path, limit):
-    scores = read_scores(path)
-    if max(scores) >= limit:
-        raise UserError(f"{path}: holds key {max(scores)}, but there are {limit} labels; check --task and --classes")
-    return scores
-
-
-def refuse_other_kind(ids, folder, args):
-    """UserError where the folder's run.json, or a few of its files where it has none, speak of another task."""
-    settings = folder_settings(folder)
-    kind = recorded_kind(settings)
-    if kind not in (None, args.task):
-        raise UserError(f"{folder}: its run.json says that {MADE_BY[kind]} made it; score it with --task {kind}")
-    if settings is None and args.task != "png" and not args.mixed_origins:
-        sample = [read_scores(folder / f"{i}.npy") for i in ids[:: -(-len(ids) // SAMPLE)]]
-        reason = unlike(args.task, sample)
-        if reason:
-            raise UserError(
-                f"{folder}: not what --task {args.task} scores: {reason}; --mixed_origins scores them all the same"
-            )
-
-
-def read_results(ids, folder, mask, task, num_labels):
-    """(truth, result) of every image: {class: H x W scores} of task cam, H x W labels of the others."""
-    notes = Notes()
-    for image_id in tqdm(ids, task, unit="image", disable=None):
-        truth = open_mask(mask(image_id), num_labels)
-        notes.add(mask(image_id), mask_oddities(truth))
-        path = folder / f"{image_id}.{SUFFIX[task]}"
-        if task == "png":
-            result = open_mask(path, num_labels)
-            if result.max() >= num_labels:
-                raise UserError(f"{path}: a pseudo label has 255 (ignored) pixels; every pixel needs a class")
-        else:
-            result = read_keys(path, num_labels - (task == "cam"))
-            notes.add(path, oddities(task, result))
-        check_size(truth, next(iter(result.values())).shape if task != "png" else result.shape, path)
-        yield truth, best_labels(result) if task == "crf" else result
-    notes.say()
-
-
-def score(ids, folder, mask, args, num_labels):
-    """(thresholds, confusion matrices) of task cam, ([], one matrix) of the others; one pass over the files."""
-    results = read_results(ids, folder, mask, args.task, num_labels)
-    if args.task == "cam":
-        thresholds = THRESHOLDS if args.threshold is None else (args.threshold,)
-        sweep = ThresholdSweep(num_labels, thresholds)
-        for truth, scores in results:
-            sweep.add(truth, scores)
-        return list(thresholds), sweep.confusions()
-    return [], sum(confusion(truth, predicted, num_labels) for truth, predicted in results)
-
-
-def summarise(counts, thresholds, classes, args):
-    """The result as it goes to --json; IoU in percent. counts: L x L, or thresholds x L x L."""
-    curve = [mean_iou(values) for values in iou(counts)] if thresholds else []
-    best = int(np.argmax([a for a, _ in curve])) if thresholds else None
-    values = iou(counts if best is None else counts[best])
-    miou, present = mean_iou(values)
-    names = (BACKGROUND_NAME, *classes)
-    return {
-        "list": args.list,
-        "task": args.task,
-        "dict_dir": args.dict_dir,
-        "classes": {n: 100 * float(v) for n, v in zip(names, np.nan_to_num(values))},
-        "absent": [n for n, v in zip(names, values) if np.isnan(v)],
-        "miou": 100 * miou,
-        "miou_present": 100 * present,
-        "thresholds": thresholds,
-        "miou_by_threshold": [100 * a for a, _ in curve],
-        "best_threshold": None if best is None else thresholds[best],
-        "oracle_threshold": args.task == "cam" and args.threshold is None,
+    parts: {ID: number from 0} for --kfold.
+    """
+    sweeps = [
+        ThresholdSweep(len(names), thresholds, boundaries=True) if thresholds else Counts(len(names), boundaries=True)
+        for _ in range(1 + max(parts.values()) if parts else 1)
+    ]
+    for image_id, truth, result in read_results(ids, folder, mask, task, len(names)):
+        sweep = sweeps[parts[image_id] if parts else 0]
+        (sweep.add if thresholds else sweep.add_labels)(truth, result)
+    counts = np.stack([sweep.confusions() for sweep in sweeps])
+    total, boundary = counts.sum(0), sum(sweep.boundary for sweep in sweeps)
+    best = best_threshold(total)
+    return measures(total[best], boundary[best], names) | {
+        "thresholds": list(thresholds),
+        "miou_by_threshold": [100 * mean_iou(values)[0] for values in iou(total)] if thresholds else [],
+        "best_threshold": thresholds[best] if thresholds else None,
+        "oracle_threshold": len(thresholds) > 1,
+        **({"kfold": kfold(counts, thresholds)} if parts else {}),
     }
-
-
-def print_table(result, images):
-    absent = set(result["absent"])
-    for name, value in result["classes"].items():
-        print(f"  {name:<16} {'absent' if name in absent else f'{value:6.2f}'}")
-    print(
-        f"mIoU {result['miou']:.2f} (absent classes count as 0, as released), "
-        f"{result['miou_present']:.2f} over the {len(result['classes']) - len(absent)} present classes"
-    )
-    print(f"scored {result['dict_dir']} on {images} images of {result['list']}")
-    if result["oracle_threshold"]:
-        print(
-            f"threshold {result['best_threshold']:.2f} is the best of {len(result['thresholds'])} on these "
-            "very masks: an oracle; --threshold scores a fixed one"
-        )
 
 
 def refuse_mixed(ids, folder, args):
@@ -199,52 +177,69 @@ def refuse_mixed(ids, folder, args):
         check_origins(folder, [folder / f"{i}.{SUFFIX[args.task]}" for i in ids])
 
 
-def check_run(check, ids, folder, mask, args, num_labels):
-    """--check: every mask opens, the results are of one origin, one image is scored."""
-    check.attempt(refuse_mixed, ids, folder, args)
+def check_run(check, ids, folders, mask, args, scoring, num_labels):
+    """--check: every mask opens, the results are of one origin, one image of each is scored."""
     check.try_all(lambda i: open_mask(mask(i), num_labels).size, ids, "masks")
-    if args.json:
-        check.disk(Path(args.json).parent, 2**16)
-
-    def seconds_of(image_id):
-        return timed(score, [image_id], folder, mask, args, num_labels)[1]
-
-    seconds = sum(check.try_all(seconds_of, ids[:1], "scores") or [0])
+    for path in filter(None, (args.json, args.csv, args.plot)):
+        check.disk(Path(path).parent, 2**16)
+    for folder in folders:
+        check.attempt(refuse_mixed, ids, folder, args)
+    times = check.try_all(lambda folder: timed(scoring, ids[:1], folder)[1], folders, "scores")
+    seconds = sum(filter(None, times))
     check.end(len(ids) * seconds, len(ids), f"{seconds:.3f} s an image")
+
+
+def write(result, results, record, args):
+    """The files that were asked for -> their paths. result: as --json shows it; results: {name: result}."""
+    if args.csv:
+        write_csv(args.csv, results)
+    if args.plot:
+        write_plot(args.plot, results)
+    if args.json:
+        write_json(args.json, result)
+        if Path(args.json).is_file():  # not /dev/stdout
+            write_json(Path(args.json).with_suffix(".run.json"), record | {"results": args.json})
+    return [path for path in (args.json, args.csv, args.plot) if path]
 
 
 def main(args):
     summary = Summary(torch.device("cpu"))
-    if args.threshold is not None and args.task != "cam":
-        raise UserError(f"--threshold is for --task cam; {args.task} has a background score of its own")
-    classes = load_classes(args.classes)
     ids = read_list(args.list)
-    folder = Path(args.experiment) / args.name / args.dict_dir
-    if not folder.is_dir():
-        raise UserError(f"{folder}: no such folder; run {stage_command(args)}")
+    check_arguments(args, ids)
+    names = (BACKGROUND_NAME, *load_classes(args.classes))
+    folders = result_folders(args)
+    first = next(iter(folders))
+    for folder in folders.values():
+        check_scores(ids, folder, args.list, how_to_make(args), SUFFIX[args.task])
     mask = partial(mask_path, args.voc12_root, gt_dir=mask_folder(args.voc12_root, args.gt_dir))
-    check_files(ids, folder, mask, args)
-    refuse_other_kind(ids, folder, args)
+    require_files({i: mask(i) for i in ids}, "mask", "check --voc12_root, --gt_dir and --list")
+    for folder in folders.values():
+        check_kind(ids, folder, args.task, folder_settings(folder), forced=args.mixed_origins)
+    thresholds = () if args.task != "cam" else THRESHOLDS if args.threshold is None else (args.threshold,)
+    scoring = partial(score, mask=mask, task=args.task, thresholds=thresholds, names=names)
     if args.check:
         check = Check(World(), "list, masks and results are there")
-        return check_run(check, ids, folder, mask, args, len(classes) + 1)
+        return check_run(check, ids, list(folders.values()), mask, args, scoring, len(names))
     run = this_run(args, "cpu", lists=[args.list])
+    parts = split_folds(ids, args.kfold, args.seed) if args.kfold else None
+    about = {"list": args.list, "task": args.task, "dict_dir": args.dict_dir or args.pred_dir}
+    results = {}
     with summary.stage("scoring") as stage:
-        thresholds, counts = score(ids, folder, mask, args, len(classes) + 1)
-        stage["images"] = summary.counts["done"] = len(ids)
-    refuse_mixed(ids, folder, args)  # last: a file that cannot be read has a clearer message than this one
-    result = summarise(counts, thresholds, classes, args)
-    print_table(result, len(ids))
-    print(describe_origin(folder))
+        for name, folder in folders.items():
+            results[name] = about | scoring(ids, folder, parts=parts)
+            stage["images"] += len(ids)
+            refuse_mixed(ids, folder, args)  # last: a file that cannot be read has a clearer message than this one
+    summary.counts["done"] = stage["images"]
+    result, origin = results[first], read_record(folders[first])
+    if len(results) > 1:
+        result = about | {"experiments": results} | over_experiments(list(results.values()), FIGURES)
+        origin = {name: read_record(folder) for name, folder in folders.items()}
+    print(table(result), f"scored {about['dict_dir']} on {len(ids)} images of {args.list}", sep="\n")
+    for folder in folders.values():
+        print(describe_origin(folder))
     ended = summary.collect(World())
-    print_summary(
-        "evaluation.py", ended, [args.json] if args.json else [], None if is_segmentation(args) else NEXT[args.task]
-    )
-    if args.json:
-        record = run | {"ended": now(), "summary": ended, "results": args.json, "origin": read_record(folder)}
-        write_json(args.json, result)
-        if Path(args.json).is_file():  # not /dev/stdout
-            write_json(Path(args.json).with_suffix(".run.json"), record)
+    written = write(result, results, run | {"ended": now(), "summary": ended, "origin": origin}, args)
+    print_summary("evaluation.py", ended, written, None if args.pred_dir or is_segmentation(args) else NEXT[args.task])
 
 
 if __name__ == "__main__":

@@ -4,7 +4,7 @@ import numpy as np
 import torch
 
 from tests.bench import rows_affinity, rows_networks, rows_scores
-from tests.bench.reference import threshold_counts
+from tests.bench.reference import boundary_counts, threshold_counts
 from tests.bench.run import all_rows
 from tool.metrics import THRESHOLDS
 
@@ -19,6 +19,7 @@ def test_every_row_is_registered():
         "infer_aff_image",
         "train_step",
         "threshold_sweep",
+        "boundary_sweep",
         "crf_3_alphas",
         "disk",
     }
@@ -28,6 +29,13 @@ def test_threshold_sweep():
     with rows_scores.stored_scenes(3, **SMALL) as (maps, masks):
         ours, published = rows_scores.sweep_counts(maps, masks), threshold_counts(maps, masks, THRESHOLDS)
     assert np.array_equal(ours, published) and ours[:, 0].any(0).sum() > 1  # more than background is hit
+
+
+def test_boundary_sweep():
+    with rows_scores.stored_scenes(2, **SMALL) as (maps, masks):
+        ours = rows_scores.sweep_files(maps, masks, boundaries=True).boundary
+        published = boundary_counts(maps, masks, THRESHOLDS)
+    assert np.array_equal(ours, published) and (ours[:, 0] < ours[:, 1]).any() and ours[:, 0, 1:].any()
 
 
 def test_crf(tmp_path):

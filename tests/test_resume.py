@@ -213,6 +213,16 @@ def test_resume_with_overwrite_goes_on_where_it_can(place, script, change):
     assert checkpoint(place, script, 2).exists()
 
 
+@both
+def test_resume_with_overwrite_keeps_a_run_whose_resume_file_is_damaged(place, script):
+    path = run_folder(place, script) / "resume.pth"
+    state = read_torch(path)
+    torch.save(state | {"checkpoints": ["../0"]}, path)
+    refuses(place, script, "--resume", "--overwrite", says="not a resume file")
+    path.write_bytes(path.read_bytes()[:1000])
+    refuses(place, script, "--resume", "--overwrite", says="not a whole torch checkpoint")
+
+
 @train_only
 def test_resume_with_overwrite_remembers_the_width(place, script):
     words = flags(script, place)

@@ -1,10 +1,17 @@
-"""IoU from confusion matrices, and every threshold of a background score in one pass."""
+"""Scores of label images: IoU, precision and recall, boundary IoU, and every threshold of a background score at once.
 
+Counts are summed over all images before anything is divided, as PASCAL VOC does. Truth 255 is ignored everywhere: what
+a prediction says there changes no figure. docs/metrics.md says what each figure means.
+"""
+
+import cv2
 import numpy as np
 
 from tool.io.files import UserError
+from tool.io.images import BACKGROUND, IGNORE
 
 THRESHOLDS = tuple(round(0.10 + 0.01 * k, 2) for k in range(25))  # 0.10 ... 0.34, as released
+BOUNDARY_RATIO = 0.02  # of an image's diagonal (Cheng et al., Boundary IoU, CVPR 2021)
 
 
 def best_labels(scores):
@@ -23,11 +30,30 @@ def confusion(truth, predicted, num_labels):
     return np.bincount(code, minlength=num_labels**2).reshape(num_labels, num_labels)
 
 
+def check_size(truth, shape, name):
+    if truth.shape != tuple(shape):
+        raise UserError(f"{name}: {shape[1]} x {shape[0]} pixels, but its mask has {truth.shape[1]} x {truth.shape[0]}")
+
+
+# ---------------------------------------------------------------- figures
+
+
+def divide(part, whole, absent):
+    """part / whole as floats: 0 where whole is 0, NaN where `absent`."""
+    values = np.divide(part, whole, out=np.zeros(np.broadcast(part, whole).shape), where=whole > 0)
+    return np.where(absent, np.nan, values)
+
+
+def areas(counts):
+    """Pixels of each label that are hit, predicted and true, from confusion matrices (..., L, L): three of (..., L)."""
+    return np.diagonal(counts, axis1=-2, axis2=-1), counts.sum(-2), counts.sum(-1)
+
+
 def iou(counts):
     """IoU of each label from a confusion matrix (..., L, L) -> (..., L) in [0, 1], NaN where absent from both sides."""
-    hit = np.diagonal(counts, axis1=-2, axis2=-1).astype(np.float64)
-    union = counts.sum(-1) + counts.sum(-2) - hit
-    return np.divide(hit, union, out=np.full(hit.shape, np.nan), where=union > 0)
+    hit, predicted, true = areas(counts)
+    union = predicted + true - hit
+    return divide(hit, union, union == 0)
 
 
 def mean_iou(values):
@@ -36,43 +62,220 @@ def mean_iou(values):
     return float(np.nan_to_num(values).mean()), float(present.mean()) if present.size else 0.0
 
 
-def check_size(truth, shape, name):
-    if truth.shape != tuple(shape):
-        raise UserError(f"{name}: {shape[1]} x {shape[0]} pixels, but its mask has {truth.shape[1]} x {truth.shape[0]}")
+def boundary_iou(boundary):
+    """Boundary IoU of each label, (..., 3, L) as `Counts` gives them -> (..., L) in [0, 1], NaN as `iou`."""
+    hit, predicted, true = np.moveaxis(boundary, -2, 0)
+    union = predicted + true - hit
+    return divide(hit, union, union == 0)
 
 
-class ThresholdSweep:
-    """Confusion matrices of class activation maps for many background thresholds, reading each map once.
+def measures(counts, boundary, names):
+    """All figures of one result, in percent: {name of the figure: number or {label name: number}}.
 
-    A pixel is background where the threshold is >= every class score. So only its best class and the number of
-    thresholds below that score matter: one histogram over (number of thresholds, truth, best class) holds them all.
+    counts: confusion matrix L x L. boundary: 3 x L of `Counts`. names: of the labels, background first.
+    """
+    hit, predicted, true = areas(counts)
+    union = predicted + true - hit
+    values, absent = iou(counts), union == 0
+    miou, present = mean_iou(values)
+    objects = slice(BACKGROUND + 1, None)
+    overall = hit[objects].sum()
+
+    def mean(figures):
+        return 100 * mean_iou(figures)[1]
+
+    def by_name(figures):
+        return {name: 100 * float(value) for name, value in zip(names, np.nan_to_num(figures))}
+
+    precision, recall, boundaries = divide(hit, predicted, absent), divide(hit, true, absent), boundary_iou(boundary)
+    return {
+        "classes": by_name(values),
+        "absent": [name for name, missing in zip(names, absent) if missing],
+        "miou": 100 * miou,
+        "miou_present": 100 * present,
+        "precision": by_name(precision),
+        "recall": by_name(recall),
+        "mean_precision": mean(precision),
+        "mean_recall": mean(recall),
+        "foreground_precision": 100 * float(divide(overall, predicted[objects].sum(), False)),
+        "foreground_recall": 100 * float(divide(overall, true[objects].sum(), False)),
+        "false_positive": mean(divide(predicted - hit, union, absent)),
+        "false_negative": mean(divide(true - hit, union, absent)),
+        "boundary_iou": mean(boundaries),
+        "boundary_iou_classes": by_name(boundaries),
+    }
+
+
+def best_threshold(counts):
+    """Index of the threshold with the best mean IoU, absent labels as 0. counts: thresholds x L x L."""
+    return int(np.argmax([mean_iou(values)[0] for values in iou(counts)]))
+
+
+def kfold(counts, thresholds):
+    """Scores without an oracle: each fold is scored at the threshold that is best on the other folds.
+
+    counts: folds x thresholds x L x L. Returns {"k", "miou", "miou_present", "thresholds"}: the means, in percent, of
+    the confusion matrix summed over the folds, and the threshold of each fold.
+    """
+    total = counts.sum(0)
+    chosen = [best_threshold(total - fold) for fold in counts]
+    miou, present = mean_iou(iou(sum(fold[k] for fold, k in zip(counts, chosen))))
+    return {
+        "k": len(counts),
+        "miou": 100 * miou,
+        "miou_present": 100 * present,
+        "thresholds": [thresholds[k] for k in chosen],
+    }
+
+
+def split_folds(ids, k, seed):
+    """{ID: number of its fold}: k folds whose sizes differ by one at most; the order of `ids` plays no part."""
+    order = np.random.default_rng(seed).permutation(len(ids))
+    return {image_id: int(place) % k for image_id, place in zip(sorted(ids), order)}
+
+
+def over_experiments(results, figures):
+    """Mean and standard deviation (of a sample, n - 1) of several results -> {"mean": ..., "std": ...}.
+
+    results: as `measures` gives them, perhaps with "kfold". figures: names of numbers in them. Both values have these
+    figures, "classes" {class: IoU}, and "kfold_miou".
     """
 
-    def __init__(self, num_labels, thresholds=THRESHOLDS):
-        self.num_labels = num_labels
+    def both(value):
+        values = [value(result) for result in results]
+        return float(np.mean(values)), float(np.std(values, ddof=1))
+
+    pairs = {key: both(lambda result, key=key: result[key]) for key in figures}
+    classes = {name: both(lambda result, name=name: result["classes"][name]) for name in results[0]["classes"]}
+    if "kfold" in results[0]:
+        pairs["kfold_miou"] = both(lambda result: result["kfold"]["miou"])
+    return {
+        kind: {key: pair[k] for key, pair in pairs.items()} | {"classes": {n: pair[k] for n, pair in classes.items()}}
+        for k, kind in enumerate(("mean", "std"))
+    }
+
+
+# ---------------------------------------------------------------- counting
+
+
+def boundary_width(shape):
+    """Pixels that the boundary of a mask is deep, in an image of `shape` (height, width)."""
+    return max(1, round(BOUNDARY_RATIO * float(np.hypot(*shape))))
+
+
+def extremes(values, width):
+    """Smallest and largest value within `width` pixels of each pixel, diagonally as well; 255 outside of the image.
+
+    values: H x W uint8. Twice H x W.
+    """
+    kernel = np.ones((2 * width + 1, 2 * width + 1), np.uint8)
+    border = {"borderType": cv2.BORDER_CONSTANT, "borderValue": 255}
+    return cv2.erode(values, kernel, **border), cv2.dilate(values, kernel, **border)
+
+
+def histogram(values, sizes, mask=None):
+    """Number of pixels of each combination of values, of shape `sizes`; values from a size on are left out.
+
+    values: uint8 arrays H x W, as many as sizes. mask: H x W bool, of the pixels that count. A fifth of the time of
+    np.bincount with its index of combinations; OpenCV counts in float32, exact for so many rows at a time.
+    """
+    rows = max(1, 2**24 // values[0].shape[1])
+    total = np.zeros(sizes, np.int64)
+    for top in range(0, len(values[0]), rows):
+        parts = [np.ascontiguousarray(array[top : top + rows], np.uint8) for array in values]
+        part = None if mask is None else mask[top : top + rows].view(np.uint8)
+        ranges = [bound for size in sizes for bound in (0, size)]
+        total += cv2.calcHist(parts, list(range(len(sizes))), part, list(sizes), ranges).reshape(sizes).astype(np.int64)
+    return total
+
+
+class Counts:
+    """Confusion matrices and boundary counts of label images, at several steps at once.
+
+    At step k a pixel has its label where `passed` is above k, else it is background. So one histogram over (passed,
+    truth, label) holds the confusion matrices of all steps.
+
+    Boundaries (Cheng et al., CVPR 2021): the pixels of a mask that are at most `boundary_width` from its contour, the
+    image's border being a contour; that is where a square around the pixel, the iterated 3 x 3 kernel, holds another
+    label. Ignored pixels belong to no mask, neither of truth nor of the prediction, so an ignored rim is a contour in
+    both. Seen over the steps, a square is all background from the step on that its largest `passed` is, and has no
+    background before the step that its smallest is. So one look at the neighbourhood of each pixel gives the steps at
+    which it is a boundary pixel, of its label and of the background, and histograms of their first and last count them.
+    """
+
+    def __init__(self, num_labels, steps=1, boundaries=False):
+        if steps >= IGNORE:
+            raise ValueError(f"{steps} steps: at most {IGNORE - 1}")
+        self.num_labels, self.steps = num_labels, steps
+        self.histogram = np.zeros((steps + 1, num_labels, num_labels), dtype=np.int64)
+        self.boundary = np.zeros((steps, 3, num_labels), dtype=np.int64) if boundaries else None
+
+    def add_labels(self, truth, predicted):
+        """One step: truth H x W uint8 with 255 ignored, predicted H x W labels."""
+        self.add_steps(truth, predicted.astype(np.uint8, copy=False), np.ones(predicted.shape, np.uint8))
+
+    def add_steps(self, truth, labels, passed):
+        """H x W each, uint8. labels: of the steps before `passed`."""
+        counts = histogram((passed, truth, labels), self.histogram.shape)
+        self.histogram += counts
+        if self.boundary is not None:
+            ignored = (truth >= self.num_labels).view(np.uint8) * np.uint8(IGNORE)
+            self._add_boundaries(truth | ignored, labels | ignored, passed | ignored, ignored, counts.sum(1).T)
+
+    def _add_boundaries(self, truth, labels, passed, ignored, ends):
+        """Arrays H x W that are 255 where `ignored` is. ends: pixels of each label and `passed`."""
+        width = boundary_width(truth.shape)
+        (low, high), (label_low, label_high) = extremes(passed, width), extremes(labels, width)
+        true_low, true_high = extremes(truth, width)
+        first = low * (label_low == label_high)  # among other labels it is boundary from the beginning
+        last = np.minimum(high, self.steps) | ignored
+        at_boundary = true_low != true_high
+        self.boundary[:, 2] += histogram((truth,), (self.num_labels,), at_boundary)
+
+        size = ends.shape
+        change = histogram((labels, first), size) - ends
+        change[BACKGROUND] += ends.sum(0) - histogram((last,), size[1:])
+        self.boundary[:, 1] += change[:, :-1].cumsum(1).T
+
+        objects, background = at_boundary & (labels == truth), at_boundary & (truth == BACKGROUND)
+        change = histogram((labels, first), size, objects) - histogram((labels, passed), size, objects)
+        change[BACKGROUND] += histogram((passed,), size[1:], background) - histogram((last,), size[1:], background)
+        self.boundary[:, 0] += change[:, :-1].cumsum(1).T
+
+    def confusions(self):
+        """steps x L x L: counts[k, i, j] of true label i predicted as j."""
+        above = self.histogram[::-1].cumsum(0)[::-1]  # above[k]: at least k steps passed
+        counts = above[1:].copy()  # step k is passed by bins k+1 and up
+        counts[:, :, 0] += above[0].sum(-1) - above[1:].sum(-1)
+        return counts
+
+
+class ThresholdSweep(Counts):
+    """Counts of class activation maps for many background thresholds, reading each map once.
+
+    A pixel is background where the threshold is >= every class score. So only its best class and the number of
+    thresholds below that score matter.
+    """
+
+    def __init__(self, num_labels, thresholds=THRESHOLDS, boundaries=False):
+        super().__init__(num_labels, len(thresholds), boundaries)
         self.thresholds = np.sort(np.asarray(thresholds, dtype=np.float64))
         self.limits = self.thresholds.astype(np.float32)  # scores are float32: compare as released does
-        n = len(self.thresholds) + 1
-        self.histogram = np.zeros((n, num_labels, num_labels), dtype=np.int64)
 
     def add(self, truth, scores):
         """truth: H x W uint8 with 255 ignored; scores: {class index from 0: H x W float32}."""
-        keys = np.array(sorted(scores))
-        stack = np.stack([scores[k] for k in keys]).astype(np.float32, copy=False)
-        valid = truth < self.num_labels
-        stack = stack[:, valid]  # K x pixels
-        best = stack.argmax(0)
-        passed = np.searchsorted(self.limits, stack.max(0), side="left")  # thresholds strictly below the score
-        n = self.num_labels
-        code = (passed * n + truth[valid]) * n + keys[best] + 1
-        self.histogram += np.bincount(code, minlength=self.histogram.size).reshape(self.histogram.shape)
-
-    def confusions(self):
-        """thresholds x L x L: counts[t, i, j] of true label i predicted as j."""
-        above = self.histogram[::-1].cumsum(0)[::-1]  # above[k]: at least k thresholds passed
-        counts = above[1:].copy()  # threshold t is passed by bins t+1 and up
-        counts[:, :, 0] += above[0].sum(-1) - above[1:].sum(-1)
-        return counts
+        first, *others = sorted(scores)
+        top = scores[first].astype(np.float32)
+        labels = np.full(top.shape, first + 1, np.uint8)
+        for key in others:
+            score = scores[key].astype(np.float32, copy=False)
+            better = score > top
+            np.copyto(top, score, where=better)
+            labels[better] = key + 1
+        passed = np.zeros(top.shape, np.uint8)
+        for limit in self.limits:
+            passed += top > limit
+        self.add_steps(truth, labels, passed)
 
     def mious(self):
         """Both means for every threshold: two lists in [0, 1] (absent labels as 0; over present labels)."""

@@ -132,10 +132,11 @@ def experiment_name(text):
 # ---------------------------------------------------------------- flags of several scripts
 
 
-def add_experiment_arguments(parser, name=None):
-    """--name, --experiment. name: a default, without which the flag is required."""
-    text = "name of the experiment, a folder"
-    parser.run.add_argument("--name", type=experiment_name, default=name, required=name is None, help=text)
+def add_experiment_arguments(parser, name=None, several=False):
+    """--name, --experiment. name: a default, without which the flag is required. several: none, one or more names."""
+    text = "names of experiments, folders" if several else "name of the experiment, a folder"
+    more = {"nargs": "+"} if several else {"required": name is None}
+    parser.run.add_argument("--name", type=experiment_name, default=name, help=text, **more)
     parser.run.add_argument("--experiment", type=str, default="experiment", help="folder of all experiments")
 
 

@@ -105,6 +105,9 @@ def _is_resume_state(state):
         return False
     if not isinstance(state.get("settings"), dict) or not isinstance(state.get("data", {}), dict):
         return False
+    checkpoints = state.get("checkpoints", [])
+    if not isinstance(checkpoints, list) or not all(type(epoch) is int for epoch in checkpoints):
+        return False
     progress = state.get("progress")
     if not isinstance(progress, dict) or not {"sums", "lr", "seconds"} <= set(progress):
         return False

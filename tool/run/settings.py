@@ -19,7 +19,14 @@ REMEMBERED |= NETWORK
 
 
 def settings_path(args):
-    return Path(args.experiment) / args.name / SETTINGS_FILE
+    (path,) = settings_paths(args)
+    return path
+
+
+def settings_paths(args):
+    """Of the experiments that a stage works on: one, or what evaluation.py is given."""
+    names = args.name if isinstance(args.name, list) else [args.name] if args.name else []
+    return [Path(args.experiment) / name / SETTINGS_FILE for name in names]
 
 
 def read_settings(path):
@@ -35,6 +42,20 @@ def read_settings(path):
     return {key: stored[key] for key in REMEMBERED if key in stored}
 
 
+def read_common(paths, args):
+    """What experiments remember of this stage's arguments; UserError where two of them were of different data."""
+    common = {}
+    for path in paths:
+        for key, value in read_settings(path).items():
+            if key in common and hasattr(args, key) and not same(key, value, common[key]):
+                raise UserError(
+                    f"{path}: {key} is {value}, that of {paths[0].parent.name} is {common[key]}; experiments with one "
+                    "list and classes can be scored together"
+                )
+            common.setdefault(key, value)
+    return common
+
+
 def begins_anew(args):
     """Whether the first stage forgets what its experiment remembers: told to, or nothing was trained yet."""
     anew = args.overwrite and not getattr(args, "resume", False)  # both: the run goes on where it can
@@ -46,13 +67,14 @@ def fill_defaults(parser, args, given):
 
     given: names of the flags on the command line. UserError where a flag contradicts the experiment.
     """
-    stored = {} if parser.begins and begins_anew(args) else read_settings(settings_path(args))
+    paths = settings_paths(args)
+    stored = {} if parser.begins and begins_anew(args) else read_common(paths, args)
     if "voc12_root" in given and "voc12_root" in stored:
         stored = moved(stored, args.voc12_root)
     for key, value in stored.items():
         if key in given and not same(key, getattr(args, key), value):
             raise UserError(
-                f"--{key} {getattr(args, key)}: {settings_path(args)} has {key} {value}{trained(args)}; leave the flag "
+                f"--{key} {getattr(args, key)}: {paths[0]} has {key} {value}{trained(paths[0])}; leave the flag "
                 "out or take another --name (where data was moved: change that file)"
             )
         if hasattr(args, key) and key not in given:
@@ -68,9 +90,9 @@ def fill_defaults(parser, args, given):
         setattr(args, key, expand_list(getattr(args, key), args.voc12_root))
 
 
-def trained(args):
-    """Which checkpoint an experiment has already, in words."""
-    checkpoints = sorted((settings_path(args).parent / "ckpt").glob("*net_main.pth"))
+def trained(path):
+    """Which checkpoint the experiment of a settings file has already, in words."""
+    checkpoints = sorted((path.parent / "ckpt").glob("*net_main.pth"))
     return f", as {checkpoints[-1].name} was trained" if checkpoints else ""
 
 

@@ -173,6 +173,7 @@ class Run:
         self.amp = args.amp
         self.last_epoch = args.epochs if args.stop_epoch is None else min(args.epochs, args.stop_epoch)
         self.written = []  # epochs of this run that have a checkpoint
+        self.state = None  # of the resume file, between checking it and taking it
         self.summary = Summary(device)
         self.stack = contextlib.ExitStack()
 
@@ -206,15 +207,19 @@ class Run:
         return progress
 
     def make_room(self):
-        """Whether the folder's run goes on; if not, nothing of one is left there."""
+        """Whether the folder's run goes on, its state then read; if not, nothing of one is left there. For rank 0."""
         remove_stale(self.folder)
         resume = check_begin(self.folder, self.args.resume, self.args.overwrite)
-        if resume and self.args.overwrite:  # both: go on with a run of these settings, replace any other
+        if resume:
+            self.state = read_resume(self.resume_path)
             try:
-                self.compare(read_resume(self.resume_path))
+                for line in self.compare(self.state):
+                    print(f"warning: {line}", file=sys.stderr)
             except UserError as error:
-                print(f"warning: not resumed: {error}", file=sys.stderr)
-                resume = False
+                if not self.args.overwrite:
+                    raise
+                print(f"warning: not resumed: {error}", file=sys.stderr)  # both flags: a run of other settings goes
+                self.state, resume = None, False
         if not resume:
             delete_run(self.folder)
             remove_record(self.folder)
@@ -237,16 +242,14 @@ class Run:
 
     def resume(self, progress):
         """Fill network and optimiser from the resume file; returns its progress."""
-        state = read_resume(self.resume_path)
-        warnings = self.compare(state)
+        state = self.state or read_resume(self.resume_path)
+        self.state = None
         try:
             progress = type(progress)(**state["progress"])
         except TypeError:
             raise UserError(f"{self.resume_path}: not a resume file of this stage; --overwrite starts anew") from None
         restore(self.resume_path, state, self.net, self.optimizer, self.world)
         self.written = state.get("checkpoints", list(range(progress.epoch)))
-        for line in warnings if self.world.main else ():
-            print(f"warning: {line}", file=sys.stderr)
         return progress
 
     def describe(self, script, lines):

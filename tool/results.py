@@ -1,0 +1,131 @@
+"""Results of any stage or method, file by file beside their truth: class activation maps, CRF scores, label images."""
+
+import sys
+from pathlib import Path
+
+import numpy as np
+from tqdm import tqdm
+
+from tool.io.files import UserError
+from tool.io.images import BACKGROUND, IGNORE, open_mask
+from tool.io.scores import read_scores
+from tool.metrics import best_labels, check_size
+
+SUFFIX = {"cam": "npy", "crf": "npy", "png": "png"}  # of each task
+MADE_BY = {"cam": "infer.py --dict", "crf": "infer.py --crf", "png": "infer_aff.py"}
+ROUNDING = 1e-3  # of half floats around 0 and 1
+NEAR, FAR = 0.01, 0.25  # mean distance of a pixel's sum from 1: that of a CRF, that of no CRF
+SAMPLE = 5  # files of unknown origin that are looked at before all are scored
+
+
+def read_results(ids, folder, mask, task, num_labels):
+    """(ID, truth, result) of every image: truth H x W uint8; {class: H x W scores} of task cam, H x W labels of others.
+
+    mask: gives the path of an ID's truth. UserError where a file is broken, of another size or of other classes; what
+    is merely strange about files is said at the end.
+    """
+    notes = Notes()
+    for image_id in tqdm(ids, task, unit="image", disable=None):
+        truth = open_mask(mask(image_id), num_labels)
+        notes.add(mask(image_id), mask_oddities(truth))
+        path = Path(folder) / f"{image_id}.{SUFFIX[task]}"
+        if task == "png":
+            result = open_mask(path, num_labels)
+            if result.max() >= num_labels:
+                raise UserError(f"{path}: a pseudo label has 255 (ignored) pixels; every pixel needs a class")
+        else:
+            scores = read_keys(path, num_labels - (task == "cam"))
+            notes.add(path, oddities(task, scores))
+            result = best_labels(scores) if task == "crf" else scores
+        check_size(truth, next(iter(result.values())).shape if task == "cam" else result.shape, path)
+        yield image_id, truth, result
+    notes.say()
+
+
+def read_keys(path, limit):
+    """A score file whose keys are below `limit`, else UserError."""
+    scores = read_scores(path)
+    if max(scores) >= limit:
+        raise UserError(f"{path}: holds key {max(scores)}, but there are {limit} labels; check --task and --classes")
+    return scores
+
+
+# ---------------------------------------------------------------- files of another task
+
+
+def check_kind(ids, folder, task, settings, forced=False):
+    """UserError where a folder's results are of another task.
+
+    settings: of the folder's run.json, None where it has none; then a few files are looked at, unless `forced`.
+    """
+    kind = recorded_kind(settings)
+    if kind not in (None, task):
+        raise UserError(f"{folder}: its run.json says that {MADE_BY[kind]} made it; score it with --task {kind}")
+    if settings is not None or task == "png" or forced:
+        return
+    reason = unlike(task, [read_scores(Path(folder) / f"{i}.npy") for i in ids[:: -(-len(ids) // SAMPLE)]])
+    if reason:
+        raise UserError(f"{folder}: not what --task {task} scores: {reason}; --mixed_origins scores them all the same")
+
+
+def recorded_kind(settings):
+    """Which task a run of these settings wrote files of; None where they do not tell."""
+    for key, kind in (("alpha", "crf"), ("steps", "png"), ("arch", "png"), ("scales", "cam")):
+        if key in (settings or {}):
+            return kind
+    return None
+
+
+def distance_from_one(scores):
+    """How far the values of a pixel are from summing to 1, as those of a CRF do, on average."""
+    return np.abs(sum(score.astype(np.float32) for score in scores.values()) - 1).mean()
+
+
+def unlike(kind, sample):
+    """Why files of unknown origin cannot be of `kind`, in words, or None. sample: a few of them, as read."""
+    distances = [distance_from_one(scores) for scores in sample]
+    with_background = [BACKGROUND in scores for scores in sample]
+    if kind == "cam" and max(distances) < NEAR and all(with_background):
+        return "the values of every pixel sum to 1, as CRF scores do (--task crf)"
+    if kind == "crf" and not any(with_background):
+        return "no file has a background (key 0), as if they were class activation maps (--task cam)"
+    if kind == "crf" and min(distances) > FAR:
+        return "the values of a pixel are far from summing to 1, as if they were class activation maps (--task cam)"
+    return None
+
+
+# ---------------------------------------------------------------- strange files
+
+
+def oddities(kind, scores):
+    """What is strange about one score file, in words: a list, mostly empty."""
+    if kind == "crf" and BACKGROUND not in scores:
+        return ["has no background (key 0), so that every pixel is given a class"]
+    low, high = min(score.min() for score in scores.values()), max(score.max() for score in scores.values())
+    if kind == "cam" and (low < -ROUNDING or high > 1 + ROUNDING):
+        return ["has values outside [0, 1], which the thresholds are meant for"]
+    return []
+
+
+def mask_oddities(mask):
+    """What is strange about a mask, in words: a list, mostly empty. mask: H x W uint8."""
+    ignored = mask == IGNORE
+    if ignored.any() and not ignored.all() and (ignored | (mask == BACKGROUND)).all():
+        return ["holds nothing but 0 and 255; 255 is ignored, so a black-and-white mask needs the class id instead"]
+    return []
+
+
+class Notes:
+    """What is strange about files, each kind of it said once with the first file."""
+
+    def __init__(self):
+        self.files = {}  # {text: paths}
+
+    def add(self, path, texts):
+        for text in texts:
+            self.files.setdefault(text, []).append(path)
+
+    def say(self):
+        for text, paths in self.files.items():
+            others = f" (and {len(paths) - 1} more files)" if len(paths) > 1 else ""
+            print(f"warning: {paths[0]}: {text}{others}", file=sys.stderr)
