@@ -91,6 +91,8 @@ def get_args_parser():
 
 def build_data(args, experiment, num_labels, net, world):
     """The training set, and the sampler that gives its batches."""
+    if args.crop_size % net.stride:
+        raise UserError(f"--crop_size {args.crop_size}: must be a multiple of {net.stride}, the size of a cell")
     ids = read_list(args.train_list)
     folders = {alpha: experiment / "crf" / f"{alpha:02d}" for alpha in (args.low, args.high)}
     if args.on_error == "stop":
@@ -98,8 +100,6 @@ def build_data(args, experiment, num_labels, net, world):
         for alpha, folder in folders.items():
             check_scores(ids, folder, args.train_list, f"infer.py --crf --alphas {alpha}")
     check_batches([args.batch_size], len(ids), args.train_list, world)
-    if args.crop_size % net.stride:
-        raise UserError(f"--crop_size {args.crop_size}: must be a multiple of {net.stride}, the size of a cell")
     view = AffinityView(args.crop_size, args.scale, args.jitter, look_of(net.trunk))
     dataset = AffinitySet(args.voc12_root, ids, *folders.values(), view, args.seed, num_labels, net.stride)
     return dataset, EpochBatches(len(ids), args.seed, world.rank, world.size)

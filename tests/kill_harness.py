@@ -22,7 +22,7 @@ import time
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
-SCRIPTS = ("train.py", "infer.py", "train_aff.py", "infer_aff.py", "evaluation.py")
+SCRIPTS = ("train.py", "infer.py", "train_aff.py", "infer_aff.py", "evaluation.py", "train_seg.py", "infer_seg.py")
 TIMES = ("seconds", "started", "finished", "images_per_second", "peak")  # names that measured values begin with
 WRITING = os.O_WRONLY | os.O_RDWR | os.O_CREAT
 

@@ -47,6 +47,7 @@ from PIL import Image
 from models.aeft import AEFTNet
 from models.affinity import AffinityNet
 from models.checkpoint import save_weights
+from models.deeplab import DeepLab
 from models.resnet38d import ResNet38d
 from tool.io.images import label_image, open_image
 from tool.io.scores import read_scores
@@ -55,21 +56,28 @@ from voc12 import labels as labels_module
 from voc12.labels import read_cls_labels
 
 TRAIN, INFER, TRAIN_AFF, INFER_AFF, EVALUATION = "train.py", "infer.py", "train_aff.py", "infer_aff.py", "evaluation.py"
+TRAIN_SEG, INFER_SEG = "train_seg.py", "infer_seg.py"
 MAKE_LABELS, MAKE_LISTS = "voc12/make_cls_labels.py", "voc12/make_lists.py"
-STAGES = (TRAIN, INFER, TRAIN_AFF, INFER_AFF, EVALUATION)
+STAGES = (TRAIN, INFER, TRAIN_AFF, INFER_AFF, TRAIN_SEG, INFER_SEG, EVALUATION)
+READ_PHOTOS = STAGES[:-1]
 SCRIPTS = (*STAGES, MAKE_LABELS, MAKE_LISTS)
 LIST_FLAG = {
     TRAIN: "--train_list",
     INFER: "--infer_list",
     TRAIN_AFF: "--train_list",
     INFER_AFF: "--train_list",
+    TRAIN_SEG: "--train_list",
+    INFER_SEG: "--infer_list",
     EVALUATION: "--list",
     MAKE_LABELS: "--list",
 }
 # The experiment in which a script finds what it needs and nothing of its own: "e" is prepared.
-NAME = {TRAIN: "new", INFER: "new", TRAIN_AFF: "e", INFER_AFF: "e", EVALUATION: "e"}
+NAME = {TRAIN: "new", INFER: "new", TRAIN_SEG: "new"} | dict.fromkeys(
+    (TRAIN_AFF, INFER_AFF, INFER_SEG, EVALUATION), "e"
+)
 # Below the experiment's folder: where the results go.
 RESULT_FOLDER = {TRAIN: "ckpt", INFER: "dict", TRAIN_AFF: "ckpt_aff/aff021909", INFER_AFF: "rw/02_1908"}
+RESULT_FOLDER |= {TRAIN_SEG: "ckpt_seg/deeplab_resnet38d", INFER_SEG: "seg/deeplab_resnet38d"}
 WIDTH = 0.0625
 
 
@@ -103,6 +111,7 @@ def prepared(tmp_path_factory):
     e = place / "experiment" / "e"
     save_weights(AEFTNet(ResNet38d(WIDTH), 20), e / "ckpt" / "000net_main.pth")
     save_weights(AffinityNet(WIDTH), e / "ckpt_aff" / "aff021908" / "best.pth")
+    save_weights(DeepLab(ResNet38d(WIDTH), 21), e / RESULT_FOLDER[TRAIN_SEG] / "best.pth")
     torch.manual_seed(0)
     code, errors = run_here(INFER, *flags(INFER, place, "e"))
     assert code == 0, errors
@@ -163,6 +172,8 @@ def flags(script, place, name=None):
         ],
         TRAIN_AFF: [*common, *powers, 9, *training, "--scale", 2, "--crop_size", 64, "--overwrite"],
         INFER_AFF: [*common, *powers, 8, "--scale", 2],
+        TRAIN_SEG: [*common, *training, "--labels", root / "SegmentationClass", "--lr", 0.01, "--overwrite"],
+        INFER_SEG: [*common, "--scales", 1, "--crf_workers", 1],
     }[script]
 
 
@@ -228,7 +239,9 @@ def results(place, script):
             content = (read_cls_labels if path.name == "labels.npy" else read_scores)(path)
             content = {key: value.tolist() for key, value in content.items()}
         elif path.suffix == ".pth":
-            content = {key: value.tolist() for key, value in read_torch(path).items()}
+            state = read_torch(path)
+            assert all(value.isfinite().all() for value in state.values())
+            content = {key: value.numpy().tobytes() for key, value in state.items()}
         elif path.suffix == ".png":
             content = np.asarray(Image.open(path)).tolist()
         else:
@@ -338,6 +351,13 @@ CONTRADICTIONS = [
     (INFER, ["--width", 0.05], "width 0.05 is below 1/16"),
     (TRAIN_AFF, ["--width", 0.05], "width 0.05 is below 1/16"),
     (INFER_AFF, ["--width", 0.05], "width 0.05 is below 1/16"),
+    (TRAIN_SEG, ["--width", 0.05], "width 0.05 is below 1/16"),
+    (INFER_SEG, ["--width", 0.05], "width 0.05 is below 1/16"),
+    (TRAIN_SEG, ["--jitter", 0, 0, 0, 0.6], "--jitter: hue 0.6 is above 0.5"),
+    (TRAIN_SEG, ["--batch_size", 5], "4 images do not fill one batch"),
+    (TRAIN_SEG, ["--crop_size", HUGE], "memory"),
+    (TRAIN_SEG, ["--random_scale", 1e8, 1e9], "would be resized to"),
+    (INFER_SEG, ["--scales", 1, 1e9], "would be resized to"),
     (TRAIN_AFF, ["--crop_size", 100], "--crop_size 100: must be a multiple of 8"),
     (TRAIN_AFF, ["--low", 19, "--high", 2], "low must be below high"),
     (TRAIN_AFF, ["--low", 19], "low must be below high"),
@@ -356,11 +376,7 @@ CONTRADICTIONS = [
     (EVALUATION, ["--dict_dir", "rw/02_1908"], "no such folder"),
     (EVALUATION, ["--gt_dir", "SegmentationClassAug"], "no such mask (4 of 4"),
     (MAKE_LISTS, ["--masks"], "leave --without_sbd out"),
-    *[
-        (s, ["--device", d], f"--device {d}")
-        for s in (TRAIN, INFER, TRAIN_AFF, INFER_AFF)
-        for d in ("gpu", "cuda:99", "cuda:x", "tpu")
-    ],
+    *[(s, ["--device", d], f"--device {d}") for s in READ_PHOTOS for d in ("gpu", "cuda:99", "cuda:x", "tpu")],
     # beyond any memory: refused by the size of what they ask for, before or when it is asked for
     (TRAIN, ["--crop_size", HUGE], "memory"),
     (TRAIN_AFF, ["--crop_size", HUGE], "memory"),
@@ -368,10 +384,10 @@ CONTRADICTIONS = [
     (INFER, ["--scales", 1, 1e9], "would be resized to"),
     (INFER_AFF, ["--scale", 1e9], "would be resized to"),
     (TRAIN_AFF, ["--scale", 1e9], "would be resized to"),
-    *[(s, ["--num_workers", 2**31 - 1], "--num_workers") for s in (TRAIN, INFER, TRAIN_AFF, INFER_AFF)],
+    *[(s, ["--num_workers", 2**31 - 1], "--num_workers") for s in READ_PHOTOS],
     *[
         (s, ["--name", "no_such_experiment", *more], "no_such_experiment")
-        for s, more in ((TRAIN_AFF, []), (INFER_AFF, []), (EVALUATION, []))
+        for s, more in ((TRAIN_AFF, []), (INFER_AFF, []), (INFER_SEG, []), (EVALUATION, []))
     ],
     *[(s, ["--voc12_root", "no_such_folder"], "no_such_folder") for s in SCRIPTS],
 ]
@@ -416,7 +432,7 @@ def test_a_list_that_is_refused(shared, script, kind):
     assert len(line) < 2000
 
 
-@pytest.mark.parametrize("script", [TRAIN, TRAIN_AFF])
+@pytest.mark.parametrize("script", [TRAIN, TRAIN_AFF, TRAIN_SEG])
 @pytest.mark.parametrize("kind", ["empty", "unknown ID", "path to a folder above", "UTF-16"])
 def test_a_validation_list_that_is_refused(shared, script, kind):
     data, says = BAD_LISTS[kind]
@@ -461,8 +477,8 @@ def plain_results(prepared, tmp_path_factory):
     ("script", "kind"),
     [
         (s, k)
-        for s in (INFER, INFER_AFF, EVALUATION, MAKE_LABELS, TRAIN, TRAIN_AFF)
-        for k in (["all at once"] if s in (TRAIN, TRAIN_AFF) else ODD_LISTS)
+        for s in (INFER, INFER_AFF, INFER_SEG, EVALUATION, MAKE_LABELS, TRAIN, TRAIN_AFF, TRAIN_SEG)
+        for k in (["all at once"] if s in (TRAIN, TRAIN_AFF, TRAIN_SEG) else ODD_LISTS)
     ],
 )
 def test_a_list_in_another_spelling_gives_the_same(place, plain_results, script, kind):
@@ -574,7 +590,7 @@ def test_a_label_table_that_is_a_folder(shared, script):
 # ---------------------------------------------------------------- photographs
 
 
-@pytest.mark.parametrize("script", [TRAIN, INFER, TRAIN_AFF, INFER_AFF])
+@pytest.mark.parametrize("script", READ_PHOTOS)
 @pytest.mark.parametrize("kind", bad_photos())
 def test_a_photograph_that_is_refused(place, script, kind):
     data, says = bad_photos()[kind]
@@ -582,7 +598,7 @@ def test_a_photograph_that_is_refused(place, script, kind):
     refuses(place, script, says=["three.jpg", says])
 
 
-@pytest.mark.parametrize("script", [TRAIN, INFER, TRAIN_AFF, INFER_AFF])
+@pytest.mark.parametrize("script", READ_PHOTOS)
 def test_photographs_that_are_no_files(shared, script):
     path = shared / "set" / "JPEGImages" / "three.jpg"
     path.unlink()
@@ -606,7 +622,7 @@ def put_photo(place, image_id, data, pixels):
         random_maps(place / "experiment" / "e" / "crf" / alpha, [image_id], lambda i: (0, c + 1), size, seed)
 
 
-@pytest.mark.parametrize("script", [TRAIN, INFER, TRAIN_AFF, INFER_AFF])
+@pytest.mark.parametrize("script", READ_PHOTOS)
 @pytest.mark.parametrize("kind", odd_photos())
 def test_an_odd_photograph_gives_what_its_pixels_give(place, script, kind):
     """The same results as for a PNG of the pixels that it should read as."""
@@ -618,20 +634,20 @@ def test_an_odd_photograph_gives_what_its_pixels_give(place, script, kind):
     (place / "set" / "list.txt").write_text("three\ntwo\n")
     works(place, script)
     first = results(place, script)
-    if script in (INFER, INFER_AFF):
+    if script in (INFER, INFER_AFF, INFER_SEG):
         shutil.rmtree(experiment(place, script) / RESULT_FOLDER[script])
     path.write_bytes(encoded(Image.fromarray(read), format="PNG"))
     works(place, script)
     assert results(place, script) == first
     values = [v for content in first.values() for v in (content.values() if isinstance(content, dict) else [content])]
-    assert all(np.isfinite(np.asarray(v, dtype=float)).all() for v in values)
+    assert all(np.isfinite(np.asarray(v, dtype=float)).all() for v in values if not isinstance(v, bytes))
 
 
 # ---------------------------------------------------------------- masks
 
 
 @pytest.mark.parametrize("kind", bad_masks())
-@pytest.mark.parametrize("script", [EVALUATION, TRAIN, TRAIN_AFF])
+@pytest.mark.parametrize("script", [EVALUATION, TRAIN, TRAIN_AFF, TRAIN_SEG])
 def test_a_mask_that_is_refused(place, script, kind):
     data, says = bad_masks()[kind]
     (place / "set" / "SegmentationClass" / "three.png").write_bytes(data)
@@ -639,6 +655,7 @@ def test_a_mask_that_is_refused(place, script, kind):
         EVALUATION: [],
         TRAIN: ["--val_list", place / "set" / "list.txt"],
         TRAIN_AFF: ["--val_list", place / "set" / "list.txt", "--val_every", 1],
+        TRAIN_SEG: [],  # it trains on them
     }[script]
     refuses(place, script, *extra, says=["three", says])
 
@@ -729,6 +746,8 @@ LOADERS = {  # who loads weights -> (script, its flag, a good file, one of the o
     "infer.py": (INFER, "--weights", "ckpt/000net_main.pth", "ckpt_aff/aff021908/best.pth"),
     "start of train_aff.py": (TRAIN_AFF, "--pretrained", "ckpt_aff/aff021908/best.pth", "ckpt/000net_main.pth"),
     "infer_aff.py": (INFER_AFF, "--weights", "ckpt_aff/aff021908/best.pth", "ckpt/000net_main.pth"),
+    "start of train_seg.py": (TRAIN_SEG, "--pretrained", "ckpt/000net_main.pth", "ckpt_aff/aff021908/best.pth"),
+    "infer_seg.py": (INFER_SEG, "--weights", f"{RESULT_FOLDER[TRAIN_SEG]}/best.pth", "ckpt/000net_main.pth"),
 }
 
 
@@ -739,7 +758,9 @@ def checkpoints(prepared, tmp_path_factory):
     e = prepared / "experiment" / "e"
     made = {}
     for who, (script, _, good, other) in LOADERS.items():
-        wide = AEFTNet(ResNet38d(2 * WIDTH), 20) if script in (TRAIN, INFER) else AffinityNet(2 * WIDTH)
+        trunk = ResNet38d(2 * WIDTH)
+        nets = {TRAIN_AFF: AffinityNet, INFER_AFF: AffinityNet, INFER_SEG: DeepLab}
+        wide = nets.get(script, AEFTNet)(trunk)
         made[who] = bad_checkpoints(e / good, e / other, wide.released_state(), marker)
     return marker, made
 
@@ -799,8 +820,8 @@ def test_checkpoints_that_are_no_files(shared, who):
 
 # ---------------------------------------------------------------- resuming
 
-LOGS = {TRAIN: "log.jsonl", TRAIN_AFF: "log_aff021909.jsonl"}
-TRAININGS = (TRAIN, TRAIN_AFF)
+LOGS = {TRAIN: "log.jsonl", TRAIN_AFF: "log_aff021909.jsonl", TRAIN_SEG: "log_seg_deeplab_resnet38d.jsonl"}
+TRAININGS = tuple(LOGS)
 
 
 @pytest.fixture(scope="module")
@@ -930,7 +951,8 @@ def test_a_damaged_log_does_not_stop_a_run(half_run, script, damage):
 
 
 @pytest.mark.parametrize(
-    ("script", "folder", "result"), [(INFER, "dict", "one.npy"), (INFER_AFF, "rw/02_1908", "one.png")]
+    ("script", "folder", "result"),
+    [(INFER, "dict", "one.npy"), (INFER_AFF, "rw/02_1908", "one.png"), (INFER_SEG, "seg/deeplab_resnet38d", "one.png")],
 )
 @pytest.mark.parametrize(
     ("data", "says"),
@@ -950,7 +972,7 @@ def test_a_damaged_log_does_not_stop_a_run(half_run, script, damage):
 def test_a_run_json_that_is_refused(place, script, folder, result, data, says):
     folder = place / "experiment" / "e" / folder
     folder.mkdir(parents=True, exist_ok=True)
-    if script == INFER_AFF:
+    if script in (INFER_AFF, INFER_SEG):
         (folder / result).write_bytes(b"")
     (folder / "run.json").write_bytes(data)
     refuses(place, script, says=[str(folder), says], name="e")

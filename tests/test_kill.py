@@ -1,4 +1,4 @@
-"""The five scripts, killed anywhere and started again, end with the files of a run that nobody disturbed."""
+"""The stages, killed anywhere and started again, end with the files of a run that nobody disturbed."""
 
 import re
 import shutil
@@ -14,6 +14,7 @@ from conftest import infer_flags, train_flags
 from kill_harness import SCRIPTS, Launcher, differences, wait_until
 from PIL import Image
 from test_scripts_aff import aff_flags, train_aff_flags
+from test_scripts_seg import infer_seg_flags, train_seg_flags
 
 from tool.io.files import write_bytes
 from tool.io.images import open_image, save_image
@@ -22,7 +23,7 @@ from tool.run.lock import holder_path
 from tool.run.log import Log
 
 KILLED = -signal.SIGKILL
-TRAININGS = {"train.py": "ckpt", "train_aff.py": "ckpt_aff/aff021908"}
+TRAININGS = {"train.py": "ckpt", "train_aff.py": "ckpt_aff/aff021908", "train_seg.py": "ckpt_seg/deeplab_resnet38d"}
 
 
 class Stage(NamedTuple):
@@ -49,7 +50,7 @@ class Stage(NamedTuple):
 
 
 def stage_args(toy):
-    """Arguments of the five stages; every path but the data set's is relative. Loading and CRF have processes."""
+    """Arguments of the stages; every path but the data set's is relative. Loading and CRF have processes."""
     folder = Path("e")
     workers = ["--num_workers", 1]
     return {
@@ -73,6 +74,8 @@ def stage_args(toy):
             "--json",
             "e/n/result.json",
         ],
+        "train_seg.py": [*train_seg_flags(toy, folder), *workers, "--labels", "rw/02_1908", "--select", "best"],
+        "infer_seg.py": [*infer_seg_flags(toy, folder), *workers, "--crf", "--vis", "--server", "e/server.zip"],
     }
 
 
@@ -485,7 +488,7 @@ def test_a_signal_stops_a_training_with_a_checkpoint(script, number, code, targe
         ("infer.py", signal.SIGINT, "all"),
         ("infer.py", signal.SIGTERM, "main"),
         ("infer_aff.py", signal.SIGTERM, "all"),
-        scripts=("infer.py", "infer_aff.py", "evaluation.py"),
+        scripts=("infer.py", "infer_aff.py", "evaluation.py", "infer_seg.py"),
     ),
 )
 def test_a_signal_stops_the_others_with_one_line(script, number, code, target, stages, launcher, tmp_path):
