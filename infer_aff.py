@@ -162,7 +162,7 @@ def main(args):
     failures = Failures(args.on_error, experiment / "rw" / powers / "failed.txt", held=True)
     if not failures.skip:
         check_images(everything, args.voc12_root)
-        check_scores(everything, dict_dir, args.train_list, "infer.py --dict")
+        check_scores(everything, dict_dir, args.train_list, "run infer.py --dict")
     with one_thread():  # processes are forked below, and a fork does not copy torch's threads
         net, weights = load_net(args, experiment, powers, device)
     folders = output_folders(args, experiment, powers, weights, classes)

@@ -98,7 +98,7 @@ def build_data(args, experiment, num_labels, net, world):
     if args.on_error == "stop":
         check_images(ids, args.voc12_root)
         for alpha, folder in folders.items():
-            check_scores(ids, folder, args.train_list, f"infer.py --crf --alphas {alpha}")
+            check_scores(ids, folder, args.train_list, f"run infer.py --crf --alphas {alpha}")
     check_batches([args.batch_size], len(ids), args.train_list, world)
     view = AffinityView(args.crop_size, args.scale, args.jitter, look_of(net.trunk))
     dataset = AffinitySet(args.voc12_root, ids, *folders.values(), view, args.seed, num_labels, net.stride)

@@ -117,7 +117,7 @@ def build_data(args, folder, num_labels, look, world):
     ids = read_list(args.train_list)
     if args.on_error == "stop":
         check_images(ids, args.voc12_root)
-        check_scores(ids, folder, args.train_list, "infer_aff.py on that list, or check --labels", suffix="png")
+        check_scores(ids, folder, args.train_list, "run infer_aff.py on that list, or check --labels", suffix="png")
     check_batches([args.batch_size], len(ids), args.train_list, world)
     view = SegView(args.random_scale, args.crop_size, args.jitter, args.padding, look)
     batch_size = args.batch_size if args.scale_by_batch else None

@@ -82,14 +82,14 @@ def check_images(ids, voc12_root):
     require_files(paths, "image", "check --voc12_root and the list (one ID a line)")
 
 
-def check_scores(ids, folder, list_path, command, suffix="npy"):
-    """UserError where files ID.suffix of an earlier stage are missing; counts them and names the command to run."""
+def check_scores(ids, folder, list_path, hint, suffix="npy"):
+    """UserError where files ID.suffix of an earlier stage are missing; counts them. hint: what to do about it."""
     missing = missing_files({i: f"{folder}/{i}.{suffix}" for i in ids})
     if missing:
-        stage = "/".join(Path(folder).parts[-2:]) if Path(folder).name[0].isdigit() else Path(folder).name
+        inner = Path(folder).parent.name in ("crf", "rw", "seg", "seg_crf")
+        stage = "/".join(Path(folder).parts[-2:]) if inner else Path(folder).name
         raise UserError(
-            f"{folder}: no {stage} for {len(missing)} of {len(ids)} images of {list_path} "
-            f"(first {missing[0]}); run {command}"
+            f"{folder}: no {stage} for {len(missing)} of {len(ids)} images of {list_path} (first {missing[0]}); {hint}"
         )
 
 

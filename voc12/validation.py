@@ -69,7 +69,7 @@ def can_validate(select, list_path, voc12_root, dict_dir):
     ids = masked_ids(list_path, voc12_root) if select == "best" else None
     if ids is None:
         return False
-    check_scores(ids, dict_dir, list_path, "infer.py --dict on that list, or use --select last")
+    check_scores(ids, dict_dir, list_path, "run infer.py --dict on that list, or use --select last")
     return True
 
 
