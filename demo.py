@@ -41,10 +41,10 @@ TRAIN_AFF = (
 )
 ARCH = "deeplab_resnet38d"
 TRAIN_SEG = (
-    f"--labels rw/{LOW:02d}_{HIGH:02d}{DUP:02d} --val_list none --epochs 8 --batch_size 10 --crop_size 225 "
-    "--random_scale 1.25 2.25 --jitter 0.1 0.1 0.1 0.02 --optimizer adamw --lr 5e-4 --scratch_lr_mult 1"
+    f"--labels rw/{LOW:02d}_{HIGH:02d}{DUP:02d} --val_list none --no-msc --epochs 5 --batch_size 5 --crop_size 161 "
+    "--random_scale 1 2 --jitter 0.1 0.1 0.1 0.02 --optimizer adamw --lr 5e-4 --scratch_lr_mult 1"
 )
-INFER_SEG = "--scales 1.5 2"
+INFER_SEG = "--scales 1 1.5 --no-mirror"
 
 
 def get_args_parser():
@@ -155,7 +155,7 @@ def print_table(stages, cam, crf, pseudo, segmentation, best):
     rows = [("train.py", None, "train"), ("infer.py: CAM (oracle threshold)", cam, "infer")]
     rows += [(f"  CRF, alpha {a}{' (best)' if a == best else ''}", crf[a], None) for a in ALPHAS]
     rows += [("train_aff.py", None, "train_aff"), ("infer_aff.py: pseudo labels", pseudo, "infer_aff")]
-    rows += [("train_seg.py", None, "train_seg"), ("infer_seg.py: unseen images", segmentation, "infer_seg")]
+    rows += [("train_seg.py", None, "train_seg"), ("segmentation, unseen images", segmentation, "infer_seg")]
     rows += [("evaluation.py, seven times", None, "evaluation")]
     print(f"\n{'stage':<34}{'mIoU':>8}{'seconds':>10}")
     for name, result, stage in rows:
