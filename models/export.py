@@ -12,7 +12,7 @@ import torch
 from torch import nn
 
 from tool.cam import upsample
-from tool.io.files import UserError, atomic, shorten
+from tool.io.files import UserError, atomic, remove_stale, shorten
 
 OPSET = 17
 TRACED, TRIED = (65, 80), ((96, 64), (33, 47))  # height, width
@@ -51,6 +51,7 @@ def export_onnx(net, path):
     axes = {0: "batch", 2: "height", 3: "width"}
     # torch's newer exporter needs more packages; before torch 2.5 there was only this one
     options = {"dynamo": False} if "dynamo" in inspect.signature(torch.onnx.export).parameters else {}
+    remove_stale(Path(path).parent, Path(path).name)
     with atomic(path) as temporary, warnings.catch_warnings(), torch.no_grad(), silent_stdout():
         warnings.simplefilter("ignore")
         try:

@@ -419,8 +419,10 @@ def masks(tmp_path):
 
 
 def test_server_zip(masks, tmp_path):
+    (tmp_path / ".one.zip.12.tmp").write_bytes(b"of a run that was killed")
     for name in ("one.zip", "other.zip"):
         write_server_zip(tmp_path / name, *masks, 21)
+    assert not list(tmp_path.glob(".*"))
     assert (tmp_path / "one.zip").read_bytes() == (tmp_path / "other.zip").read_bytes()
     assert SERVER_FOLDER == "results/VOC2012/Segmentation/comp6_test_cls"
     with zipfile.ZipFile(tmp_path / "one.zip") as archive:
@@ -456,6 +458,7 @@ def test_onnx_computes_what_torch_does(arch, tmp_path):
             if isinstance(module, nn.BatchNorm2d):  # as after training
                 module.running_mean.normal_(0, 0.1)
                 module.running_var.uniform_(0.5, 2)
+    (tmp_path / ".net.onnx.12.tmp").write_bytes(b"of a run that was killed")
     export_onnx(net, tmp_path / "net.onnx")
     assert net.training and [p.name for p in tmp_path.iterdir()] == ["net.onnx"]
     session = onnxruntime.InferenceSession(str(tmp_path / "net.onnx"), providers=["CPUExecutionProvider"])

@@ -3,7 +3,7 @@
 import zipfile
 from pathlib import Path
 
-from tool.io.files import UserError, atomic, require_files
+from tool.io.files import UserError, atomic, remove_stale, require_files
 from tool.io.images import header_size, open_mask
 from tool.metrics import check_size
 
@@ -26,6 +26,7 @@ def write_server_zip(path, masks, photos, num_labels):
     require_files(masks, "mask", "run infer_seg.py on the whole list; no zip is written")
     for image_id, mask in masks.items():
         check_size(open_mask(mask, num_labels), header_size(photos[image_id])[::-1], photos[image_id])
+    remove_stale(Path(path).parent, Path(path).name)
     with atomic(path) as temporary, zipfile.ZipFile(temporary, "w", zipfile.ZIP_STORED) as archive:
         for image_id, mask in masks.items():
             entry = zipfile.ZipInfo(f"{SERVER_FOLDER}/{image_id}.png", LONG_AGO)
