@@ -1,4 +1,4 @@
-# make demo: the whole method on drawn images, from nothing.  make test: all tests.  make pipeline: the five stages on VOC.
+# make demo: the whole method on drawn images, from nothing.  make test: all tests.  make pipeline: all stages on VOC.
 PYTHON ?= python3
 PY = .venv/bin/python
 SEED ?= 0
@@ -7,12 +7,15 @@ VENV = .venv/.installed
 # make pipeline VOC=data/VOC2012 NAME=aeft: the paper's settings; interrupted, it goes on where it was.
 # VOC may be any data set; without TRAIN_LIST and VAL_LIST its own lists are taken, for VOC train_aug.txt and train.txt.
 # DATA_FLAGS (--classes FILE --cls_labels FILE) go to the stages that read labels; the others take them from the experiment.
-# VAL_LIST=none, or no masks: nothing is scored.
+# VAL_LIST=none, or no masks: nothing is scored. SEG_LIST: what the segmentation network labels in the end, by default the
+# data set's ImageSets/Segmentation/val.txt; none, or no such list: no segmentation network. ARCH: another one.
 VOC ?= data/VOC2012
 NAME ?= aeft
 EXPERIMENT ?= experiment
 TRAIN_LIST ?=
 VAL_LIST ?=
+SEG_LIST ?= $(if $(wildcard $(VOC)/ImageSets/Segmentation/val.txt),val,none)
+ARCH ?= deeplab_resnet38d
 DATA_FLAGS ?=
 EPOCHS ?= 40
 LOW ?= 2
@@ -25,6 +28,8 @@ VAL = $(if $(VAL_LIST),--val_list $(VAL_LIST))
 MASKS = $(if $(filter none,$(VAL_LIST)),,$(wildcard $(VOC)/SegmentationClass))
 EVALUATE = $(if $(MASKS),$(PY) evaluation.py $(COMMON) $(VAL:--val_list%=--list%),@echo not scored, no masks:)
 TWO = $(shell printf '%02d' $(1))
+LABELS = rw/$(call TWO,$(LOW))_$(call TWO,$(HIGH))$(call TWO,$(DUP))
+SEG = $(COMMON) --arch $(ARCH)
 
 .PHONY: venv pipeline demo test test-long lint bench clean
 .DELETE_ON_ERROR:
@@ -47,7 +52,12 @@ pipeline: $(VENV)
 	$(PY) infer_aff.py $(COMMON) $(POWERS) $(TRAIN) $(WALK_FLAGS)
 	$(EVALUATE) --task cam --dict_dir dict
 	$(EVALUATE) --task crf --dict_dir crf/$(call TWO,$(DUP))
-	$(EVALUATE) --task png --dict_dir rw/$(call TWO,$(LOW))_$(call TWO,$(HIGH))$(call TWO,$(DUP))
+	$(EVALUATE) --task png --dict_dir $(LABELS)
+ifneq ($(SEG_LIST),none)
+	$(PY) train_seg.py $(SEG) --labels $(LABELS) $(TRAIN) --val_list $(SEG_LIST) --resume $(SEG_FLAGS)
+	$(PY) infer_seg.py $(SEG) --infer_list $(SEG_LIST) $(SEG_INFER_FLAGS)
+	$(if $(MASKS),$(PY) evaluation.py $(COMMON) --list $(SEG_LIST),@echo not scored, no masks:) --task png --dict_dir seg/$(ARCH)
+endif
 
 # Two processes of one thread each: two torch processes of two threads would slow each other down on two cores.
 test: $(VENV)

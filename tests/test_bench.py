@@ -3,7 +3,7 @@
 import numpy as np
 import torch
 
-from tests.bench import rows_affinity, rows_networks, rows_scores
+from tests.bench import rows_affinity, rows_networks, rows_scores, rows_seg
 from tests.bench.reference import boundary_counts, threshold_counts
 from tests.bench.run import all_rows
 from tool.metrics import THRESHOLDS
@@ -22,6 +22,7 @@ def test_every_row_is_registered():
         "boundary_sweep",
         "crf_3_alphas",
         "disk",
+        "segmentation",
     }
 
 
@@ -80,6 +81,13 @@ def test_maps():
     fast, exact, published = (form() for form in rows_networks.cam_forms(1 / 16, **SMALL))
     torch.testing.assert_close(exact, published, rtol=0, atol=1e-3)
     assert published.max() > 0.9 and (fast - published).abs().mean() < 0.02
+
+
+def test_segmentation():
+    fast, exact, published = (form() for form in rows_seg.segmentation_forms(1 / 16, **SMALL))
+    torch.testing.assert_close(exact, published, rtol=0, atol=1e-5)
+    assert published.amax(0).mean() > 0.15 and len(published.argmax(0).unique()) > 3
+    assert (fast - published).abs().mean() < 0.005
 
 
 def test_pseudo_labels():

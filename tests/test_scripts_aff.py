@@ -376,13 +376,17 @@ def test_make_pipeline_runs_all_stages_and_then_finds_them_done(toy, tmp_path):
         f"INFER_FLAGS={narrow}",
         f"WALK_FLAGS={narrow}",
         f"AFF_FLAGS={narrow} --pretrained none --epochs 1 --batch_size 4 --crop_size 64",
+        "SEG_FLAGS=--num_workers 0 --device cpu --epochs 1 --batch_size 4 --crop_size 64",
+        "SEG_INFER_FLAGS=--num_workers 0 --device cpu --scales 1",
     ]
-    for expected in ("0 done before", "12 done before"):
-        result = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=400)
+    for expected, more, scored in (("0 done before", [], 4), ("12 done before", ["SEG_LIST=none"], 3)):
+        result = subprocess.run([*command, *more], cwd=ROOT, capture_output=True, text=True, timeout=400)
         assert result.returncode == 0, result.stderr[-2000:]
-        assert result.stdout.count("over the") == 3 and f"12 images, {expected}" in result.stdout
+        assert result.stdout.count("over the") == scored and f"12 images, {expected}" in result.stdout
+        # each knows the order of the classes
+        assert len(re.findall("background .*\ntvmonitor ", result.stdout)) == scored
     assert len(list((tmp_path / "aeft" / "rw" / "02_0905").glob("*.png"))) == 12
-    assert len(re.findall("background .*\ntvmonitor ", result.stdout)) == 3  # each knows the order of the classes
+    assert len(list((tmp_path / "aeft" / "seg" / "deeplab_resnet38d").glob("*.png"))) == 4
 
 
 def commands_of_pipeline(*variables):
@@ -391,9 +395,17 @@ def commands_of_pipeline(*variables):
 
 
 def test_make_pipeline_without_masks_scores_nothing(toy, tmp_path):
-    for variables in ([f"VOC={toy}", "VAL_LIST=none"], [f"VOC={tmp_path}"]):
+    for variables, stages in (([f"VOC={toy}", "VAL_LIST=none"], 4), ([f"VOC={tmp_path}"], 3)):
         lines = commands_of_pipeline(*variables)
         assert not [line for line in lines if "evaluation.py" in line]
-        assert sum("not scored, no masks" in line for line in lines) == 3
+        assert sum("not scored, no masks" in line for line in lines) == stages
     scored = [line for line in commands_of_pipeline(f"VOC={toy}", "VAL_LIST=a.txt") if "evaluation.py" in line]
-    assert len(scored) == 3 and all("--list a.txt" in line for line in scored)
+    assert [line.split("--list ")[1].split()[0] for line in scored] == ["a.txt"] * 3 + ["val"]
+
+
+def test_make_pipeline_goes_on_to_the_segmentation_network(toy):
+    lines = commands_of_pipeline(f"VOC={toy}", "LOW=2", "HIGH=9", "DUP=5", "ARCH=smp:Unet:resnet18")
+    last = [line.split(" ", 1)[1] for line in lines[-3:]]
+    assert last[0].startswith("train_seg.py") and "--labels rw/02_0905" in last[0] and "--resume" in last[0]
+    assert "--arch smp:Unet:resnet18 --infer_list val" in last[1]
+    assert last[2].endswith("--list val --task png --dict_dir seg/smp:Unet:resnet18")

@@ -140,6 +140,19 @@ def cam_of_views(net, views, label, size):
 
 
 @torch.no_grad()
+def scores_of_views(net, views, size):
+    """Probabilities of every label, each view run, upsampled and mirrored back by itself, in float32.
+
+    views: a list of 1 x 3 x h x w, every second one a mirror image. Returns L x H x W.
+    """
+    total = 0
+    for k, view in enumerate(views):
+        logits = F.interpolate(net(view), size, mode="bilinear", align_corners=False)[0]
+        total = total + (logits.flip(-1) if k % 2 else logits)
+    return torch.softmax(total / len(views), 0)
+
+
+@torch.no_grad()
 def pseudo_labels(net, image, cams, dup, num_labels=21, radius=5):
     """Random walk and CRF of one image over all labels, on the image padded to a multiple of 8 -> H x W uint8.
 
