@@ -239,7 +239,7 @@ def main(args):
                     writer.write(image_id, image, cams)
                     stage["images"] += 1
     summary.counts["done"] = sum(stage["images"] for stage in summary.stages.values())
-    summary.counts["skipped"] = len(inputs.states) - len(plan.outputs.left)
+    summary.counts["skipped"] = len(inputs.classes) - len(plan.outputs.left)
     summary.add("crf", crf)
     summary.add("writing", thread)
     summary.end("infer.py", world, [output.folder for output in folders.asked], failures, next_stage(args, everything))

@@ -26,19 +26,21 @@ class Inputs:
     """What the images of a run are made from, as it is when the run begins.
 
     ids: of the images. photograph, maps: functions ID -> path; maps is for stages that read stored ones. labels: {ID:
-    vector of 0 and 1}, where it is known beforehand which classes an image shows; `classes` is the same as text.
+    vector of 0 and 1}, where it is known beforehand which classes an image shows; `classes` has it as text.
     """
 
     def __init__(self, ids, photograph, maps=None, labels=None):
         self.locate = {"photograph": photograph} | ({"maps": maps} if maps else {})
-        self.states = {image_id: [state_of(locate, image_id) for locate in self.locate.values()] for image_id in ids}
+        # a text an image, not a list: a million containers would keep Python's collector busy for half of the start
+        self.states = {kind: {i: state_of(locate, i) for i in ids} for kind, locate in self.locate.items()}
         self.labels = labels
         self.classes = dict.fromkeys(ids, NONE) if labels is None else write_labels(ids, labels)
 
     def line(self, image_id, classes):
         """The line of an image whose files are about to be made. classes: as text."""
         files = dict.fromkeys(("photograph", "maps"), NONE)
-        for (kind, locate), state in zip(self.locate.items(), self.states[image_id], strict=True):
+        for kind, locate in self.locate.items():
+            state = self.states[kind][image_id]
             if state != NONE:
                 checksum = checksum_of(locate(image_id))
                 # where a file was replaced since the run began, nobody knows which of the two was read
@@ -55,7 +57,8 @@ class Inputs:
         if NONE not in (old_classes, classes) and old_classes != classes:
             return "labels"
         answer = None
-        for (kind, locate), before, now in zip(self.locate.items(), old, self.states[image_id]):
+        for (kind, locate), before in zip(self.locate.items(), old):
+            now = self.states[kind][image_id]
             if NONE in (before, now) or before.startswith(now):
                 continue
             if before.split(":")[0] != now.split(":")[0] or not before.endswith(f":{checksum_of(locate(image_id))}"):

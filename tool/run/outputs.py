@@ -5,7 +5,7 @@ from collections import Counter
 from typing import NamedTuple
 
 from tool.crf import ITERATIONS, crf_with_alphas
-from tool.io.files import UserError, missing_files
+from tool.io.files import UserError
 from tool.io.images import heat_overlay, label_image, label_overlay, save_image
 from tool.io.scores import write_scores
 from tool.pseudo_labels import refine_labels
@@ -36,35 +36,46 @@ class Output:
         """Make the folder the place of these results; with `overwrite` others are removed. run: of `this_run`."""
         claim_folder(self.folder, self.settings, f"*{self.suffix}", overwrite, run)
 
-    def path(self, image_id, class_index=None):
-        """An image's file, or that of one of its classes; text, since a run asks for all of them."""
-        name = image_id if class_index is None else f"{image_id}_{self.class_names[class_index]}"
-        return f"{self.folder}/{name}{self.suffix}"
+    def name(self, image_id, class_index=None):
+        """The name in the folder of an image's file, or of that of one of its classes."""
+        stem = image_id if class_index is None else f"{image_id}_{self.class_names[class_index]}"
+        return f"{stem}{self.suffix}"
 
-    def paths(self, image_id, classes):
-        """All files of an image. classes: as text, of `inputs.tsv`."""
-        return [self.path(image_id, k) for k in split_classes(classes)] if self.class_names else [self.path(image_id)]
+    def path(self, image_id, class_index=None):
+        """The path of `name`, as text."""
+        return f"{self.folder}/{self.name(image_id, class_index)}"
+
+    def names(self, image_id, classes):
+        """Names of all files of an image. classes: as text, of `inputs.tsv`."""
+        return [self.name(image_id, k) for k in split_classes(classes)] if self.class_names else [self.name(image_id)]
 
     def survey(self, inputs):
         """What is there of the images of a run -> Survey."""
         if folder_settings(self.folder) != self.settings:
-            return Survey(set(inputs.states), {}, {}, {})
+            return Survey(set(inputs.classes), {}, {}, {})
         found = Survey(set(), {}, {}, {})
-        stored, paths = read_inputs(self.folder), {}
-        for image_id in inputs.states:
+        stored, there = read_inputs(self.folder), files_below(self.folder)
+        for image_id, now in inputs.classes.items():
             line = stored.get(image_id)
-            now = inputs.classes[image_id]
             classes = now if now != NONE or line is None else line[0]
-            paths |= {(image_id, k): path for k, path in enumerate(self.paths(image_id, classes))}
             what = inputs.compare(image_id, line) if line else TIMES
             if what == TIMES:
                 found.renewed[image_id] = classes
             elif what:
                 found.changed[image_id], found.replaced[image_id] = what, line[0]
-            if what not in (None, TIMES) or self.class_names and classes == NONE:
+            known = what in (None, TIMES) and not (self.class_names and classes == NONE)
+            if not known or not there.issuperset(self.names(image_id, classes)):
                 found.left.add(image_id)
-        found.left.update(image_id for image_id, _ in missing_files(paths))
         return found
+
+
+def files_below(folder):
+    """Names of all files in a folder and the folders in it, relative to it: IDs may have slashes."""
+    names = set()
+    for here, _, files in os.walk(folder):
+        inside = os.path.relpath(here, folder)
+        names.update(files if inside == "." else (f"{inside}/{name}" for name in files))
+    return names
 
 
 class Survey(NamedTuple):
@@ -90,12 +101,15 @@ class Outputs:
     def __init__(self, outputs, inputs):
         self.inputs = inputs
         self.surveys = {output: output.survey(inputs) for output in outputs}
-        lacking = {i: [o for o, survey in self.surveys.items() if i in survey.left] for i in inputs.states}
-        self.left = {image_id: outputs for image_id, outputs in lacking.items() if outputs}
+        self.left, known = {}, {}  # a million images share a few combinations of folders
+        for image_id in inputs.classes:
+            lacking = tuple(output for output, survey in self.surveys.items() if image_id in survey.left)
+            if lacking:
+                self.left[image_id] = known.setdefault(lacking, lacking)
 
     def describe(self):
         """How many images are done, and which are done again because what they were made from has changed."""
-        text = f"{len(self.inputs.states)} images, {len(self.inputs.states) - len(self.left)} done before"
+        text = f"{len(self.inputs.classes)} images, {len(self.inputs.classes) - len(self.left)} done before"
         changed = {}
         for survey in self.surveys.values():
             changed |= survey.changed
@@ -118,9 +132,9 @@ class Outputs:
         line = self.inputs.line(image_id, text)
         for output in self.left[image_id]:
             old = self.surveys[output].replaced.get(image_id, NONE)
-            for path in {*output.paths(image_id, text), *output.paths(image_id, old)}:
-                if os.path.exists(path):
-                    os.remove(path)
+            for name in {*output.names(image_id, text), *output.names(image_id, old)}:
+                if os.path.exists(f"{output.folder}/{name}"):
+                    os.remove(f"{output.folder}/{name}")
             add_inputs(output.folder, [line])
         return self.left[image_id]
 
@@ -184,7 +198,7 @@ def plan_maps(folders, inputs, network, failures):
     if network or not todo:
         return MapPlan(outputs, stored, todo)
     if not failures.skip:
-        what = f"no maps of {len(todo)} of {len(inputs.states)} images, or of other photographs (first {todo[0]})"
+        what = f"no maps of {len(todo)} of {len(inputs.classes)} images, or of other photographs (first {todo[0]})"
         raise UserError(f"{folders.maps.folder}: {what}; give --load_epo EPOCH, or put maps there")
     for image_id in todo:
         failures.add(image_id, f"{folders.maps.path(image_id)}: no maps of this image")
