@@ -1,0 +1,91 @@
+"""Tables of a page: rows of runs, each with several seeds, as mean and standard deviation, beside published figures."""
+
+import json
+import re
+from dataclasses import dataclass
+
+import numpy as np
+from tabulate import tabulate
+
+from tool.io.files import UserError, read_json, write_text
+
+HEADERS = ("mIoU, five folds", "mIoU", "precision", "recall", "seeds")
+
+
+@dataclass(frozen=True)
+class Row:
+    """A row of a table. title: as shown; flags: what makes it; paper: precision, recall, mIoU, or None."""
+
+    title: str
+    flags: str
+    paper: tuple = (None, None, None)
+
+
+def gather(folder, name, kind):
+    """{seed: scores} of the runs of a row that are done, from folder/NAME_seedN/{kind}.json."""
+    paths = {int(path.parent.name.rpartition("seed")[2]): path for path in folder.glob(f"{name}_seed*/{kind}.json")}
+    return {seed: read_json(paths[seed])["scores"] for seed in sorted(paths)}
+
+
+def spread(values):
+    """Mean and standard deviation (of a sample, n - 1) as text; nothing where a value is missing."""
+    if not values or None in values:
+        return ""
+    return f"{np.mean(values):.1f}" + (f" ± {np.std(values, ddof=1):.1f}" if len(values) > 1 else "")
+
+
+def cells(results):
+    """The cells of HEADERS, in percent, of the results of evaluation.py for each seed.
+
+    mIoU, precision and recall are means over the labels that are there, background among them.
+    """
+    folds = [result["kfold"]["miou_present"] if "kfold" in result else None for result in results]
+    names = ("miou_present", "mean_precision", "mean_recall")
+    return [spread(folds), *(spread([result[name] for result in results]) for name in names), str(len(results))]
+
+
+def pipe_table(lines, headers):
+    """Lines of texts, the first of each its name -> a table of Markdown."""
+    aligned = ["left", *["right"] * (len(headers) - 1)]
+    return tabulate(lines, headers, tablefmt="pipe", disable_numparse=True, colalign=aligned) if lines else ""
+
+
+def row_table(folder, rows, part):
+    """What was measured of rows, {name: Row}, beside the paper's figures; rows that nobody ran are left out."""
+    lines = []
+    for name, row in rows.items():
+        if results := [scores[part] for scores in gather(folder, name, "maps").values()]:
+            lines.append([row.title, *cells(results), *("" if value is None else str(value) for value in row.paper)])
+    return pipe_table(lines, ["", *HEADERS, "paper: precision", "recall", "mIoU"])
+
+
+def curve_table(folder, rows):
+    """mIoU after each epoch that was validated, the mean over seeds, a line a row."""
+    curves = {}
+    for name, row in rows.items():
+        runs = [read_curve(folder / f"{name}_seed{seed}" / "log.jsonl") for seed in gather(folder, name, "maps")]
+        epochs = sorted(set.intersection(*map(set, runs))) if runs else []
+        curves[row.title] = {epoch: f"{np.mean([run[epoch] for run in runs]):.1f}" for epoch in epochs}
+    epochs = sorted(set().union(*curves.values()))
+    lines = [[title, *(curve.get(epoch, "") for epoch in epochs)] for title, curve in curves.items() if curve]
+    return pipe_table(lines, ["", *(f"epoch {epoch + 1}" for epoch in epochs)])
+
+
+def read_curve(path):
+    """{epoch: mIoU over present labels} of the epochs of a finished log.jsonl that were validated."""
+    entries = map(json.loads, path.read_text(encoding="utf-8").splitlines())
+    return {entry["epoch"]: entry["miou_present"] for entry in entries if "miou_present" in entry}
+
+
+def fill(page, parts):
+    """Write parts, {name: text}, into a Markdown page, each between <!-- name --> and <!-- end of name -->.
+
+    UserError where the page has no such place.
+    """
+    text = page.read_text(encoding="utf-8")
+    for name, part in parts.items():
+        place = re.compile(rf"(<!-- {name} -->\n).*?(<!-- end of {name} -->)", re.DOTALL)
+        if not place.search(text):
+            raise UserError(f"{page}: has no place for the {name}, <!-- {name} --> and <!-- end of {name} -->")
+        text = place.sub(lambda found, part=part: f"{found[1]}{part}\n{found[2]}", text)
+    write_text(page, text)
