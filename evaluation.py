@@ -9,7 +9,7 @@ writes  tables to the console; --json FILE.json: the result, and FILE.run.json: 
         python evaluation.py --pred_dir DIR --task png
 
 cam: scores of classes; background where its threshold is at least every score. Without --threshold every threshold
-from 0.10 to 0.34 is tried and the best one reported: chosen on the masks that it is scored with, it is an oracle.
+of --thresholds is tried and the best one reported: chosen on the masks that it is scored with, it is an oracle.
 --kfold K adds the figure without one: each K-th of the images is scored at the threshold that is best on the others.
 crf: scores of background and classes, the largest wins. png: label images.
 
@@ -26,7 +26,7 @@ import torch
 from tool.io.files import UserError, read_list, require_files, write_json
 from tool.io.images import open_mask
 from tool.metrics import (
-    THRESHOLDS,
+    RELEASED_RANGE,
     Counts,
     ThresholdSweep,
     best_threshold,
@@ -36,6 +36,7 @@ from tool.metrics import (
     measures,
     over_experiments,
     split_folds,
+    thresholds_between,
 )
 from tool.results import MADE_BY, SUFFIX, check_kind, read_results
 from tool.run.arguments import (
@@ -54,7 +55,7 @@ from tool.run.script import run_script
 from tool.run.summary import Summary, print_summary
 from tool.tables import FIGURES, check_plot, table, write_csv, write_plot
 from voc12.classes import BACKGROUND_NAME, load_classes
-from voc12.data import check_scores, mask_path
+from voc12.data import check_scores, mask_folder, mask_path
 
 NEXT = {
     "cam": "infer.py --crf with several --alphas, to choose three of them",
@@ -78,6 +79,8 @@ def get_args_parser():
     add("--dict_dir", type=str, default=None, help="folder of the files, below experiment/NAME")
     text = "score cam at this background threshold, 0 to 1, instead of searching the best"
     add("--threshold", type=fraction, default=None, help=text)
+    text = "cam: range of the background thresholds that are tried, in steps of 0.01"
+    add("--thresholds", type=fraction, nargs=2, default=list(RELEASED_RANGE), metavar=("MIN", "MAX"), help=text)
     text = "cam: also score each of K parts of the list at the threshold that is best on the other parts"
     folds = number(int, lambda k: 2 <= k < 2**31, "a whole number from 2")
     add("--kfold", type=folds, default=None, metavar="K", help=text)
@@ -107,6 +110,8 @@ def check_arguments(args, ids):
     for flag in ("threshold", "kfold"):
         if getattr(args, flag) is not None and args.task != "cam":
             raise UserError(f"--{flag} is for --task cam; {args.task} has a background score of its own")
+    if args.thresholds[0] > args.thresholds[1]:
+        raise UserError(f"--thresholds {args.thresholds[0]} {args.thresholds[1]}: MIN must not be above MAX")
     if args.kfold and args.threshold is not None:
         raise UserError("--kfold chooses thresholds, --threshold sets one; give one of them")
     if args.kfold and args.kfold > len(ids):
@@ -140,12 +145,6 @@ def how_to_make(args):
         return "run infer_seg.py"
     alpha = Path(args.dict_dir).name
     return f"run {MADE_BY[args.task]}" + (f" --alphas {int(alpha)}" if args.task == "crf" and alpha.isdigit() else "")
-
-
-def mask_folder(voc12_root, gt_dir):
-    """--gt_dir for `mask_path`: below the data set, or, where it has no such folder, from here."""
-    is_own = (Path(voc12_root) / gt_dir).is_dir() or not Path(gt_dir).is_dir()
-    return gt_dir if is_own else Path(gt_dir).absolute()
 
 
 def score(ids, folder, mask, task, thresholds, names, parts=None):
@@ -215,7 +214,8 @@ def main(args):
     require_files({i: mask(i) for i in ids}, "mask", "check --voc12_root, --gt_dir and --list")
     for folder in folders.values():
         check_kind(ids, folder, args.task, folder_settings(folder), forced=args.mixed_origins)
-    thresholds = () if args.task != "cam" else THRESHOLDS if args.threshold is None else (args.threshold,)
+    tried = thresholds_between(*args.thresholds) if args.threshold is None else (args.threshold,)
+    thresholds = tried if args.task == "cam" else ()
     scoring = partial(score, mask=mask, task=args.task, thresholds=thresholds, names=names)
     if args.check:
         check = Check(World(), "list, masks and results are there")
