@@ -48,12 +48,11 @@ class Runs(Stages):
         write_text(path, "".join(f"{i}\n" for i in ids))
         return path
 
-    def score(self, name, task, folder, ids):
-        """The command that scores a folder on the list `ids`, and the file that it writes."""
+    def score(self, name, task, folder, ids, *more):
+        """The command that scores a folder on the list `ids`, with more flags perhaps, and the file that it writes."""
         path = self.folder / name / f"score_{folder.replace('/', '_')}_{ids.stem}.json"
-        folds = ["--kfold", 5] if task == "cam" else []
         words = ["--task", task, "--dict_dir", folder, "--list", ids, "--json", path]
-        return ["evaluation.py", *self.common(name), *words, *folds], path
+        return ["evaluation.py", *self.common(name), *words, *more], path
 
     def once(self, name, kind, commands, scores):
         """Run commands, [script, flag, ...] each, unless just these were run to their end before -> {key: figures}.
