@@ -40,7 +40,8 @@ TRAIN = (
 )
 TRIPLET = "--W 1.0 0.2 0.15"
 INFER = f"--load_epo {EPOCHS - 1} --scales 0.75 1.25 --amp --dict"
-SCORE = "--thresholds 0.1 0.9 --kfold 5"  # beyond the released 0.34, where the best of some rows lie
+WIDE = "--thresholds 0.1 0.9 --kfold 5"  # beyond the released 0.34, where the best of some rows lie
+RELEASED = "--kfold 5"
 LOW, HIGH, DUP = 4, 24, 8
 POWERS = f"--low {LOW} --high {HIGH} --dup {DUP} --scale 2"
 AFF = f"{POWERS} --val_list none --select last --epochs 4 --batch_size 8 --crop_size 320 --momentum 0.9 --amp --resume"
@@ -105,19 +106,23 @@ def write_lists(runs):
 
 def make_maps(runs, lists, name, row, seed):
     """Classifier and class activation maps of a row, scored on both parts of the photographs."""
-    scores = [runs.score(name, "cam", "dict", lists[part], *SCORE.split()) for part in ("report", "tune")]
     own = ["--pretrained", find_weights(), "--seed", seed, "--train_list", lists["all"], "--val_list", lists["tune"]]
-    train = ["train.py", *runs.common(name), *TRAIN.split(), *row.flags.split(), *own]
-    infer = ["infer.py", *runs.common(name), *INFER.split(), "--infer_list", lists["all"]]
-    (report, report_file), (tune, tune_file) = scores
-    runs.once(name, "maps", [train, infer, report, tune], {"report": report_file, "tune": tune_file})
+    commands = [
+        ["train.py", *runs.common(name), *TRAIN.split(), *row.flags.split(), *own],
+        ["infer.py", *runs.common(name), *INFER.split(), "--infer_list", lists["all"]],
+    ]
+    scores = {}
+    for part, key, flags in (("report", "report", WIDE), ("report", "released", RELEASED), ("tune", "tune", WIDE)):
+        command, scores[key] = runs.score(name, "cam", "dict", lists[part], key, flags)
+        commands.append(command)
+    runs.once(name, "maps", commands, scores)
 
 
 def make_labels(runs, lists, name, seed):
     """CRF, AffinityNet and walk behind the maps of a run, scored."""
     common, everything = runs.common(name), ["--infer_list", lists["all"]]
-    score_crf, crf_file = runs.score(name, "crf", f"crf/{DUP:02d}", lists["report"])
-    score_labels, labels_file = runs.score(name, "png", LABELS, lists["report"])
+    score_crf, crf_file = runs.score(name, "crf", f"crf/{DUP:02d}", lists["report"], "crf")
+    score_labels, labels_file = runs.score(name, "png", LABELS, lists["report"], "labels")
     commands = [
         ["infer.py", *common, *INFER.split(), "--crf", "--alphas", LOW, DUP, HIGH, *everything],
         ["train_aff.py", *common, *AFF.split(), "--seed", seed, "--train_list", lists["all"]],
@@ -133,7 +138,7 @@ def segment(runs, ids, name, labels, seed):
     parts = split_folds(ids, 5, seed)
     train_list = runs.write_list(f"seg_train_seed{seed}", [i for i in ids if parts[i] != 0])
     test_list = runs.write_list(f"seg_test_seed{seed}", [i for i in ids if parts[i] == 0])
-    score, path = runs.score(name, "png", f"seg/{ARCH}", test_list)
+    score, path = runs.score(name, "png", f"seg/{ARCH}", test_list, "seg")
     common = [*runs.common(name), "--trunk", TRUNK, "--output_stride", 16]
     own = ["--pretrained", find_weights(), "--seed", seed, "--labels", labels, "--train_list", train_list]
     train = ["train_seg.py", *common, *SEG.split(), *own]
@@ -159,10 +164,13 @@ def find_weights():
 
 def stage_table(folder):
     """The stages of the method, on the photographs that its settings were not found on."""
-    lines = [["CAM", *cells([scores["report"] for scores in gather(folder, METHOD, "maps").values()])]]
-    for title, key in (("dense CRF of the CAM", "crf"), ("pseudo labels (AffinityNet, walk, CRF)", "labels")):
-        lines.append([title, *cells([scores[key] for scores in gather(folder, METHOD, "labels").values()])])
-    return pipe_table([line for line in lines if line[-1] != "0"], ["", *HEADERS])
+    titles = {"report": "CAM", "crf": "dense CRF of the CAM", "labels": "pseudo labels (AffinityNet, walk, CRF)"}
+    lines = []
+    for key, title in titles.items():
+        runs = gather(folder, METHOD, "maps" if key == "report" else "labels").values()
+        if runs:
+            lines.append([title, *cells([scores[key] for scores in runs])])
+    return pipe_table(lines, ["", *HEADERS])
 
 
 def segmentation_table(folder):
@@ -170,8 +178,8 @@ def segmentation_table(folder):
     lines = []
     for title, name in (("pseudo labels", METHOD), ("true masks", TRUTH)):
         if results := [scores["seg"] for scores in gather(folder, name, "segmentation").values()]:
-            lines.append([title, *cells(results)[1:]])
-    return pipe_table(lines, ["trained on", *HEADERS[1:]])
+            lines.append([title, *cells(results)])
+    return pipe_table(lines, ["trained on", *HEADERS])
 
 
 def pick_photographs(data, ids, count=8):

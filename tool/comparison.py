@@ -9,7 +9,7 @@ from tabulate import tabulate
 
 from tool.io.files import UserError, read_json, write_text
 
-HEADERS = ("mIoU, five folds", "mIoU", "precision", "recall", "seeds")
+HEADERS = ("mIoU", "precision", "recall", "seeds")
 
 
 @dataclass(frozen=True)
@@ -28,20 +28,19 @@ def gather(folder, name, kind):
 
 
 def spread(values):
-    """Mean and standard deviation (of a sample, n - 1) as text; nothing where a value is missing."""
-    if not values or None in values:
-        return ""
+    """Mean and, of several, standard deviation (of a sample, n - 1) as text."""
     return f"{np.mean(values):.1f}" + (f" ± {np.std(values, ddof=1):.1f}" if len(values) > 1 else "")
 
 
 def cells(results):
     """The cells of HEADERS, in percent, of the results of evaluation.py for each seed.
 
-    mIoU, precision and recall are means over the labels that are there, background among them.
+    All are means over the labels that are there, background among them. mIoU is that without an oracle (--kfold) where
+    a threshold had to be chosen; precision and recall are those at the best threshold.
     """
-    folds = [result["kfold"]["miou_present"] if "kfold" in result else None for result in results]
-    names = ("miou_present", "mean_precision", "mean_recall")
-    return [spread(folds), *(spread([result[name] for result in results]) for name in names), str(len(results))]
+    mious = [result.get("kfold", result)["miou_present"] for result in results]
+    rates = [[result[name] for result in results] for name in ("mean_precision", "mean_recall")]
+    return [*map(spread, (mious, *rates)), str(len(results))]
 
 
 def pipe_table(lines, headers):
@@ -51,12 +50,20 @@ def pipe_table(lines, headers):
 
 
 def row_table(folder, rows, part):
-    """What was measured of rows, {name: Row}, beside the paper's figures; rows that nobody ran are left out."""
+    """What was measured of rows, {name: Row}, beside the paper's figures; rows that nobody ran are left out.
+
+    part: which of the scores of a run; beside them stand the mIoU at the best threshold, an oracle, and that without an
+    oracle in the released range of thresholds.
+    """
     lines = []
     for name, row in rows.items():
-        if results := [scores[part] for scores in gather(folder, name, "maps").values()]:
-            lines.append([row.title, *cells(results), *("" if value is None else str(value) for value in row.paper)])
-    return pipe_table(lines, ["", *HEADERS, "paper: precision", "recall", "mIoU"])
+        if scores := list(gather(folder, name, "maps").values()):
+            oracle = spread([score[part]["miou_present"] for score in scores])
+            released = spread([score["released"]["kfold"]["miou_present"] for score in scores])
+            paper = ["" if value is None else str(value) for value in row.paper]
+            lines.append([row.title, *cells([score[part] for score in scores]), oracle, released, *paper])
+    headers = ["", *HEADERS, "oracle", "mIoU, 0.10 to 0.34", "paper: precision", "recall", "mIoU"]
+    return pipe_table(lines, headers)
 
 
 def curve_table(folder, rows):

@@ -48,11 +48,11 @@ class Runs(Stages):
         write_text(path, "".join(f"{i}\n" for i in ids))
         return path
 
-    def score(self, name, task, folder, ids, *more):
-        """The command that scores a folder on the list `ids`, with more flags perhaps, and the file that it writes."""
-        path = self.folder / name / f"score_{folder.replace('/', '_')}_{ids.stem}.json"
+    def score(self, name, task, folder, ids, key, flags=""):
+        """The command that scores a folder on the list `ids`, and the file score_{key}.json that it writes."""
+        path = self.folder / name / f"score_{key}.json"
         words = ["--task", task, "--dict_dir", folder, "--list", ids, "--json", path]
-        return ["evaluation.py", *self.common(name), *words, *more], path
+        return ["evaluation.py", *self.common(name), *words, *flags.split()], path
 
     def once(self, name, kind, commands, scores):
         """Run commands, [script, flag, ...] each, unless just these were run to their end before -> {key: figures}.
