@@ -14,7 +14,7 @@ from tool.io.scores import write_scores
 from tool.run.stages import Runs
 
 IDS = [f"photo{k:02d}" for k in range(15)]
-PLACES = load_script("ablation.py").PARTS
+SCRIPT = load_script("ablation.py")
 
 
 @pytest.fixture
@@ -35,7 +35,7 @@ def data(tmp_path):
 @pytest.fixture
 def page(tmp_path):
     path = tmp_path / "photographs.md"
-    write_text(path, "\n".join(f"<!-- {name} -->\nof before\n<!-- end of {name} -->\nprose" for name in PLACES))
+    write_text(path, "\n".join(f"<!-- {name} -->\nof before\n<!-- end of {name} -->\nprose" for name in SCRIPT.PARTS))
     return path
 
 
@@ -61,7 +61,7 @@ def commands(monkeypatch):
             for image_id in IDS:
                 scores = {0: np.full((48, 64), 0.5, np.float32)}
                 write_scores(folder / "dict" / f"{image_id}.npy", scores)
-                write_scores(folder / "crf/08" / f"{image_id}.npy", {0: scores[0], 1: 1 - scores[0]})
+                write_scores(folder / f"crf/{SCRIPT.DUP:02d}" / f"{image_id}.npy", {0: scores[0], 1: 1 - scores[0]})
         elif script == "infer_aff.py":
             for image_id in IDS:
                 labels = label_image(np.zeros((48, 64), np.uint8))
@@ -76,16 +76,15 @@ def flags(data, page, *more):
 
 
 def test_every_row_runs_once_and_the_page_shows_it(data, page, commands):
-    script = load_script("ablation.py")
     printed = prints("ablation.py", *flags(data, page, "--seeds", 0, 1))
     trained = [args.name for name, args in commands if name == "train.py"]
-    assert sorted(trained) == sorted(f"{row}_seed{seed}" for row in script.ROWS for seed in (0, 1))
+    assert sorted(trained) == sorted(f"{row}_seed{seed}" for row in SCRIPT.ROWS for seed in (0, 1))
     text = page.read_text()
-    assert "of before" not in text and text.count("prose") == len(PLACES)
+    assert "of before" not in text and text.count("prose") == len(SCRIPT.PARTS)
     folds = 39.0 + len("gap_seed0")
     same = f"60.0 ± 0.0 | 70.0 ± 0.0 | 2 | {folds + 1:.1f} ± 0.0 | {folds:.1f} ± 0.0 |"
     assert f"| average (GAP) | {folds:.1f} ± 0.0 | {same}" in squeeze(text)
-    assert all(row.title in text and row.title in printed for row in script.ROWS.values())
+    assert all(row.title in text and row.title in printed for row in SCRIPT.ROWS.values())
     assert page.with_suffix(".jpg").is_file()
     count = len(commands)
     prints("ablation.py", *flags(data, page, "--seeds", 0, 1))
