@@ -20,24 +20,12 @@ as well. docs/metrics.md says what each figure means.
 from functools import partial
 from pathlib import Path
 
-import numpy as np
 import torch
 
 from tool.io.files import UserError, read_list, require_files, write_json
 from tool.io.images import open_mask
-from tool.metrics import (
-    THRESHOLDS,
-    Counts,
-    ThresholdSweep,
-    best_threshold,
-    iou,
-    kfold,
-    mean_iou,
-    measures,
-    over_experiments,
-    split_folds,
-)
-from tool.results import MADE_BY, SUFFIX, check_kind, read_results
+from tool.metrics import THRESHOLDS, over_experiments, split_folds
+from tool.results import MADE_BY, SUFFIX, check_kind, score
 from tool.run.arguments import (
     Parser,
     add_check_argument,
@@ -54,7 +42,7 @@ from tool.run.script import run_script
 from tool.run.summary import Summary, print_summary
 from tool.tables import FIGURES, check_plot, table, write_csv, write_plot
 from voc12.classes import BACKGROUND_NAME, load_classes
-from voc12.data import check_scores, mask_path
+from voc12.data import check_scores, mask_folder, mask_path
 
 NEXT = {
     "cam": "infer.py --crf with several --alphas, to choose three of them",
@@ -140,36 +128,6 @@ def how_to_make(args):
         return "run infer_seg.py"
     alpha = Path(args.dict_dir).name
     return f"run {MADE_BY[args.task]}" + (f" --alphas {int(alpha)}" if args.task == "crf" and alpha.isdigit() else "")
-
-
-def mask_folder(voc12_root, gt_dir):
-    """--gt_dir for `mask_path`: below the data set, or, where it has no such folder, from here."""
-    is_own = (Path(voc12_root) / gt_dir).is_dir() or not Path(gt_dir).is_dir()
-    return gt_dir if is_own else Path(gt_dir).absolute()
-
-
-def score(ids, folder, mask, task, thresholds, names, parts=None):
-    """Figures of one folder, in percent, by one pass over its files. names: of the labels.
-
-    parts: {ID: number from 0} for --kfold.
-    """
-    sweeps = [
-        ThresholdSweep(len(names), thresholds, boundaries=True) if thresholds else Counts(len(names), boundaries=True)
-        for _ in range(1 + max(parts.values()) if parts else 1)
-    ]
-    for image_id, truth, result in read_results(ids, folder, mask, task, len(names)):
-        sweep = sweeps[parts[image_id] if parts else 0]
-        (sweep.add if thresholds else sweep.add_labels)(truth, result)
-    counts = np.stack([sweep.confusions() for sweep in sweeps])
-    total, boundary = counts.sum(0), sum(sweep.boundary for sweep in sweeps)
-    best = best_threshold(total)
-    return measures(total[best], boundary[best], names) | {
-        "thresholds": list(thresholds),
-        "miou_by_threshold": [100 * mean_iou(values)[0] for values in iou(total)] if thresholds else [],
-        "best_threshold": thresholds[best] if thresholds else None,
-        "oracle_threshold": len(thresholds) > 1,
-        **({"kfold": kfold(counts, thresholds)} if parts else {}),
-    }
 
 
 def refuse_mixed(ids, folder, args):
