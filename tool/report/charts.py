@@ -18,7 +18,7 @@ MUTED, LINE, *SERIES = COLOURS
 STYLE = {
     "svg.fonttype": "none",
     "text.parse_math": False,  # names may hold dollars
-    "font.size": 9,
+    "font.size": 9.5,
     "axes.edgecolor": LINE,
     "axes.labelcolor": MUTED,
     "text.color": MUTED,
@@ -72,7 +72,8 @@ def epoch_chart(name, title, rows, keys):
         for key, points in lines.items():
             ax.plot(*zip(*points), label=key, marker="o" if len(points) < 30 else None, markersize=2.5)
         ax.set(xlabel="epoch")
-        ax.xaxis.set_major_locator(MaxNLocator(integer=True))
+        ax.xaxis.set_major_locator(MaxNLocator(8, integer=True))
+        ax.yaxis.set_major_locator(MaxNLocator(5, steps=[1, 2, 5, 10]))
         if len(lines) > 1:
             ax.legend(ncols=2)
 
@@ -89,7 +90,7 @@ def threshold_chart(result):
 
     def draw(ax):
         draw_curves(ax, {"class activation maps": result})
-        ax.set_title("")
+        ax.set(title="", ylabel="mIoU (%)")
 
     text = (
         f"Best at {result['best_threshold']:.2f}, with mIoU {result['miou']:.2f} (absent classes as 0); "
