@@ -9,7 +9,7 @@ from tqdm import tqdm
 from tool import VERSION
 from tool.io.files import UserError, missing_files
 from tool.io.images import open_mask
-from tool.metrics import THRESHOLDS
+from tool.metrics import THRESHOLDS, check_size
 from tool.report.stages import Stage
 from tool.results import image_iou, labels_of, read_result, score
 from tool.run.record import check_origins
@@ -97,7 +97,9 @@ def image_scores(stage, ids, data, threshold, cache):
         for image_id in tqdm(ids, "images", unit="image", disable=None):
             truth = open_mask(data.mask(image_id), len(data.names))
             result = read_result(stage.path(image_id), stage.kind.task, len(data.names))
-            values[image_id] = image_iou(truth, labels_of(result, stage.kind.task, threshold), len(data.names))
+            labels = labels_of(result, stage.kind.task, threshold)
+            check_size(truth, labels.shape, stage.path(image_id))
+            values[image_id] = image_iou(truth, labels, len(data.names))
         return values
 
     return cache.get(f"{stage.name}, image by image", fingerprint(state_of(stage, ids, data), threshold), work)
