@@ -31,7 +31,7 @@ TWO = $(shell printf '%02d' $(1))
 LABELS = rw/$(call TWO,$(LOW))_$(call TWO,$(HIGH))$(call TWO,$(DUP))
 SEG = $(COMMON) --arch $(ARCH)
 
-.PHONY: venv pipeline demo test test-long lint bench clean
+.PHONY: venv pipeline photographs demo test test-long lint bench clean
 .DELETE_ON_ERROR:
 
 venv: $(VENV)
@@ -58,6 +58,12 @@ ifneq ($(SEG_LIST),none)
 	$(PY) infer_seg.py $(SEG) --infer_list $(SEG_LIST) $(SEG_INFER_FLAGS)
 	$(if $(MASKS),$(PY) evaluation.py $(COMMON) --list $(SEG_LIST),@echo not scored, no masks:) --task png --dict_dir seg/$(ARCH)
 endif
+
+# The parts of the method on photographs (docs/photographs.md says where to get them and how long it takes).
+DATA ?= data/msrc12
+SEEDS ?= 0 1 2
+photographs: $(VENV)
+	$(PY) ablation.py --data $(DATA) --seeds $(SEEDS) $(ABLATION_FLAGS)
 
 # Two processes of one thread each: two torch processes of two threads would slow each other down on two cores.
 test: $(VENV)

@@ -9,23 +9,20 @@ a few cells of 8 pixels, too few for pairs of one class. So does the segmentatio
 that no stage saw.
 """
 
-import shlex
-import subprocess
-import sys
 import time
 from pathlib import Path
 
 import numpy as np
 
-from tool.io.files import UserError, read_json, read_list
+from tool.io.files import read_json, read_list
 from tool.io.images import contact_sheet, heat_overlay, label_overlay, open_image, open_mask, save_image
 from tool.io.scores import read_scores
 from tool.metrics import best_labels
 from tool.run.arguments import Parser, add_experiment_arguments, flag, natural
 from tool.run.script import run_script
+from tool.run.stages import Stages
 from voc12.data import image_path, mask_path
 
-ROOT = Path(__file__).resolve().parent
 EPOCHS = 18
 ALPHAS = (2, 4, 8, 16)
 LOW, HIGH, DUP = 2, 16, 8
@@ -53,23 +50,6 @@ def get_args_parser():
     parser.data.add_argument("--data", type=Path, default=Path("data/toy"), help="folder of the drawn images")
     parser.run.add_argument("--seed", type=natural, default=0, help="seed of drawing and training")
     return parser
-
-
-class Stages:
-    """Runs the scripts and keeps how long each took."""
-
-    def __init__(self):
-        self.seconds = {}
-
-    def run(self, stage, script, *flags):
-        words = list(map(str, flags))
-        command = [sys.executable, str(ROOT / script), *words]
-        print("$ python", shlex.join([script, *words]), flush=True)
-        started = time.time()
-        code = subprocess.call(command)
-        self.seconds[stage] = self.seconds.get(stage, 0.0) + time.time() - started
-        if code:
-            raise UserError(f"{script}: stopped with exit code {code}; its message is above")
 
 
 def score(stages, common, experiment, task, folder, *more):

@@ -9,7 +9,7 @@ writes  tables to the console; --json FILE.json: the result, and FILE.run.json: 
         python evaluation.py --pred_dir DIR --task png
 
 cam: scores of classes; background where its threshold is at least every score. Without --threshold every threshold
-from 0.10 to 0.34 is tried and the best one reported: chosen on the masks that it is scored with, it is an oracle.
+of --thresholds is tried and the best one reported: chosen on the masks that it is scored with, it is an oracle.
 --kfold K adds the figure without one: each K-th of the images is scored at the threshold that is best on the others.
 crf: scores of background and classes, the largest wins. png: label images.
 
@@ -24,13 +24,15 @@ import torch
 
 from tool.io.files import UserError, read_list, require_files, write_json
 from tool.io.images import open_mask
-from tool.metrics import THRESHOLDS, over_experiments, split_folds
+from tool.metrics import over_experiments, split_folds, thresholds_between
 from tool.results import MADE_BY, SUFFIX, check_kind, score
 from tool.run.arguments import (
     Parser,
     add_check_argument,
     add_data_arguments,
     add_experiment_arguments,
+    add_truth_arguments,
+    check_thresholds,
     fraction,
     natural,
     number,
@@ -56,8 +58,7 @@ def get_args_parser():
     add_experiment_arguments(parser, several=True)
     add_data_arguments(parser, labels=False)
     parser.add_list(parser.data, "--list", "voc12/train.txt", "train", "list of images to score")
-    text = "folder of masks, below --voc12_root or any path"
-    parser.data.add_argument("--gt_dir", type=str, default="SegmentationClass", help=text)
+    add_truth_arguments(parser)
     text = "folder of any method's files, instead of --name and --dict_dir"
     parser.data.add_argument("--pred_dir", type=str, default=None, help=text)
     add = parser.method.add_argument
@@ -95,6 +96,7 @@ def check_arguments(args, ids):
     for flag in ("threshold", "kfold"):
         if getattr(args, flag) is not None and args.task != "cam":
             raise UserError(f"--{flag} is for --task cam; {args.task} has a background score of its own")
+    check_thresholds(args)
     if args.kfold and args.threshold is not None:
         raise UserError("--kfold chooses thresholds, --threshold sets one; give one of them")
     if args.kfold and args.kfold > len(ids):
@@ -173,7 +175,8 @@ def main(args):
     require_files({i: mask(i) for i in ids}, "mask", "check --voc12_root, --gt_dir and --list")
     for folder in folders.values():
         check_kind(ids, folder, args.task, folder_settings(folder), forced=args.mixed_origins)
-    thresholds = () if args.task != "cam" else THRESHOLDS if args.threshold is None else (args.threshold,)
+    tried = thresholds_between(*args.thresholds) if args.threshold is None else (args.threshold,)
+    thresholds = tried if args.task == "cam" else ()
     scoring = partial(score, mask=mask, task=args.task, thresholds=thresholds, names=names)
     if args.check:
         check = Check(World(), "list, masks and results are there")

@@ -17,6 +17,7 @@ from tqdm import tqdm
 
 from tool import VERSION
 from tool.io.files import UserError, missing_files, read_list
+from tool.metrics import thresholds_between
 from tool.report.charts import threshold_chart, training_charts
 from tool.report.gallery import Gallery, pick_images
 from tool.report.page import INDEX, Cache, Pictures, render, write_index
@@ -26,6 +27,8 @@ from tool.run.arguments import (
     Parser,
     add_data_arguments,
     add_experiment_arguments,
+    add_truth_arguments,
+    check_thresholds,
     fraction,
     natural,
     number,
@@ -51,14 +54,13 @@ def get_args_parser():
     parser.add_list(parser.data, "--list", "voc12/train.txt", "train", "list of images to score and show")
     text = "list whose images a segmentation network is scored on, or none"
     parser.add_list(parser.data, "--seg_list", "voc12/val.txt", "val", text)
-    text = "folder of masks, below --voc12_root or any path"
-    parser.data.add_argument("--gt_dir", type=str, default="SegmentationClass", help=text)
+    add_truth_arguments(parser)
+    text = "background threshold of class activation maps where no mask chooses one, 0 to 1"
+    parser.method.add_argument("--threshold", type=fraction, default=0.2, help=text)
     add = parser.run.add_argument
     add("--images", type=positive_int, default=60, help="images to show: worst, best and random, a third each")
     side = number(int, lambda v: 64 <= v <= 4096, "a whole number from 64 to 4096")
     add("--size", type=side, default=320, help="longer side of the pictures, pixels")
-    text = "background threshold of class activation maps that no mask chooses one for, 0 to 1"
-    add("--threshold", type=fraction, default=0.2, help=text)
     add("--seed", type=natural, default=0, help="seed of the random images")
     return parser
 
@@ -72,10 +74,12 @@ def find_data(args, stages):
     segmented = [stage for stage in stages if stage.kind.is_segmentation]
     wanted = [args.list, args.seg_list] if segmented else [args.list]
     lists = {path: read_list(path) for path in wanted if path != "none"}
+    if not lists:
+        raise UserError(f"{args.voc12_root}: no list of images there; give one with --list FILE")
     there = dict.fromkeys(i for stage in stages for ids in lists.values() for i in images_of(stage, ids))
     if not there:
         text = f"none of the images has a result in {', '.join(stage.name for stage in stages)}"
-        raise UserError(f"{' and '.join(wanted)}: {text}; check --list, or run these stages on it")
+        raise UserError(f"{' and '.join(lists)}: {text}; check --list, or run these stages on it")
     check_images(list(there), args.voc12_root)
     mask = partial(mask_path, args.voc12_root, gt_dir=mask_folder(args.voc12_root, args.gt_dir))
     masks = {image_id: mask(image_id) for ids in lists.values() for image_id in ids}
@@ -113,6 +117,8 @@ def find_charts(stages, scored):
 
 def main(args):
     summary = Summary(torch.device("cpu"))
+    check_thresholds(args)
+    thresholds = thresholds_between(*args.thresholds)
     experiment = Path(args.experiment) / args.name
     stages = find_stages(experiment)
     with_results = [stage for stage in stages if stage.kind.task]
@@ -121,12 +127,12 @@ def main(args):
     with hold(folder):
         cache = Cache(folder)
         with summary.stage("scores"):
-            scored = [score_stage(stage, data, cache) for stage in with_results]
+            scored = [score_stage(stage, data, thresholds, cache) for stage in with_results]
         shown = best_of_kinds(scored)
         with summary.stage("images") as stage:
             cards, pictures = make_cards(args, shown, data, folder, cache)
             stage["images"] = len(cards)
-        charts, thresholds = find_charts(stages, scored)
+        charts, threshold_charts = find_charts(stages, scored)
         html = render(
             name=args.name,
             made=now(),
@@ -142,7 +148,7 @@ def main(args):
             figures={key: FIGURES[key] for key in SHOWN},
             found=find_results(experiment),
             charts=charts,
-            thresholds=thresholds,
+            thresholds=threshold_charts,
             classes=class_rows(shown),
             cards=cards,
             card_classes=sorted({one["name"] for card in cards for one in card["classes"]}),

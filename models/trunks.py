@@ -13,6 +13,7 @@ A *trunk* is a module with
 
 import difflib
 import math
+from types import MethodType
 
 import torch
 import torch.nn.functional as F
@@ -58,6 +59,7 @@ class TimmTrunk(nn.Module):
         super().__init__()
         self.name = TIMM + name
         self.model = create_timm(name, output_stride, fetch)
+        depthwise_in_float32(self.model)
         config = self.model.pretrained_cfg
         self.mean, self.std, self.interpolation = tuple(config["mean"]), tuple(config["std"]), config["interpolation"]
         strides = [info["reduction"] for info in getattr(self.model, "feature_info", [])] or [LEVEL_STRIDE]
@@ -164,6 +166,7 @@ class SmpEncoder(nn.Module):
     def __init__(self, encoder):
         super().__init__()
         self.encoder = encoder
+        depthwise_in_float32(encoder)
         self.stride = encoder.output_stride
         config = encoder.model.pretrained_cfg
         self.mean, self.std, self.interpolation = tuple(config["mean"]), tuple(config["std"]), config["interpolation"]
@@ -192,6 +195,23 @@ class SmpEncoder(nn.Module):
 
     def forward(self, x):
         return self.encoder(x)
+
+
+def depthwise_in_float32(model):
+    """Let depthwise convolutions of a CPU compute in float32 under autocast too.
+
+    In bfloat16 their backward takes two to five times as long there (torch 2.12, AVX-512), more than all else gains.
+    """
+    for module in model.modules():
+        if isinstance(module, nn.Conv2d) and module.groups == module.in_channels > 1:
+            module.forward = MethodType(_convolve_in_float32, module)  # a method, so that a deep copy has its own
+
+
+def _convolve_in_float32(conv, x):
+    if x.device.type != "cpu" or not torch.is_autocast_enabled("cpu"):
+        return type(conv).forward(conv, x)
+    with torch.autocast("cpu", enabled=False):
+        return type(conv).forward(conv, x.float())
 
 
 def choose_levels(strides):

@@ -293,6 +293,15 @@ def test_figures_of_the_json_are_those_of_the_best_threshold(place):
     assert 0 < result["boundary_iou"] < 100
 
 
+def test_another_range_of_thresholds(place):
+    released, _ = scores(*CAM)
+    wide, _ = scores(*CAM, "--thresholds", 0.05, 0.9)
+    assert wide["thresholds"] == [round(k / 100, 2) for k in range(5, 91)]
+    assert wide["miou_by_threshold"][5:30] == released["miou_by_threshold"]
+    assert scores(*CAM, "--thresholds", 0.2, 0.2)[0]["thresholds"] == [0.2]
+    refused(EVALUATION, *FLAGS, *CAM, "--thresholds", 0.4, 0.3, says="--thresholds 0.4 0.3")
+
+
 def test_csv(three):
     result, _ = scores(*CAM, "--name", "n", "m", "--csv", "out/table.csv")
     with open("out/table.csv", newline="") as stream:

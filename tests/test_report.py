@@ -302,6 +302,9 @@ def test_photographs_that_were_moved(broken, experiments, tmp_path):
 def test_counts_and_lists_that_cannot_be(toy, experiments, tmp_path):
     for count in (0, -3, "x"):
         refused("report.py", *flags(toy, experiments), "--images", count, says="--images")
+    refused("report.py", *flags(toy, experiments), "--thresholds", 0.5, 0.2, says="MIN must not be above MAX")
+    none = ["--list", "none", "--seg_list", "none"]
+    refused("report.py", *flags(toy, experiments), *none, says=[str(toy), "give one with --list FILE"])
     (tmp_path / "other.txt").write_text("nobody\n")
     says = ["other.txt", "none of the images has a result in dict", "check --list"]
     refused("report.py", *flags(toy, experiments), "--list", tmp_path / "other.txt", "--seg_list", "none", says=says)

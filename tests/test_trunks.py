@@ -187,6 +187,22 @@ def test_amp_and_channels_last_train(name):
     assert all(torch.isfinite(p.grad).all() for p in net.parameters() if p.requires_grad)
 
 
+def test_depthwise_convolutions_of_a_cpu_stay_in_float32():
+    trunk = make_trunk(EFFICIENTNET).eval()
+    dtypes = {}
+    for module in copy.deepcopy(trunk).modules():  # a copy computes by itself
+        assert not hasattr(module, "forward") or "forward" not in vars(module) or module.forward.__self__ is module
+    for module in trunk.modules():
+        if isinstance(module, nn.Conv2d):
+            kind = "depthwise" if module.groups > 1 else "other"
+            module.register_forward_hook(lambda m, x, y, kind=kind: dtypes.setdefault(kind, set()).add(y.dtype))
+    x = torch.randn(2, 3, 64, 64)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        mixed = trunk(x)
+    assert dtypes == {"depthwise": {torch.float32}, "other": {torch.bfloat16}}
+    torch.testing.assert_close(mixed.float(), trunk(x), rtol=0.1, atol=0.1)
+
+
 def test_erased_images_do_not_move_running_statistics():
     torch.manual_seed(0)
     net = AEFTNet(make_trunk(EFFICIENTNET), 4).train()

@@ -10,8 +10,16 @@ import numpy as np
 from tool.io.files import UserError
 from tool.io.images import BACKGROUND, IGNORE
 
-THRESHOLDS = tuple(round(0.10 + 0.01 * k, 2) for k in range(25))  # 0.10 ... 0.34, as released
 BOUNDARY_RATIO = 0.02  # of an image's diagonal (Cheng et al., Boundary IoU, CVPR 2021)
+
+
+def thresholds_between(low, high):
+    """Background thresholds from low to high in steps of 0.01."""
+    return tuple(round(low + 0.01 * k, 2) for k in range(round(100 * (high - low)) + 1))
+
+
+RELEASED_RANGE = (0.10, 0.34)
+THRESHOLDS = thresholds_between(*RELEASED_RANGE)
 
 
 def best_labels(scores):

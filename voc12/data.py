@@ -65,15 +65,15 @@ def mask_path(voc12_root, image_id, gt_dir="SegmentationClass"):
     return Path(voc12_root) / gt_dir / f"{image_id}.png"
 
 
+def image_paths(voc12_root, ids):
+    """{ID: path of its photograph}."""
+    return {i: image_path(voc12_root, i) for i in ids}
+
+
 def mask_folder(voc12_root, gt_dir):
     """--gt_dir for `mask_path`: below the data set, or, where it has no such folder, from here."""
     is_own = (Path(voc12_root) / gt_dir).is_dir() or not Path(gt_dir).is_dir()
     return gt_dir if is_own else Path(gt_dir).absolute()
-
-
-def image_paths(voc12_root, ids):
-    """{ID: path of its photograph}."""
-    return {i: image_path(voc12_root, i) for i in ids}
 
 
 def mask_paths(voc12_root, ids, gt_dir="SegmentationClass"):

