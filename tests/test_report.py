@@ -242,6 +242,20 @@ def test_results_that_cannot_be_scored_are_said(toy, experiments):
     assert not any(row(text, "crf/02").values()) and row(text, "crf/09")["miou"]
 
 
+def test_records_that_are_damaged(toy, experiments):
+    n = experiments / "n"
+    odd = {"started": 5, "ended": [1], "lists": 3, "weights": "w", "packages": [2], "settings": {"epochs": "x"}}
+    write_json(n / "ckpt" / "run.json", RECORD | odd)
+    write_json(n / "dict" / "run.json", RECORD | odd)
+    (n / "crf" / "02" / "run.json").write_text("{")
+    result = {"task": "cam", "list": 1, "dict_dir": 2, "miou": 3.5, "kfold": "no"}
+    for name, value in (("a", []), ("b", {"task": 1}), ("c", result | {"miou": "x"}), ("found", result)):
+        write_json(n / f"{name}.json", value)
+        (n / f"{name}.run.json").write_text('["a"]')
+    text = page(toy, experiments)
+    assert "found.json" in text and "c.json" not in text and "no run.json" in text
+
+
 # ---------------------------------------------------------------- made again
 
 

@@ -8,7 +8,8 @@ from matplotlib import rc_context
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
-from tool.tables import draw_curves
+from tool.report.stages import is_number
+from tool.tables import FIGURES, draw_curves
 
 # Stand-ins that matplotlib writes, for what the style sheet says.
 COLOURS = {"#010203": "var(--muted)", "#010204": "var(--line)"} | {
@@ -57,16 +58,17 @@ def svg(name, draw):
 def training_charts(stage):
     """[{"title", "svg", "text"}] of a training's epochs: losses, learning rate, and mIoU where it was measured."""
     rows = stage.epochs
-    scores = [key for key in ("miou", "miou_present") if any(key in row for row in rows)]
-    losses = [key for key in rows[0] if key not in (*NO_LOSS, *scores) and is_number(rows[0][key])]
-    groups = {"Loss": losses, "Learning rate": ["lr"], "mIoU while training (%)": scores}
+    keys = dict.fromkeys(key for row in rows for key, value in row.items() if is_number(value))
+    scores = [key for key in keys if key in FIGURES]
+    losses = [key for key in keys if key not in (*NO_LOSS, *scores)]
+    groups = {"Loss": losses, "Learning rate": [key for key in keys if key == "lr"], "mIoU while training (%)": scores}
     return [epoch_chart(f"{stage.name} {title}", title, rows, keys) for title, keys in groups.items() if keys]
 
 
 def epoch_chart(name, title, rows, keys):
     """One line a key over the epochs."""
-    lines = {key: [(row["epoch"], row[key]) for row in rows if is_number(row.get(key))] for key in keys}
-    lines = {key: points for key, points in lines.items() if any(value for _, value in points)}
+    every = {key: [(row["epoch"], row[key]) for row in rows if is_number(row.get(key))] for key in keys}
+    lines = {FIGURES.get(key, key): points for key, points in every.items() if any(value for _, value in points)}
 
     def draw(ax):
         for key, points in lines.items():
@@ -79,10 +81,6 @@ def epoch_chart(name, title, rows, keys):
 
     ends = [f"{key} from {points[0][1]:.4g} to {points[-1][1]:.4g}" for key, points in lines.items()]
     return {"title": title, "svg": svg(name, draw), "text": f"Over {len(rows)} epochs: {', '.join(ends) or 'all 0'}."}
-
-
-def is_number(value):
-    return isinstance(value, int | float) and not isinstance(value, bool)
 
 
 def threshold_chart(result):

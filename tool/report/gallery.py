@@ -38,7 +38,7 @@ def pick_images(entries, data, count, threshold, seed, cache):
         every = list(dict.fromkeys(i for _, found in there for i in found))
         try:
             ious = image_scores(last.stage, every, data, last.threshold(threshold), cache)
-        except UserError:  # it is said beside the stage
+        except (UserError, FileNotFoundError):  # it is said beside the stage
             ious = {}
         share = -(-(count - len(picked)) // left)
         picked |= {image_id: (path, why) for image_id, why in pick(every, ious, share, rng).items()}

@@ -19,7 +19,9 @@ INDEX, PICTURES, CACHE = "index.html", "images", "scores.json"
 
 def render(**values):
     """page.html with its style and script inside -> HTML. What is no Markup is shown as text, whatever it holds."""
-    environment = jinja2.Environment(loader=jinja2.FileSystemLoader(HERE), autoescape=True, trim_blocks=True)
+    environment = jinja2.Environment(
+        loader=jinja2.FileSystemLoader(HERE), autoescape=True, undefined=jinja2.ChainableUndefined, trim_blocks=True
+    )
     environment.filters["pretty"] = lambda value: json.dumps(value, indent=1, ensure_ascii=False)
     return environment.get_template("page.html").render(**values)
 

@@ -70,7 +70,7 @@ def score_stage(stage, data, thresholds, cache):
         try:
             result = cache.get(stage.name, fingerprint(state_of(stage, images, data), thresholds), work)
             check_origins(stage.folder, [stage.path(image_id) for image_id in images])
-        except UserError as error:
+        except (UserError, FileNotFoundError) as error:  # the latter: just made again by a run
             notes.append(str(error))
     return Scored(stage, path, there[path], result, notes)
 

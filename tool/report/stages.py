@@ -98,8 +98,8 @@ def read_log(path):
         for line in path.read_text(errors="replace").splitlines():
             try:
                 record = json.loads(line)
-                records[int(record["epoch"])] = record
-            except (ValueError, TypeError, KeyError):
+                records[int(record["epoch"])] = record | {"epoch": int(record["epoch"])}
+            except (ValueError, TypeError, KeyError, OverflowError):
                 continue
     return [records[epoch] for epoch in sorted(records)]
 
@@ -123,14 +123,23 @@ def find_results(experiment):
     """JSON files of evaluation.py in the experiment's folder."""
     found = []
     for path in sorted(experiment.glob("*.json")):
-        try:
-            result = read_json(path)
-            beside = path.with_suffix(".run.json")
-            record = read_json(beside) if beside.is_file() else {}
-        except (UserError, OSError):
-            continue
-        if isinstance(result, dict) and {"task", "list", "dict_dir", "miou", "miou_present"} <= result.keys():
+        result, record = read_dict(path), read_dict(path.with_suffix(".run.json"))
+        if {"task", "list", "dict_dir"} <= result.keys() and is_number(result.get("miou")):
             now = record_of(experiment / str(result["dict_dir"])).get("origin")
-            scored = ((isinstance(record, dict) and record.get("origin")) or {}).get("origin")
+            origin = record.get("origin")
+            scored = origin.get("origin") if isinstance(origin, dict) else None
             found.append(Found(path, result, record.get("ended"), now == scored if now and scored else None))
     return found
+
+
+def read_dict(path):
+    """A JSON file's dict; {} where it is none, or cannot be read."""
+    try:
+        value = read_json(path)
+    except (UserError, OSError):
+        return {}
+    return value if isinstance(value, dict) else {}
+
+
+def is_number(value):
+    return isinstance(value, int | float) and not isinstance(value, bool)
