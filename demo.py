@@ -1,6 +1,6 @@
-"""The whole method on drawn images, with the real scripts: data, all stages, scores, a report picture.
+"""The whole method on drawn images, with the real scripts: data, all stages, scores, the page of report.py.
 
-writes  data/toy, experiment/NAME (every stage), experiment/NAME/report.png
+writes  data/toy, experiment/NAME (every stage), experiment/NAME/report/index.html
         make demo
 
 The settings are tuned for the drawings, as the released ones are for VOC: a trunk of an eighth of the width, from
@@ -12,16 +12,10 @@ that no stage saw.
 import time
 from pathlib import Path
 
-import numpy as np
-
 from tool.io.files import read_json, read_list
-from tool.io.images import contact_sheet, heat_overlay, label_overlay, open_image, open_mask, save_image
-from tool.io.scores import read_scores
-from tool.metrics import best_labels
 from tool.run.arguments import Parser, add_experiment_arguments, flag, natural
 from tool.run.script import run_script
 from tool.run.stages import Stages
-from voc12.data import image_path, mask_path
 
 EPOCHS = 18
 ALPHAS = (2, 4, 8, 16)
@@ -45,7 +39,7 @@ INFER_SEG = "--scales 1 1.5 --no-mirror"
 
 
 def get_args_parser():
-    parser = Parser("demo.py", "Run every stage on drawn images and make a report.")
+    parser = Parser("demo.py", "Run every stage on drawn images and make a page of the results.")
     add_experiment_arguments(parser, name="toy")
     parser.data.add_argument("--data", type=Path, default=Path("data/toy"), help="folder of the drawn images")
     parser.run.add_argument("--seed", type=natural, default=0, help="seed of drawing and training")
@@ -57,34 +51,6 @@ def score(stages, common, experiment, task, folder, *more):
     path = experiment / f"score_{folder.replace('/', '_')}.json"
     stages.run("evaluation", "evaluation.py", *common, "--task", task, "--dict_dir", folder, "--json", path, *more)
     return read_json(path)
-
-
-def pick_images(data, count=8):
-    """The first images that show two classes, then the first of the others, for the report."""
-    ids = read_list(data / "train.txt")
-    several = [i for i in ids[:60] if len(np.unique(open_mask(mask_path(data, i), 21))) > 3]
-    return (several[: count // 2] + [i for i in ids if i not in several])[:count]
-
-
-def report(data, experiment, alpha, labels_dir, path):
-    """Photo, best class map, CRF result, pseudo label and ground truth side by side, eight images."""
-    rows = []
-    for image_id in pick_images(data):
-        photo = open_image(image_path(data, image_id))
-        maps = read_scores(experiment / "dict" / f"{image_id}.npy")
-        labels = best_labels(read_scores(experiment / "crf" / f"{alpha:02d}" / f"{image_id}.npy"))
-        pseudo = open_mask(labels_dir / f"{image_id}.png", 21)
-        truth = open_mask(mask_path(data, image_id), 21)
-        rows.append(
-            [
-                photo,
-                heat_overlay(photo, np.max(list(maps.values()), axis=0)),
-                *(label_overlay(photo, picture) for picture in (labels, pseudo, truth)),
-            ]
-        )
-    halves = [a + b for a, b in zip(rows[::2], rows[1::2])]
-    titles = ["image", "CAM", f"CRF (alpha {alpha})", "pseudo label", "ground truth"]
-    save_image(path, contact_sheet(halves, titles * 2, cell=(140, 109)))
 
 
 def make_labels(stages, common, data, checkpoint, seed):
@@ -117,8 +83,7 @@ def main(args):
     pseudo = score(stages, common, experiment, "png", labels)
     segmentation = segment(stages, common, experiment, data / "val.txt", args.seed)
     best = max(crf, key=lambda a: crf[a]["miou_present"])
-    picture = experiment / "report.png"
-    report(data, experiment, best, experiment / labels, picture)
+    stages.run("report", "report.py", *common)
     print_table(stages, cam, crf, pseudo, segmentation, best)
     images, unseen = (len(read_list(data / f"{name}.txt")) for name in ("train", "val"))
     print(f"{'all':<34}{'':>8}{time.time() - started:>10.0f}")
@@ -126,7 +91,7 @@ def main(args):
         f"mIoU over the present classes, on {images} images whose masks no training saw; the CAM threshold and the "
         f"best CRF alpha are\nchosen on these masks; low {LOW}, high {HIGH} and dup {DUP} of the pseudo labels were "
         f"chosen once, on the drawings of seed 1.\nThe segmentation network is scored on {unseen} images that no stage "
-        f"saw.\nPicture: {picture}"
+        f"saw.\nA page to look at: {experiment / 'report' / 'index.html'}"
     )
 
 
@@ -136,7 +101,7 @@ def print_table(stages, cam, crf, pseudo, segmentation, best):
     rows += [(f"  CRF, alpha {a}{' (best)' if a == best else ''}", crf[a], None) for a in ALPHAS]
     rows += [("train_aff.py", None, "train_aff"), ("infer_aff.py: pseudo labels", pseudo, "infer_aff")]
     rows += [("train_seg.py", None, "train_seg"), ("segmentation, unseen images", segmentation, "infer_seg")]
-    rows += [("evaluation.py, seven times", None, "evaluation")]
+    rows += [("evaluation.py, seven times", None, "evaluation"), ("report.py", None, "report")]
     print(f"\n{'stage':<34}{'mIoU':>8}{'seconds':>10}")
     for name, result, stage in rows:
         miou = f"{result['miou_present']:.2f}" if result else ""

@@ -20,30 +20,19 @@ as well. docs/metrics.md says what each figure means.
 from functools import partial
 from pathlib import Path
 
-import numpy as np
 import torch
 
 from tool.io.files import UserError, read_list, require_files, write_json
 from tool.io.images import open_mask
-from tool.metrics import (
-    RELEASED_RANGE,
-    Counts,
-    ThresholdSweep,
-    best_threshold,
-    iou,
-    kfold,
-    mean_iou,
-    measures,
-    over_experiments,
-    split_folds,
-    thresholds_between,
-)
-from tool.results import MADE_BY, SUFFIX, check_kind, read_results
+from tool.metrics import over_experiments, split_folds, thresholds_between
+from tool.results import MADE_BY, SUFFIX, check_kind, score
 from tool.run.arguments import (
     Parser,
     add_check_argument,
     add_data_arguments,
     add_experiment_arguments,
+    add_truth_arguments,
+    check_thresholds,
     fraction,
     natural,
     number,
@@ -69,8 +58,7 @@ def get_args_parser():
     add_experiment_arguments(parser, several=True)
     add_data_arguments(parser, labels=False)
     parser.add_list(parser.data, "--list", "voc12/train.txt", "train", "list of images to score")
-    text = "folder of masks, below --voc12_root or any path"
-    parser.data.add_argument("--gt_dir", type=str, default="SegmentationClass", help=text)
+    add_truth_arguments(parser)
     text = "folder of any method's files, instead of --name and --dict_dir"
     parser.data.add_argument("--pred_dir", type=str, default=None, help=text)
     add = parser.method.add_argument
@@ -79,8 +67,6 @@ def get_args_parser():
     add("--dict_dir", type=str, default=None, help="folder of the files, below experiment/NAME")
     text = "score cam at this background threshold, 0 to 1, instead of searching the best"
     add("--threshold", type=fraction, default=None, help=text)
-    text = "cam: range of the background thresholds that are tried, in steps of 0.01"
-    add("--thresholds", type=fraction, nargs=2, default=list(RELEASED_RANGE), metavar=("MIN", "MAX"), help=text)
     text = "cam: also score each of K parts of the list at the threshold that is best on the other parts"
     folds = number(int, lambda k: 2 <= k < 2**31, "a whole number from 2")
     add("--kfold", type=folds, default=None, metavar="K", help=text)
@@ -110,8 +96,7 @@ def check_arguments(args, ids):
     for flag in ("threshold", "kfold"):
         if getattr(args, flag) is not None and args.task != "cam":
             raise UserError(f"--{flag} is for --task cam; {args.task} has a background score of its own")
-    if args.thresholds[0] > args.thresholds[1]:
-        raise UserError(f"--thresholds {args.thresholds[0]} {args.thresholds[1]}: MIN must not be above MAX")
+    check_thresholds(args)
     if args.kfold and args.threshold is not None:
         raise UserError("--kfold chooses thresholds, --threshold sets one; give one of them")
     if args.kfold and args.kfold > len(ids):
@@ -145,30 +130,6 @@ def how_to_make(args):
         return "run infer_seg.py"
     alpha = Path(args.dict_dir).name
     return f"run {MADE_BY[args.task]}" + (f" --alphas {int(alpha)}" if args.task == "crf" and alpha.isdigit() else "")
-
-
-def score(ids, folder, mask, task, thresholds, names, parts=None):
-    """Figures of one folder, in percent, by one pass over its files. names: of the labels.
-
-    parts: {ID: number from 0} for --kfold.
-    """
-    sweeps = [
-        ThresholdSweep(len(names), thresholds, boundaries=True) if thresholds else Counts(len(names), boundaries=True)
-        for _ in range(1 + max(parts.values()) if parts else 1)
-    ]
-    for image_id, truth, result in read_results(ids, folder, mask, task, len(names)):
-        sweep = sweeps[parts[image_id] if parts else 0]
-        (sweep.add if thresholds else sweep.add_labels)(truth, result)
-    counts = np.stack([sweep.confusions() for sweep in sweeps])
-    total, boundary = counts.sum(0), sum(sweep.boundary for sweep in sweeps)
-    best = best_threshold(total)
-    return measures(total[best], boundary[best], names) | {
-        "thresholds": list(thresholds),
-        "miou_by_threshold": [100 * mean_iou(values)[0] for values in iou(total)] if thresholds else [],
-        "best_threshold": thresholds[best] if thresholds else None,
-        "oracle_threshold": len(thresholds) > 1,
-        **({"kfold": kfold(counts, thresholds)} if parts else {}),
-    }
 
 
 def refuse_mixed(ids, folder, args):

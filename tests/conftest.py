@@ -173,3 +173,22 @@ def broken(toy, tmp_path):
     """A copy of the toy set to damage."""
     shutil.copytree(toy, tmp_path / "set")
     return tmp_path / "set"
+
+
+@pytest.fixture(scope="session")
+def browser():
+    """Chromium without a window, where Debian's packages chromium and chromium-driver are installed."""
+    program = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
+    driver = shutil.which("chromedriver")
+    if not program or not driver:
+        pytest.skip("no Chromium with its driver here: apt-get install chromium chromium-driver")
+    from selenium import webdriver
+
+    options = webdriver.ChromeOptions()
+    options.binary_location = program
+    for flag in ("--headless=new", "--no-sandbox", "--disable-gpu", "--disable-dev-shm-usage", "--hide-scrollbars"):
+        options.add_argument(flag)
+    options.set_capability("goog:loggingPrefs", {"browser": "ALL"})
+    window = webdriver.Chrome(options=options, service=webdriver.ChromeService(driver))
+    yield window
+    window.quit()

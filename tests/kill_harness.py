@@ -14,6 +14,7 @@ import contextlib
 import json
 import multiprocessing
 import os
+import re
 import runpy
 import signal
 import subprocess
@@ -23,6 +24,7 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
 SCRIPTS = ("train.py", "infer.py", "train_aff.py", "infer_aff.py", "evaluation.py", "train_seg.py", "infer_seg.py")
+SCRIPTS += ("report.py",)
 TIMES = ("seconds", "started", "finished", "images_per_second", "peak")  # names that measured values begin with
 WRITING = os.O_WRONLY | os.O_RDWR | os.O_CREAT
 
@@ -173,6 +175,10 @@ def signature(path):
     if path.name.endswith("run.json"):  # the rest is when and how often it ran, on which machine
         settings = json.loads(path.read_text()).get("settings") or {}
         return {k: v for k, v in settings.items() if k not in ("resume", "overwrite")}
+    if path.name == "scores.json":  # the keys hold times of files
+        return {name: plain(entry["value"]) for name, entry in json.loads(path.read_text()).items()}
+    if path.suffix == ".html":
+        return re.sub("<time.*?</time>", "", path.read_text())
     if path.suffix == ".json":
         return plain(json.loads(path.read_text()))
     if path.name.endswith(".inputs.tsv"):  # the last line of an image counts

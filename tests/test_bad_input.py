@@ -56,11 +56,11 @@ from voc12 import labels as labels_module
 from voc12.labels import read_cls_labels
 
 TRAIN, INFER, TRAIN_AFF, INFER_AFF, EVALUATION = "train.py", "infer.py", "train_aff.py", "infer_aff.py", "evaluation.py"
-TRAIN_SEG, INFER_SEG = "train_seg.py", "infer_seg.py"
+TRAIN_SEG, INFER_SEG, REPORT = "train_seg.py", "infer_seg.py", "report.py"
 MAKE_LABELS, MAKE_LISTS = "voc12/make_cls_labels.py", "voc12/make_lists.py"
 STAGES = (TRAIN, INFER, TRAIN_AFF, INFER_AFF, TRAIN_SEG, INFER_SEG, EVALUATION)
 READ_PHOTOS = STAGES[:-1]
-SCRIPTS = (*STAGES, MAKE_LABELS, MAKE_LISTS)
+SCRIPTS = (*STAGES, REPORT, MAKE_LABELS, MAKE_LISTS)
 LIST_FLAG = {
     TRAIN: "--train_list",
     INFER: "--infer_list",
@@ -69,15 +69,16 @@ LIST_FLAG = {
     TRAIN_SEG: "--train_list",
     INFER_SEG: "--infer_list",
     EVALUATION: "--list",
+    REPORT: "--list",
     MAKE_LABELS: "--list",
 }
 # The experiment in which a script finds what it needs and nothing of its own: "e" is prepared.
 NAME = {TRAIN: "new", INFER: "new", TRAIN_SEG: "new"} | dict.fromkeys(
-    (TRAIN_AFF, INFER_AFF, INFER_SEG, EVALUATION), "e"
+    (TRAIN_AFF, INFER_AFF, INFER_SEG, EVALUATION, REPORT), "e"
 )
 # Below the experiment's folder: where the results go.
 RESULT_FOLDER = {TRAIN: "ckpt", INFER: "dict", TRAIN_AFF: "ckpt_aff/aff021909", INFER_AFF: "rw/02_1908"}
-RESULT_FOLDER |= {TRAIN_SEG: "ckpt_seg/deeplab_resnet38d", INFER_SEG: "seg/deeplab_resnet38d"}
+RESULT_FOLDER |= {TRAIN_SEG: "ckpt_seg/deeplab_resnet38d", INFER_SEG: "seg/deeplab_resnet38d", REPORT: "report"}
 WIDTH = 0.0625
 
 
@@ -155,6 +156,8 @@ def flags(script, place, name=None):
             "--json",
             place / "out" / "result.json",
         ]
+    if script == REPORT:
+        return [*common, "--list", root / "list.txt", "--seg_list", "none"]
     common += ["--width", WIDTH, "--num_workers", 0, "--device", "cpu", LIST_FLAG[script], root / "list.txt"]
     powers = ["--low", 2, "--high", 19, "--dup"]
     training = ["--val_list", "none", "--epochs", 1, "--batch_size", 2, "--crop_size", 24, "--pretrained", "none"]
@@ -387,7 +390,7 @@ CONTRADICTIONS = [
     *[(s, ["--num_workers", 2**31 - 1], "--num_workers") for s in READ_PHOTOS],
     *[
         (s, ["--name", "no_such_experiment", *more], "no_such_experiment")
-        for s, more in ((TRAIN_AFF, []), (INFER_AFF, []), (INFER_SEG, []), (EVALUATION, []))
+        for s, more in ((TRAIN_AFF, []), (INFER_AFF, []), (INFER_SEG, []), (EVALUATION, []), (REPORT, []))
     ],
     *[(s, ["--voc12_root", "no_such_folder"], "no_such_folder") for s in SCRIPTS],
 ]
@@ -421,8 +424,10 @@ def shared(prepared, tmp_path):
     return tmp_path
 
 
-@pytest.mark.parametrize("script", LIST_FLAG)
-@pytest.mark.parametrize("kind", BAD_LISTS)
+@pytest.mark.parametrize(
+    ("script", "kind"),
+    [(s, k) for s in LIST_FLAG for k in BAD_LISTS if (s, k) != (REPORT, "unknown ID")],  # it shows what is there
+)
 def test_a_list_that_is_refused(shared, script, kind):
     data, says = BAD_LISTS[kind]
     (shared / "set" / "list.txt").write_bytes(data)
@@ -1017,7 +1022,7 @@ def test_a_folder_where_the_output_file_should_be(place, script):
 @pytest.mark.parametrize("script", SCRIPTS)
 def test_a_name_that_is_too_long_for_a_file(place, script):
     long = "x" * 300
-    extra = ["--name", long] if script in STAGES else [OUTPUT[script], place / long]
+    extra = ["--name", long] if script in NAME else [OUTPUT[script], place / long]
     refuses(place, script, *extra, says=long)
 
 

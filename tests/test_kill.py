@@ -53,18 +53,14 @@ def stage_args(toy):
     """Arguments of the stages; every path but the data set's is relative. Loading and CRF have processes."""
     folder = Path("e")
     workers = ["--num_workers", 1]
+    data = ["--name", "n", "--experiment", folder, "--voc12_root", toy]
     return {
         "train.py": ["--name", "n", "--experiment", folder, *train_flags(toy), *workers, "--val_list", toy / "val.txt"],
         "infer.py": [*infer_flags(toy, folder), *workers, "--dict", "--crf", "--vis", "--alphas", 2, 19],
         "train_aff.py": [*train_aff_flags(toy, folder), *workers, "--val_every", 4],  # inside an epoch, and at the end
         "infer_aff.py": [*aff_flags(toy, folder), *workers, "--vis"],
         "evaluation.py": [
-            "--name",
-            "n",
-            "--experiment",
-            folder,
-            "--voc12_root",
-            toy,
+            *data,
             "--list",
             toy / "train.txt",
             "--task",
@@ -76,6 +72,7 @@ def stage_args(toy):
         ],
         "train_seg.py": [*train_seg_flags(toy, folder), *workers, "--labels", "rw/02_1908", "--select", "best"],
         "infer_seg.py": [*infer_seg_flags(toy, folder), *workers, "--crf", "--vis", "--server", "e/server.zip"],
+        "report.py": [*data, "--list", toy / "train.txt", "--seg_list", toy / "val.txt", "--images", 6],
     }
 
 

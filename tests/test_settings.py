@@ -164,7 +164,7 @@ def test_an_unknown_flag_is_one_line_with_the_nearest_one():
 
 
 def test_every_default_is_shown_and_no_flag_stands_outside_the_groups():
-    for script in ("train.py", "infer.py", "train_aff.py", "infer_aff.py", "evaluation.py"):
+    for script in ("train.py", "infer.py", "train_aff.py", "infer_aff.py", "evaluation.py", "report.py"):
         parser = load_script(script).get_args_parser()
         for action in parser._actions:
             if action.default not in (None, "==SUPPRESS==") and action.dest != "help":

@@ -9,7 +9,18 @@ from tqdm import tqdm
 from tool.io.files import UserError
 from tool.io.images import BACKGROUND, IGNORE, open_mask
 from tool.io.scores import read_scores
-from tool.metrics import best_labels, check_size
+from tool.metrics import (
+    Counts,
+    ThresholdSweep,
+    best_labels,
+    best_threshold,
+    check_size,
+    confusion,
+    iou,
+    kfold,
+    mean_iou,
+    measures,
+)
 
 SUFFIX = {"cam": "npy", "crf": "npy", "png": "png"}  # of each task
 MADE_BY = {"cam": "infer.py --dict", "crf": "infer.py --crf", "png": "infer_aff.py"}
@@ -29,17 +40,24 @@ def read_results(ids, folder, mask, task, num_labels):
         truth = open_mask(mask(image_id), num_labels)
         notes.add(mask(image_id), mask_oddities(truth))
         path = Path(folder) / f"{image_id}.{SUFFIX[task]}"
-        if task == "png":
-            result = open_mask(path, num_labels)
-            if result.max() >= num_labels:
-                raise UserError(f"{path}: a pseudo label has 255 (ignored) pixels; every pixel needs a class")
-        else:
-            scores = read_keys(path, num_labels - (task == "cam"))
-            notes.add(path, oddities(task, scores))
-            result = best_labels(scores) if task == "crf" else scores
+        result = read_result(path, task, num_labels)
+        if task != "png":
+            notes.add(path, oddities(task, result))
+        if task == "crf":
+            result = best_labels(result)
         check_size(truth, next(iter(result.values())).shape if task == "cam" else result.shape, path)
         yield image_id, truth, result
     notes.say()
+
+
+def read_result(path, task, num_labels):
+    """What a stage says of an image: {class: H x W} of task cam, {label: H x W} of crf, H x W uint8 labels of png."""
+    if task != "png":
+        return read_keys(path, num_labels - (task == "cam"))
+    labels = open_mask(path, num_labels)
+    if labels.max() >= num_labels:
+        raise UserError(f"{path}: a pseudo label has 255 (ignored) pixels; every pixel needs a class")
+    return labels
 
 
 def read_keys(path, limit):
@@ -48,6 +66,46 @@ def read_keys(path, limit):
     if max(scores) >= limit:
         raise UserError(f"{path}: holds key {max(scores)}, but there are {limit} labels; check --task and --classes")
     return scores
+
+
+def score(ids, folder, mask, task, thresholds, names, parts=None):
+    """Figures of one folder, in percent, by one pass over its files. names: of the labels.
+
+    parts: {ID: number from 0} for --kfold.
+    """
+    sweeps = [
+        ThresholdSweep(len(names), thresholds, boundaries=True) if thresholds else Counts(len(names), boundaries=True)
+        for _ in range(1 + max(parts.values()) if parts else 1)
+    ]
+    for image_id, truth, result in read_results(ids, folder, mask, task, len(names)):
+        sweep = sweeps[parts[image_id] if parts else 0]
+        (sweep.add if thresholds else sweep.add_labels)(truth, result)
+    counts = np.stack([sweep.confusions() for sweep in sweeps])
+    total, boundary = counts.sum(0), sum(sweep.boundary for sweep in sweeps)
+    best = best_threshold(total)
+    return measures(total[best], boundary[best], names) | {
+        "thresholds": list(thresholds),
+        "miou_by_threshold": [100 * mean_iou(values)[0] for values in iou(total)] if thresholds else [],
+        "best_threshold": thresholds[best] if thresholds else None,
+        "oracle_threshold": len(thresholds) > 1,
+        **({"kfold": kfold(counts, thresholds)} if parts else {}),
+    }
+
+
+def labels_of(result, task, threshold=None):
+    """H x W labels of what `read_result` gives; threshold: of the background, for class activation maps."""
+    if task == "png":
+        return result
+    labels = best_labels(result)
+    if task == "crf":
+        return labels
+    top = np.max(list(result.values()), axis=0).astype(np.float32)
+    return np.where(top > np.float32(threshold), labels + 1, BACKGROUND)
+
+
+def image_iou(truth, labels, num_labels):
+    """IoU of one image in percent: mean over the labels that its truth or its result shows; 255 counts for nothing."""
+    return 100 * mean_iou(iou(confusion(truth, labels, num_labels)))[1]
 
 
 # ---------------------------------------------------------------- files of another task

@@ -8,6 +8,7 @@ import sys
 from pathlib import Path
 
 from tool.io.files import UserError
+from tool.metrics import RELEASED_RANGE
 from tool.run.distributed import local_processes
 from tool.run.settings import read_settings, settings_path
 
@@ -308,6 +309,22 @@ def add_walk_arguments(parser):
     method.add_argument(
         "--scale", type=positive, default=1.0, help="factor on the image's sides before AffinityNet sees it"
     )
+
+
+def add_truth_arguments(parser):
+    """--gt_dir, --thresholds: the masks that results are scored with, and what is chosen on them."""
+    text = "folder of masks, below --voc12_root or any path"
+    parser.data.add_argument("--gt_dir", type=str, default="SegmentationClass", help=text)
+    text = "cam: range of the background thresholds that are tried, in steps of 0.01"
+    action = {"nargs": 2, "default": list(RELEASED_RANGE), "metavar": ("MIN", "MAX")}
+    parser.method.add_argument("--thresholds", type=fraction, **action, help=text)
+
+
+def check_thresholds(args):
+    """UserError where --thresholds is no range."""
+    low, high = args.thresholds
+    if low > high:
+        raise UserError(f"--thresholds {low} {high}: MIN must not be above MAX")
 
 
 def check_alphas(args):

@@ -1,0 +1,164 @@
+"""A page to look at: what an experiment has so far, its scores and curves, and its results image by image.
+
+reads   experiment/NAME (every stage that is there, also one that still runs), VOC12_ROOT/JPEGImages and GT_DIR, --list
+writes  experiment/NAME/report/index.html, images/*.jpg, which it shows, scores.json, by which the next page is quicker
+        python report.py --name N
+        python report.py --name N --images 120 --list voc12/train.txt --seg_list voc12/val.txt
+
+The page needs no network and no server. Made again it shows what a training or a long inference has come to. The
+images are a third each: those with the worst and with the best IoU in their last stage, and random ones among the rest.
+"""
+
+from functools import partial
+from pathlib import Path
+
+import torch
+from tqdm import tqdm
+
+from tool import VERSION
+from tool.io.files import UserError, missing_files, read_list
+from tool.metrics import thresholds_between
+from tool.report.charts import threshold_chart, training_charts
+from tool.report.gallery import Gallery, pick_images
+from tool.report.page import INDEX, Cache, Pictures, render, write_index
+from tool.report.scoring import Data, best_of_kinds, images_of, score_stage
+from tool.report.stages import find_results, find_stages, missing_kinds
+from tool.run.arguments import (
+    Parser,
+    add_data_arguments,
+    add_experiment_arguments,
+    add_truth_arguments,
+    check_thresholds,
+    fraction,
+    natural,
+    number,
+    positive_int,
+)
+from tool.run.distributed import World
+from tool.run.lock import hold
+from tool.run.record import now
+from tool.run.script import run_script
+from tool.run.settings import read_settings, settings_path
+from tool.run.summary import Summary, print_summary
+from tool.tables import FIGURES
+from voc12.classes import BACKGROUND_NAME, load_classes
+from voc12.data import check_images, image_path, mask_folder, mask_path
+
+SHOWN = ("miou_present", "miou", "mean_precision", "mean_recall", "boundary_iou")  # of FIGURES
+
+
+def get_args_parser():
+    parser = Parser("report.py", "A page of an experiment's scores, curves and images.")
+    add_experiment_arguments(parser)
+    add_data_arguments(parser, labels=False)
+    parser.add_list(parser.data, "--list", "voc12/train.txt", "train", "list of images to score and show")
+    text = "list whose images a segmentation network is scored on, or none"
+    parser.add_list(parser.data, "--seg_list", "voc12/val.txt", "val", text)
+    add_truth_arguments(parser)
+    text = "background threshold of class activation maps where no mask chooses one, 0 to 1"
+    parser.method.add_argument("--threshold", type=fraction, default=0.2, help=text)
+    add = parser.run.add_argument
+    add("--images", type=positive_int, default=60, help="images to show: worst, best and random, a third each")
+    side = number(int, lambda v: 64 <= v <= 4096, "a whole number from 64 to 4096")
+    add("--size", type=side, default=320, help="longer side of the pictures, pixels")
+    add("--seed", type=natural, default=0, help="seed of the random images")
+    return parser
+
+
+def find_data(args, stages):
+    """Lists, masks and classes of the results of `stages`; UserError where photographs or all results are missing."""
+    photographs = Path(args.voc12_root, "JPEGImages")
+    if not photographs.is_dir():
+        hint = "where the data set was moved, --voc12_root DIR says where it is now"
+        raise UserError(f"{photographs}: no such folder of photographs; {hint}")
+    segmented = [stage for stage in stages if stage.kind.is_segmentation]
+    wanted = [args.list, args.seg_list] if segmented else [args.list]
+    lists = {path: read_list(path) for path in wanted if path != "none"}
+    if not lists:
+        raise UserError(f"{args.voc12_root}: no list of images there; give one with --list FILE")
+    there = dict.fromkeys(i for stage in stages for ids in lists.values() for i in images_of(stage, ids))
+    if not there:
+        text = f"none of the images has a result in {', '.join(stage.name for stage in stages)}"
+        raise UserError(f"{' and '.join(lists)}: {text}; check --list, or run these stages on it")
+    check_images(list(there), args.voc12_root)
+    mask = partial(mask_path, args.voc12_root, gt_dir=mask_folder(args.voc12_root, args.gt_dir))
+    masks = {image_id: mask(image_id) for ids in lists.values() for image_id in ids}
+    masked = set(masks) - set(missing_files(masks))
+    names = (BACKGROUND_NAME, *load_classes(args.classes))
+    return Data(lists, partial(image_path, args.voc12_root), mask, masked, names)
+
+
+def make_cards(args, shown, data, folder, cache):
+    """The images of the page, and the pictures they are made of. shown: of `best_of_kinds`."""
+    pictures = Pictures(folder, args.size)
+    picked = pick_images(shown, data, args.images, args.threshold, args.seed, cache)
+    gallery = Gallery(shown, data, pictures, args.threshold)
+    cards = [
+        gallery.card(number, image_id, *about)
+        for number, (image_id, about) in enumerate(tqdm(picked.items(), "page", unit="image", disable=None), 1)
+    ]
+    return cards, pictures
+
+
+def class_rows(shown):
+    """[(class, its IoU in each stage of `shown`, None where absent)] of the classes that any stage or truth shows."""
+    results = [entry.result for entry in shown if entry.result]
+    names = results[0]["classes"] if results else ()
+    rows = [(name, [None if name in r["absent"] else r["classes"][name] for r in results]) for name in names]
+    return [row for row in rows if any(value is not None for value in row[1])]
+
+
+def find_charts(stages, scored):
+    """[(title, charts)] of the trainings, and of the thresholds of the class activation maps."""
+    charts = [(stage, training_charts(stage)) for stage in stages if stage.epochs]
+    maps = [threshold_chart(entry.result) for entry in scored if entry.result and entry.result["thresholds"]]
+    return charts, maps
+
+
+def main(args):
+    summary = Summary(torch.device("cpu"))
+    check_thresholds(args)
+    thresholds = thresholds_between(*args.thresholds)
+    experiment = Path(args.experiment) / args.name
+    stages = find_stages(experiment)
+    with_results = [stage for stage in stages if stage.kind.task]
+    data = find_data(args, with_results) if with_results else Data({}, None, None, set(), ())
+    folder = experiment / "report"
+    with hold(folder):
+        cache = Cache(folder)
+        with summary.stage("scores"):
+            scored = [score_stage(stage, data, thresholds, cache) for stage in with_results]
+        shown = best_of_kinds(scored)
+        with summary.stage("images") as stage:
+            cards, pictures = make_cards(args, shown, data, folder, cache)
+            stage["images"] = len(cards)
+        charts, threshold_charts = find_charts(stages, scored)
+        html = render(
+            name=args.name,
+            made=now(),
+            version=VERSION,
+            settings=read_settings(settings_path(args)),
+            root=args.voc12_root,
+            stages=stages,
+            missing=missing_kinds(stages),
+            scored={entry.stage.name: entry for entry in scored},
+            shown=shown,
+            with_results=with_results,
+            data=data,
+            figures={key: FIGURES[key] for key in SHOWN},
+            found=find_results(experiment),
+            charts=charts,
+            thresholds=threshold_charts,
+            classes=class_rows(shown),
+            cards=cards,
+            card_classes=sorted({one["name"] for card in cards for one in card["classes"]}),
+        )
+        write_index(folder, html)
+        cache.write()
+        pictures.remove_others()
+    summary.counts["done"] = len(cards)
+    print_summary("report.py", summary.collect(World()), [folder / INDEX])
+
+
+if __name__ == "__main__":
+    run_script(main, get_args_parser())

@@ -1,0 +1,110 @@
+"""The images of the page: which ones, and for each its photograph, what every stage made of it, and the truth."""
+
+import random
+
+import numpy as np
+
+from tool.io.files import UserError
+from tool.io.images import BACKGROUND, IGNORE, PALETTE, heat_overlay, label_overlay, open_image, open_mask
+from tool.report.page import shrink_labels, shrink_scores
+from tool.report.scoring import image_scores, images_of
+from tool.results import image_iou, labels_of, read_result
+
+
+def pick(ids, ious, count, rng):
+    """{ID: "worst", "best" or "random"} of up to `count` images, a third each; without scores all are random."""
+    ranked = sorted((i for i in ids if i in ious), key=lambda i: (ious[i], i))
+    share = min(count // 3, len(ranked) // 2)
+    picked = dict.fromkeys(ranked[:share], "worst") | dict.fromkeys(reversed(ranked[len(ranked) - share :]), "best")
+    rest = [i for i in ids if i not in picked]
+    return picked | dict.fromkeys(rng.sample(rest, min(count - len(picked), len(rest))), "random")
+
+
+def pick_images(entries, data, count, threshold, seed, cache):
+    """{ID: (list, why)} of up to `count` images; lists that no other list holds the images of get equal parts.
+
+    Ranked by the IoU in the last stage that has results of the list. entries: of `best_of_kinds`.
+    """
+    groups, seen = {}, set()
+    for path, ids in data.lists.items():
+        own = [image_id for image_id in ids if image_id not in seen]
+        seen.update(own)
+        there = [(entry, found) for entry in entries if (found := images_of(entry.stage, own))]
+        if there:
+            groups[path] = there
+    rng, picked = random.Random(seed), {}
+    for left, (path, there) in zip(range(len(groups), 0, -1), groups.items()):
+        last = there[-1][0]
+        every = list(dict.fromkeys(i for _, found in there for i in found))
+        try:
+            ious = image_scores(last.stage, every, data, last.threshold(threshold), cache)
+        except (UserError, FileNotFoundError):  # it is said beside the stage
+            ious = {}
+        share = -(-(count - len(picked)) // left)
+        picked |= {image_id: (path, why) for image_id, why in pick(every, ious, share, rng).items()}
+    return picked
+
+
+class Gallery:
+    """Makes the small pictures of single images. entries: of `best_of_kinds`; threshold: where no mask chose one."""
+
+    def __init__(self, entries, data, pictures, threshold):
+        self.entries, self.data, self.pictures, self.threshold = entries, data, pictures, threshold
+
+    def card(self, number, image_id, path, why):
+        """What the page shows of one image: its classes, IoU by stage, and panels."""
+        names = self.data.names
+        photo = self.pictures.fit(open_image(self.data.photo(image_id)))
+        truth = open_mask(self.data.mask(image_id), len(names)) if image_id in self.data.masked else None
+        card = {"id": image_id, "list": path, "why": why, "ious": {}, "shown": present(truth)}
+        card["panels"] = [self.panel("Photograph", photo, f"{number:04d}_photo", "the photograph")]
+        for k, entry in enumerate(self.entries):
+            if entry.stage.path(image_id).is_file():
+                card["panels"] += self.panels(entry, k, image_id, photo, truth, card)
+        if truth is not None:
+            picture = label_overlay(photo, shrink_labels(truth, photo))
+            card["panels"].append(self.panel("Truth", picture, f"{number:04d}_truth", self.describe(truth)))
+        card["classes"] = [{"name": names[k], "colour": PALETTE[k].tolist()} for k in sorted(card.pop("shown"))]
+        return card
+
+    def panels(self, entry, k, image_id, photo, truth, card):
+        """One panel, or, of class activation maps, one a class; notes IoU and classes in `card`."""
+        stage, task, names = entry.stage, entry.stage.kind.task, self.data.names
+        name = card["panels"][0]["src"].split("/")[-1][:5] + str(k)
+        try:
+            result = read_result(stage.path(image_id), task, len(names))
+            labels = labels_of(result, task, entry.threshold(self.threshold))
+            if truth is not None and truth.shape == labels.shape:
+                card["ious"][k] = image_iou(truth, labels, len(names))
+        except UserError as error:  # made again at this moment, or broken
+            return [{"title": stage.kind.title, "detail": stage.name, "missing": str(error)}]
+        iou = card["ious"].get(k)
+        if task != "cam":
+            if truth is None:
+                card["shown"] |= present(labels)
+            picture = label_overlay(photo, shrink_labels(labels, photo))
+            return [self.panel(stage.kind.title, picture, name, self.describe(labels), stage.name, iou)]
+        card["shown"] |= {c + 1 for c in result}
+        return [
+            self.panel(
+                "Activation",
+                heat_overlay(photo, shrink_scores(result[c], photo)),
+                f"{name}_{c}",
+                f"class activation map of {names[c + 1]}",
+                names[c + 1],
+                iou if c == min(result) else None,
+            )
+            for c in sorted(result)
+        ]
+
+    def panel(self, title, picture, name, alt, detail="", iou=None):
+        return self.pictures.add(picture, name) | {"title": title, "alt": alt, "detail": detail, "iou": iou}
+
+    def describe(self, labels):
+        """The classes of a label image in words."""
+        return f"labels: {', '.join(self.data.names[k] for k in sorted(present(labels))) or 'background only'}"
+
+
+def present(labels):
+    """Ids of the classes in H x W labels, without background and 255; of None, none."""
+    return set() if labels is None else set(np.unique(labels).tolist()) - {BACKGROUND, IGNORE}

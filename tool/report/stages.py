@@ -1,0 +1,145 @@
+"""Which stages of an experiment are there, finished or not, read without disturbing one that runs (docs/outputs.md)."""
+
+import json
+from pathlib import Path
+from typing import NamedTuple
+
+from tool.io.files import UserError, read_json
+from tool.results import SUFFIX
+from tool.run.record import RUN_FILE, read_record
+
+
+class Kind(NamedTuple):
+    """One stage of the method. folders: of its outputs, a pattern below the experiment; task: of evaluation.py."""
+
+    title: str
+    made_by: str
+    folders: str
+    task: str | None = None
+    logs: str | None = None  # pattern of its logs; {} is the name of the output folder
+
+    @property
+    def is_segmentation(self):
+        return self.folders.startswith("seg")
+
+
+KINDS = (
+    Kind("Classifier", "train.py", "ckpt", logs="log.jsonl"),
+    Kind("Class activation maps", "infer.py --dict", "dict", "cam"),
+    Kind("Dense CRF", "infer.py --crf", "crf/*", "crf"),
+    Kind("AffinityNet", "train_aff.py", "ckpt_aff/*", logs="log_{}.jsonl"),
+    Kind("Pseudo labels", "infer_aff.py", "rw/*", "png"),
+    Kind("Segmentation network", "train_seg.py", "ckpt_seg/*", logs="log_seg_{}.jsonl"),
+    Kind("Segmentation", "infer_seg.py", "seg/*", "png"),
+    Kind("Segmentation, CRF", "infer_seg.py --crf", "seg_crf/*", "png"),
+)
+
+
+class Stage(NamedTuple):
+    """One output folder. name: below the experiment; record: its run.json, {} where there is none that can be read."""
+
+    kind: Kind
+    name: str
+    folder: Path
+    record: dict
+    epochs: list  # of a training: the lines of its log
+
+    def path(self, image_id):
+        return self.folder / f"{image_id}.{SUFFIX[self.kind.task]}"
+
+    def state(self):
+        """How far it is, in words."""
+        if self.kind.logs:
+            planned = self.record.get("settings", {}).get("epochs")
+            return f"{len(self.epochs)}{f' of {planned}' if planned else ''} epochs"
+        if not self.record:
+            return f"no {RUN_FILE}: files of another tool"
+        return "finished" if self.record.get("ended") else "running, or stopped before its end"
+
+
+def find_stages(experiment):
+    """The stages whose outputs are there, in the method's order; UserError where there is none at all."""
+    if not experiment.is_dir():
+        raise UserError(f"{experiment}: no such experiment; check --name and --experiment, or run train.py")
+    stages = [
+        stage
+        for kind in KINDS
+        for folder in sorted(experiment.glob(kind.folders))
+        if folder.is_dir() and has_output(stage := read_stage(experiment, kind, folder))
+    ]
+    if not stages:
+        raise UserError(f"{experiment}: no result of any stage there; run train.py --name {experiment.name} first")
+    return stages
+
+
+def read_stage(experiment, kind, folder):
+    log = experiment / kind.logs.format(folder.name) if kind.logs else None
+    return Stage(kind, folder.relative_to(experiment).as_posix(), folder, record_of(folder), read_log(log))
+
+
+def has_output(stage):
+    pattern = f"*.{SUFFIX[stage.kind.task]}" if stage.kind.task else "*.pth"
+    return bool(stage.record or stage.epochs) or any(stage.folder.rglob(pattern))
+
+
+def record_of(folder):
+    """run.json of a folder; {} where there is none, or none that can be read."""
+    try:
+        return read_record(folder) or {}
+    except (UserError, OSError):
+        return {}
+
+
+def read_log(path):
+    """The records of a log.jsonl, one an epoch; a line that is cut off, as a running or killed training leaves it, is
+    passed over, and of two of one epoch the last counts."""
+    records = {}
+    if path is not None and path.is_file():
+        for line in path.read_text(errors="replace").splitlines():
+            try:
+                record = json.loads(line)
+                records[int(record["epoch"])] = record | {"epoch": int(record["epoch"])}
+            except (ValueError, TypeError, KeyError, OverflowError):
+                continue
+    return [records[epoch] for epoch in sorted(records)]
+
+
+def missing_kinds(stages):
+    """The kinds without any output."""
+    there = {stage.kind for stage in stages}
+    return [kind for kind in KINDS if kind not in there]
+
+
+class Found(NamedTuple):
+    """A result that evaluation.py wrote. same: whether its folder still holds what was scored; None: not known."""
+
+    path: Path
+    result: dict
+    ended: str | None
+    same: bool | None
+
+
+def find_results(experiment):
+    """JSON files of evaluation.py in the experiment's folder."""
+    found = []
+    for path in sorted(experiment.glob("*.json")):
+        result, record = read_dict(path), read_dict(path.with_suffix(".run.json"))
+        if {"task", "list", "dict_dir"} <= result.keys() and is_number(result.get("miou")):
+            now = record_of(experiment / str(result["dict_dir"])).get("origin")
+            origin = record.get("origin")
+            scored = origin.get("origin") if isinstance(origin, dict) else None
+            found.append(Found(path, result, record.get("ended"), now == scored if now and scored else None))
+    return found
+
+
+def read_dict(path):
+    """A JSON file's dict; {} where it is none, or cannot be read."""
+    try:
+        value = read_json(path)
+    except (UserError, OSError):
+        return {}
+    return value if isinstance(value, dict) else {}
+
+
+def is_number(value):
+    return isinstance(value, int | float) and not isinstance(value, bool)
