@@ -1,6 +1,5 @@
 """Tables of a page: rows of runs, each with several seeds, as mean and standard deviation, beside published figures."""
 
-import json
 import re
 from dataclasses import dataclass
 
@@ -8,6 +7,7 @@ import numpy as np
 from tabulate import tabulate
 
 from tool.io.files import UserError, read_json, write_text
+from tool.report.stages import read_log
 
 HEADERS = ("mIoU", "precision", "recall", "seeds")
 
@@ -79,9 +79,8 @@ def curve_table(folder, rows):
 
 
 def read_curve(path):
-    """{epoch: mIoU over present labels} of the epochs of a finished log.jsonl that were validated."""
-    entries = map(json.loads, path.read_text(encoding="utf-8").splitlines())
-    return {entry["epoch"]: entry["miou_present"] for entry in entries if "miou_present" in entry}
+    """{epoch: mIoU over present labels} of the epochs of a log.jsonl that were validated."""
+    return {record["epoch"]: record["miou_present"] for record in read_log(path) if "miou_present" in record}
 
 
 def read_page(page, names):
