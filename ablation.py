@@ -38,12 +38,13 @@ TRAIN = (
     f"--trunk {TRUNK} --output_stride 16 --epochs {EPOCHS} --T {T} --crop_size 224 --resize 192 352 --batch_size 8 "
     "--batch_size_triplet 8 --momentum 0.9 --scratch_lr_mult 10 --amp --keep 1 --resume"
 )
-TRIPLET = "--W 1.0 0.2 0.15"
+TRIPLET = "--W 1.0 1.0 0.03 --M 0.1"
 INFER = f"--load_epo {EPOCHS - 1} --scales 0.75 1.25 --amp --dict"
 WIDE = "--thresholds 0.1 0.9 --kfold 5"  # beyond the released 0.34, where the best of some rows lie
 RELEASED = "--kfold 5"
 LOW, HIGH, DUP = 2, 12, 4
 POWERS = f"--low {LOW} --high {HIGH} --dup {DUP} --scale 2"
+WALK = "--beta 16 --amp"
 AFF = f"{POWERS} --val_list none --select last --epochs 4 --batch_size 8 --crop_size 320 --momentum 0.9 --amp --resume"
 LABELS = f"rw/{LOW:02d}_{HIGH:02d}{DUP:02d}"
 SEG = "--val_list none --no-msc --epochs 10 --batch_size 8 --crop_size 224 --random_scale 0.75 1.5 --amp --resume"
@@ -126,7 +127,7 @@ def make_labels(runs, lists, name, seed):
     commands = [
         ["infer.py", *common, *INFER.split(), "--crf", "--alphas", LOW, DUP, HIGH, *everything],
         ["train_aff.py", *common, *AFF.split(), "--seed", seed, "--train_list", lists["all"]],
-        ["infer_aff.py", *common, *POWERS.split(), "--amp", "--train_list", lists["all"]],
+        ["infer_aff.py", *common, *POWERS.split(), *WALK.split(), "--train_list", lists["all"]],
         score_crf,
         score_labels,
     ]
