@@ -47,7 +47,10 @@ POWERS = f"--low {LOW} --high {HIGH} --dup {DUP} --scale 2"
 WALK = "--beta 16 --amp"
 AFF = f"{POWERS} --val_list none --select last --epochs 4 --batch_size 8 --crop_size 320 --momentum 0.9 --amp --resume"
 LABELS = f"rw/{LOW:02d}_{HIGH:02d}{DUP:02d}"
-SEG = "--val_list none --no-msc --lr 0.003 --epochs 12 --batch_size 8 --crop_size 224 --random_scale 0.75 1.5 --amp --resume"
+SEG = (
+    "--val_list none --no-msc --lr 0.003 --epochs 12 --batch_size 8 --crop_size 224 --random_scale 0.75 1.5 "
+    "--amp --resume"
+)
 ARCH = f"deeplab_{TRUNK}"
 INFER_SEG = "--scales 0.75 1 1.25 --amp"
 TRUTH = "truth"  # name of the runs whose segmentation network is trained on true masks
