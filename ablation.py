@@ -13,7 +13,7 @@ from pathlib import Path
 
 import numpy as np
 
-from tool.comparison import HEADERS, Row, cells, curve_table, fill, gather, pipe_table, read_page, row_table
+from tool.comparison import Row, curve_table, fill, gather, read_page, row_table, stage_table
 from tool.io.files import UserError, atomic, read_list
 from tool.io.images import (
     BACKGROUND,
@@ -55,7 +55,6 @@ ARCH = f"deeplab_{TRUNK}"
 INFER_SEG = "--scales 0.75 1 1.25 --amp"
 TRUTH = "truth"  # name of the runs whose segmentation network is trained on true masks
 
-
 ALONE = "--attract none --no-repel"
 SLOW = "--scratch_lr_mult 3"  # without gates logits are eight times as large; at ten times the rate training collapses
 GPP = "gpp"
@@ -76,7 +75,25 @@ ERASING = {
     "soft": Row("soft attract", f"--attract soft --no-repel {TRIPLET}", (66.6, 77.2, 55.0)),
     METHOD: Row("soft attract, repel (AEFT)", f"--attract soft --repel {TRIPLET}", (68.4, 76.3, 56.0)),
 }
-TRIED = {}
+TRIED = {
+    "soft_w02": Row("soft attract, weight 0.2 (released)", "--attract soft --no-repel --W 1.0 0.2 0.15"),
+    "soft_w1": Row("soft attract, weight 1", "--attract soft --no-repel --W 1.0 1.0 0.15"),
+    "soft_w2": Row("soft attract, weight 2", "--attract soft --no-repel --W 1.0 2.0 0.15"),
+    "soft_w5": Row("soft attract, weight 5", "--attract soft --no-repel --W 1.0 5.0 0.15"),
+    "released": Row("soft 0.2, repel 0.15, margin 0.5 (released)", "--attract soft --repel --W 1.0 0.2 0.15"),
+    "soft_w1_repel_m01": Row("soft 1, repel 0.15, margin 0.1", "--attract soft --repel --W 1.0 1.0 0.15 --M 0.1"),
+    "soft_w1_repel_w003_m01": Row("soft 1, repel 0.03, margin 0.1", f"--attract soft --repel {TRIPLET}"),
+    "gpp_m1": Row("GPP, rate of the head 1", f"--pool gpp {ALONE} --scratch_lr_mult 1"),
+    "avg_m10": Row("mean of the four, rate of the head 10", f"--pool avg {ALONE} --scratch_lr_mult 10"),
+    "avg_m1": Row("mean of the four, rate of the head 1", f"--pool avg {ALONE} --scratch_lr_mult 1"),
+    "grid16_m1": Row("16 x 16, rate of the head 1", f"--pool 16 {ALONE} --scratch_lr_mult 1"),
+}
+STAGES = {
+    "CAM": (METHOD, "maps", "report"),
+    "dense CRF of the CAM": (METHOD, "labels", "crf"),
+    "pseudo labels (AffinityNet, walk, CRF)": (METHOD, "labels", "labels"),
+}
+NETWORKS = {"pseudo labels": (METHOD, "segmentation", "seg"), "true masks": (TRUTH, "segmentation", "seg")}
 PARTS = ("pooling", "erasing", "stages", "segmentation", "curves", "tried")  # of the page
 ROWS = POOLING | ERASING
 
@@ -167,26 +184,6 @@ def find_weights():
 # ---------------------------------------------------------------- page
 
 
-def stage_table(folder):
-    """The stages of the method, on the photographs that its settings were not found on."""
-    titles = {"report": "CAM", "crf": "dense CRF of the CAM", "labels": "pseudo labels (AffinityNet, walk, CRF)"}
-    lines = []
-    for key, title in titles.items():
-        runs = gather(folder, METHOD, "maps" if key == "report" else "labels").values()
-        if runs:
-            lines.append([title, *cells([scores[key] for scores in runs])])
-    return pipe_table(lines, ["", *HEADERS])
-
-
-def segmentation_table(folder):
-    """The segmentation network trained on pseudo labels and on true masks, on photographs that it never saw."""
-    lines = []
-    for title, name in (("pseudo labels", METHOD), ("true masks", TRUTH)):
-        if results := [scores["seg"] for scores in gather(folder, name, "segmentation").values()]:
-            lines.append([title, *cells(results)])
-    return pipe_table(lines, ["trained on", *HEADERS])
-
-
 def pick_photographs(data, ids, count=8):
     """IDs in a drawn order, each with a class that the ones before do not show."""
     picked, seen = [], set()
@@ -218,7 +215,7 @@ def write_page(args, lists):
     """Tables of all that is done, and the picture where its stages are done, with the first of the seeds."""
     folder = args.experiment
     tables = [row_table(folder, rows, "report") for rows in (POOLING, ERASING)]
-    tables += [stage_table(folder), segmentation_table(folder), curve_table(folder, ROWS)]
+    tables += [stage_table(folder, STAGES), stage_table(folder, NETWORKS), curve_table(folder, ROWS)]
     tables = dict(zip(PARTS, [*tables, row_table(folder, {GPP: ROWS[GPP]} | TRIED, "tune")], strict=True))
     fill(args.page, tables)
     for name, table in tables.items():

@@ -66,6 +66,15 @@ def row_table(folder, rows, part):
     return pipe_table(lines, headers)
 
 
+def stage_table(folder, stages):
+    """Stages as (name of the row, kind of its scores, key in them), a line for each that is done: {title: stage}."""
+    lines = []
+    for title, (name, kind, key) in stages.items():
+        if results := [scores[key] for scores in gather(folder, name, kind).values()]:
+            lines.append([title, *cells(results)])
+    return pipe_table(lines, ["", *HEADERS])
+
+
 def curve_table(folder, rows):
     """mIoU after each epoch that was validated, the mean over seeds, a line a row."""
     curves = {}
