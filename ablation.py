@@ -14,7 +14,7 @@ from pathlib import Path
 import numpy as np
 
 from tool.comparison import Row, curve_table, fill, gather, read_page, row_table, stage_table
-from tool.io.files import UserError, atomic, read_list
+from tool.io.files import UserError, atomic, read_list, require_files
 from tool.io.images import (
     BACKGROUND,
     IGNORE,
@@ -30,7 +30,7 @@ from tool.metrics import best_labels, split_folds
 from tool.run.arguments import Parser, natural, workers
 from tool.run.script import run_script
 from tool.run.stages import Runs
-from voc12.data import image_path, mask_path
+from voc12.data import check_images, image_path, mask_path, mask_paths
 
 TRUNK = "timm:tf_efficientnet_lite0"
 EPOCHS, T = 10, 6
@@ -41,7 +41,6 @@ TRAIN = (
 TRIPLET = "--W 1.0 1.0 0.03 --M 0.1"
 INFER = f"--load_epo {EPOCHS - 1} --scales 0.75 1.25 --amp --dict"
 WIDE = "--thresholds 0.1 0.9 --kfold 5"  # beyond the released 0.34, where the best of some rows lie
-RELEASED = "--kfold 5"
 LOW, HIGH, DUP = 2, 12, 4
 POWERS = f"--low {LOW} --high {HIGH} --dup {DUP} --scale 2"
 WALK = "--beta 16 --amp"
@@ -121,6 +120,8 @@ def get_args_parser():
 def write_lists(runs):
     """{part: path of its list}: all photographs, a third to find settings on, and the others to report."""
     ids = read_list(runs.data / "ImageSets" / "Segmentation" / "train.txt")
+    check_images(ids, runs.data)
+    require_files(mask_paths(runs.data, ids), "mask", "all rows are scored on them; check --data")
     parts = split_folds(ids, 3, seed=0)
     chosen = {"all": ids, "tune": [i for i in ids if parts[i] == 0], "report": [i for i in ids if parts[i] != 0]}
     return {name: runs.write_list(name, some) for name, some in chosen.items()}
@@ -134,7 +135,7 @@ def make_maps(runs, lists, name, row, seed):
         ["infer.py", *runs.common(name), *INFER.split(), "--infer_list", lists["all"]],
     ]
     scores = {}
-    for part, key, flags in (("report", "report", WIDE), ("report", "released", RELEASED), ("tune", "tune", WIDE)):
+    for part, key, flags in (("report", "report", WIDE), ("report", "released", "--kfold 5"), ("tune", "tune", WIDE)):
         command, scores[key] = runs.score(name, "cam", "dict", lists[part], key, flags)
         commands.append(command)
     runs.once(name, "maps", commands, scores)

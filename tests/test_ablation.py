@@ -171,3 +171,8 @@ def test_bad_input(data, page, commands):
     refused("ablation.py", *flags(page.parent / "nothing", page), says="nothing")
     refused("ablation.py", *flags(data, page, "--rows", "gapp"), says="gapp")
     refused("ablation.py", *flags(data, page.with_name("none.md")), says="none.md")
+    (data / "SegmentationClass" / "photo03.png").unlink()
+    refused("ablation.py", *flags(data, page), says=["photo03", "mask"])
+    (data / "JPEGImages" / "photo04.jpg").unlink()
+    refused("ablation.py", *flags(data, page), says="photo04")
+    assert not commands
