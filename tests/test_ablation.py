@@ -153,7 +153,7 @@ def test_rows_and_curves_by_hand(tmp_path):
     write_text(tmp_path / "gpp_seed3" / "log.jsonl", '{"epoch": 5, "miou_present": 1}\n')  # not done
     rows = {"gpp": Row("GPP", "", (66.5, None, 54.2)), "never": Row("never run", "")}
     assert list(gather(tmp_path, "gpp", "maps")) == [0, 2]
-    lines = squeeze(row_table(tmp_path, rows, "report")).splitlines()
+    lines = squeeze(row_table(tmp_path, rows)).splitlines()
     assert lines[2:] == ["| GPP | 49.0 ± 0.0 | 60.0 ± 0.0 | 70.0 ± 0.0 | 2 | 52.0 ± 2.8 | 49.0 ± 0.0 | 66.5 | | 54.2 |"]
     assert squeeze(curve_table(tmp_path, rows)).splitlines()[0::2] == ["| | epoch 6 |", "| GPP | 52.0 |"]
 

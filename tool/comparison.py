@@ -49,19 +49,19 @@ def pipe_table(lines, headers):
     return tabulate(lines, headers, tablefmt="pipe", disable_numparse=True, colalign=aligned) if lines else ""
 
 
-def row_table(folder, rows, part):
+def row_table(folder, rows):
     """What was measured of rows, {name: Row}, beside the paper's figures; rows that nobody ran are left out.
 
-    part: which of the scores of a run; beside them stand the mIoU at the best threshold, an oracle, and that without an
-    oracle in the released range of thresholds.
+    Beside the scores stand the mIoU at the best threshold, an oracle, and that without an oracle in the released range
+    of thresholds.
     """
     lines = []
     for name, row in rows.items():
         if scores := list(gather(folder, name, "maps").values()):
-            oracle = spread([score[part]["miou_present"] for score in scores])
+            oracle = spread([score["report"]["miou_present"] for score in scores])
             released = spread([score["released"]["kfold"]["miou_present"] for score in scores])
             paper = ["" if value is None else str(value) for value in row.paper]
-            lines.append([row.title, *cells([score[part] for score in scores]), oracle, released, *paper])
+            lines.append([row.title, *cells([score["report"] for score in scores]), oracle, released, *paper])
     headers = ["", *HEADERS, "oracle", "mIoU, 0.10 to 0.34", "paper: precision", "recall", "mIoU"]
     return pipe_table(lines, headers)
 
