@@ -84,7 +84,6 @@ TRIED = {
     "soft_w1_repel_m01": Row("soft 1, repel 0.15, margin 0.1", "--attract soft --repel --W 1.0 1.0 0.15 --M 0.1"),
     "soft_w1_repel_w003_m01": Row("soft 1, repel 0.03, margin 0.1", f"--attract soft --repel {TRIPLET}"),
     "gpp_m1": Row("GPP, rate of the head 1", f"--pool gpp {ALONE} --scratch_lr_mult 1"),
-    "avg_m10": Row("mean of the four, rate of the head 10", f"--pool avg {ALONE} --scratch_lr_mult 10"),
     "avg_m1": Row("mean of the four, rate of the head 1", f"--pool avg {ALONE} --scratch_lr_mult 1"),
     "grid16_m3": Row("16 x 16, rate of the head 3", f"--pool 16 {ALONE} {SLOW}"),
     "rigid_w1": Row("rigid, weight 1", f"--attract rigid --no-repel {TRIPLET}"),
@@ -234,9 +233,8 @@ def main(args):
     read_page(args.page, PARTS)
     runs = Runs(args.experiment, args.data, args.num_workers)
     lists = write_lists(runs)
-    if args.tune:
-        for name, row in TRIED.items():
-            make_maps(runs, lists, f"{name}_seed{args.seeds[0]}", row, args.seeds[0])
+    for name, row in TRIED.items() if args.tune else ():
+        make_maps(runs, lists, f"{name}_seed{args.seeds[0]}", row, args.seeds[0])
     for seed in args.seeds:
         for name in args.rows:
             make_maps(runs, lists, f"{name}_seed{seed}", ROWS[name], seed)
