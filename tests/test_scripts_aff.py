@@ -390,7 +390,8 @@ def test_make_pipeline_runs_all_stages_and_then_finds_them_done(toy, tmp_path):
 
 
 def commands_of_pipeline(*variables):
-    command = ["make", "-n", "-o", ".venv/.installed", "pipeline", *variables]
+    # under `make test` this make is a second one, which would print the directories that it enters and leaves
+    command = ["make", "-n", "--no-print-directory", "-o", ".venv/.installed", "pipeline", *variables]
     return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True).stdout.splitlines()
 
 
