@@ -15,16 +15,7 @@ import numpy as np
 
 from tool.comparison import Row, curve_table, fill, gather, read_page, row_table, stage_table
 from tool.io.files import UserError, atomic, read_list, require_files
-from tool.io.images import (
-    BACKGROUND,
-    IGNORE,
-    contact_sheet,
-    heat_overlay,
-    label_overlay,
-    open_image,
-    open_mask,
-    save_image,
-)
+from tool.io.images import classes_in, contact_sheet, heat_overlay, label_overlay, open_image, open_mask, save_image
 from tool.io.scores import read_scores
 from tool.metrics import best_labels, split_folds
 from tool.run.arguments import Parser, natural, workers
@@ -69,6 +60,11 @@ POOLING = {
     "inverse": Row("gates from fine to coarse", f"--pool gpp_inverse {ALONE}", (None, None, 51.3)),
     GPP: Row("gates from coarse to fine (GPP)", f"--pool gpp {ALONE}", (66.5, 75.6, 54.2)),
 }
+# Pooling again with AdamW, whose steps have the size of the rate whatever the logits' is: there all pools converge.
+ADAMW = "--optimizer adamw --lr 0.0001 --scratch_lr_mult 10"
+CONVERGED = {
+    f"{name}_adamw": Row(f"{row.title}, AdamW", f"{row.flags} {ADAMW}", row.paper) for name, row in POOLING.items()
+}
 ERASING = {
     GPP: Row("GPP, nothing erased", POOLING[GPP].flags, POOLING[GPP].paper),
     "rigid": Row("rigid", "--attract rigid --no-repel --W 1.0 0.2 0.15", (65.1, 76.1, 53.4)),
@@ -94,8 +90,8 @@ STAGES = {
     "pseudo labels (AffinityNet, walk, CRF)": (METHOD, "labels", "labels"),
 }
 NETWORKS = {"pseudo labels": (METHOD, "segmentation", "seg"), "true masks": (TRUTH, "segmentation", "seg")}
-PARTS = ("pooling", "erasing", "stages", "segmentation", "curves", "tried")  # of the page
-ROWS = POOLING | ERASING
+PARTS = ("pooling", "converged", "erasing", "stages", "segmentation", "curves", "tried")  # of the page
+ROWS = POOLING | CONVERGED | ERASING
 
 
 def get_args_parser():
@@ -190,7 +186,7 @@ def pick_photographs(data, ids, count=8):
     """IDs in a drawn order, each with a class that the ones before do not show."""
     picked, seen = [], set()
     for image_id in np.random.default_rng(0).permutation(ids):
-        present = {int(k) for k in np.unique(open_mask(mask_path(data, image_id), 21))} - {BACKGROUND, IGNORE}
+        present = classes_in(open_mask(mask_path(data, image_id), 21))
         if not present & seen:
             picked, seen = [*picked, str(image_id)], seen | present
     return picked[:count]
@@ -216,7 +212,7 @@ def draw_picture(data, folder, ids, seed, path):
 def write_page(args, lists):
     """Tables of all that is done, and the picture where its stages are done, with the first of the seeds."""
     folder = args.experiment
-    tables = [row_table(folder, rows) for rows in (POOLING, ERASING)]
+    tables = [row_table(folder, rows) for rows in (POOLING, CONVERGED, ERASING)]
     tables += [stage_table(folder, STAGES), stage_table(folder, NETWORKS), curve_table(folder, ROWS)]
     tried = {row.title: (name, "maps", "tune") for name, row in ({GPP: ROWS[GPP]} | TRIED).items()}
     tables = dict(zip(PARTS, [*tables, stage_table(folder, tried)], strict=True))

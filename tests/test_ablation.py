@@ -99,8 +99,12 @@ def squeeze(text):
 def test_equal_steps_in_every_row(data, page, commands):
     prints("ablation.py", *flags(data, page, "--seeds", 0))
     trainings = [args for name, args in commands if name == "train.py"]
-    for setting in ("epochs", "batch_size", "lr", "momentum", "trunk", "train_list", "crop_size", "pretrained", "T"):
+    for setting in ("epochs", "batch_size", "momentum", "trunk", "train_list", "crop_size", "pretrained", "T"):
         assert len({str(getattr(args, setting)) for args in trainings}) == 1, setting
+    rates = {(args.optimizer, args.lr) for args in trainings}
+    assert rates == {("sgd", 0.01), ("adamw", 0.0001)}
+    again = [args for args in trainings if args.optimizer == "adamw"]
+    assert len({args.scratch_lr_mult for args in again}) == 1 and len({args.pool for args in again}) == len(again) == 8
     assert all(args.batch_size == args.batch_size_triplet for args in trainings)
 
 

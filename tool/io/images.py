@@ -87,6 +87,11 @@ def open_mask(path, num_labels):
     return mask
 
 
+def classes_in(labels):
+    """Ids of the classes in H x W labels, without background and 255; of None, none."""
+    return set() if labels is None else set(np.unique(labels).tolist()) - {BACKGROUND, IGNORE}
+
+
 def voc_palette():
     """The 256 RGB colours of VOC masks as a flat list of 768 values: bits of the id spread over the channels."""
     ids = np.arange(256)

@@ -2,10 +2,8 @@
 
 import random
 
-import numpy as np
-
 from tool.io.files import UserError
-from tool.io.images import BACKGROUND, IGNORE, PALETTE, heat_overlay, label_overlay, open_image, open_mask
+from tool.io.images import PALETTE, classes_in, heat_overlay, label_overlay, open_image, open_mask
 from tool.report.page import shrink_labels, shrink_scores
 from tool.report.scoring import image_scores, images_of
 from tool.results import image_iou, labels_of, read_result
@@ -56,7 +54,7 @@ class Gallery:
         names = self.data.names
         photo = self.pictures.fit(open_image(self.data.photo(image_id)))
         truth = open_mask(self.data.mask(image_id), len(names)) if image_id in self.data.masked else None
-        card = {"id": image_id, "list": path, "why": why, "ious": {}, "shown": present(truth)}
+        card = {"id": image_id, "list": path, "why": why, "ious": {}, "shown": classes_in(truth)}
         card["panels"] = [self.panel("Photograph", photo, f"{number:04d}_photo", "the photograph")]
         for k, entry in enumerate(self.entries):
             if entry.stage.path(image_id).is_file():
@@ -81,7 +79,7 @@ class Gallery:
         iou = card["ious"].get(k)
         if task != "cam":
             if truth is None:
-                card["shown"] |= present(labels)
+                card["shown"] |= classes_in(labels)
             picture = label_overlay(photo, shrink_labels(labels, photo))
             return [self.panel(stage.kind.title, picture, name, self.describe(labels), stage.name, iou)]
         card["shown"] |= {c + 1 for c in result}
@@ -102,9 +100,4 @@ class Gallery:
 
     def describe(self, labels):
         """The classes of a label image in words."""
-        return f"labels: {', '.join(self.data.names[k] for k in sorted(present(labels))) or 'background only'}"
-
-
-def present(labels):
-    """Ids of the classes in H x W labels, without background and 255; of None, none."""
-    return set() if labels is None else set(np.unique(labels).tolist()) - {BACKGROUND, IGNORE}
+        return f"labels: {', '.join(self.data.names[k] for k in sorted(classes_in(labels))) or 'background only'}"
