@@ -104,7 +104,7 @@ def test_equal_steps_in_every_row(data, page, commands):
     rates = {(args.optimizer, args.lr) for args in trainings}
     assert rates == {("sgd", 0.01), ("adamw", 0.0001)}
     again = [args for args in trainings if args.optimizer == "adamw"]
-    assert len({args.scratch_lr_mult for args in again}) == 1 and len(again) == len(trainings) / 2
+    assert len({args.scratch_lr_mult for args in again}) == 1 and len({args.pool for args in again}) == len(again) == 8
     assert all(args.batch_size == args.batch_size_triplet for args in trainings)
 
 
