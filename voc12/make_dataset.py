@@ -18,7 +18,7 @@ from tqdm import tqdm
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))  # run as a script, Python looks only in voc12/
 
 from tool.io.files import IMAGE_SUFFIXES, UserError
-from tool.io.images import BACKGROUND, IGNORE, header_size, open_mask
+from tool.io.images import classes_in, header_size, open_mask
 from tool.run.arguments import fraction, natural
 from tool.run.failures import Failures
 from tool.run.script import run_script
@@ -128,7 +128,7 @@ def check_mask(path, size, num_classes):
         raise UserError(
             f"{path}: {mask.shape[1]} x {mask.shape[0]} pixels, the photograph {size[0]} x {size[1]}; make it anew"
         )
-    return tuple(int(k) - 1 for k in np.unique(mask) if k not in (BACKGROUND, IGNORE))
+    return tuple(k - 1 for k in sorted(classes_in(mask)))
 
 
 def read_sizes(images, masks, names, num_classes, failures):

@@ -19,7 +19,7 @@ from tqdm import tqdm
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))  # run as a script, Python looks only in voc12/
 
 from tool.io.files import UserError, write_text
-from tool.io.images import BACKGROUND, IGNORE, label_image, open_image, save_image
+from tool.io.images import BACKGROUND, IGNORE, classes_in, label_image, open_image, save_image
 from tool.run.script import run_script
 from voc12.classes import VOC_CLASSES
 from voc12.layout import (
@@ -90,7 +90,7 @@ def read_colours(path):
 def boxes(mask):
     """[(class name, (xmin, ymin, xmax, ymax))], one box around all pixels of a class; VOC counts pixels from 1."""
     found = []
-    for k in np.unique(mask[(mask != BACKGROUND) & (mask != IGNORE)]):
+    for k in sorted(classes_in(mask)):
         rows, columns = np.nonzero(mask == k)
         box = (columns.min() + 1, rows.min() + 1, columns.max() + 1, rows.max() + 1)
         found.append((VOC_CLASSES[k - 1], box))

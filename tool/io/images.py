@@ -144,7 +144,7 @@ def label_overlay(photo, labels, names=None):
     photo = np.asarray(photo)
     mixed = cv2.addWeighted(photo, 0.4, PALETTE[labels], 0.6, 0)
     mixed[(labels == BACKGROUND) | (labels == IGNORE)] = photo[(labels == BACKGROUND) | (labels == IGNORE)]
-    present = [int(k) for k in np.unique(labels) if k not in (BACKGROUND, IGNORE)]
+    present = sorted(classes_in(labels))
     for k in present:
         contours, _ = cv2.findContours((labels == k).astype(np.uint8), cv2.RETR_CCOMP, cv2.CHAIN_APPROX_NONE)
         cv2.drawContours(mixed, contours, -1, (255, 255, 255), 1 if min(labels.shape) < 300 else 2)
