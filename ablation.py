@@ -13,14 +13,14 @@ from pathlib import Path
 
 import numpy as np
 
-from tool.comparison import Row, curve_table, fill, gather, read_page, row_table, stage_table
+from engine.children import Runs
+from engine.flags import Parser
+from engine.report.comparison import Row, curve_table, fill, gather, read_page, row_table, stage_table
+from tool.cli import natural, run_script, workers
 from tool.io.files import UserError, atomic, read_list, require_files
 from tool.io.images import classes_in, contact_sheet, heat_overlay, label_overlay, open_image, open_mask, save_image
 from tool.io.scores import read_scores
 from tool.metrics import best_labels, split_folds
-from tool.run.arguments import Parser, natural, workers
-from tool.run.script import run_script
-from tool.run.stages import Runs
 from voc12.data import check_images, image_path, mask_path, mask_paths
 
 TRUNK = "timm:tf_efficientnet_lite0"
@@ -96,15 +96,15 @@ ROWS = POOLING | CONVERGED | ERASING
 
 def get_args_parser():
     parser = Parser("ablation.py", "The parts of the method on photographs.")
-    add = parser.data.add_argument
+    add = parser.data
     add("--data", type=Path, required=True, help="photographs with masks in VOC layout, as voc12/make_msrc.py makes")
-    add = parser.method.add_argument
+    add = parser.method
     add("--seeds", type=natural, nargs="+", default=[0, 1, 2], help="a run of every row for each of them")
     text = "rows to run; the tables show whatever has been run"
     add("--rows", type=str, nargs="*", default=list(ROWS), choices=list(ROWS), metavar="ROW", help=text)
     text = "run the settings that were tried and score them on the third that is for finding settings"
     add("--tune", action="store_true", help=text)
-    add = parser.run.add_argument
+    add = parser.run
     add("--experiment", type=Path, default=Path("experiment/photographs"), help="folder of all runs")
     add("--page", type=Path, default=Path("docs/photographs.md"), help="page whose tables are written anew")
     add("--num_workers", type=workers, default=1, help="processes that load data")

@@ -12,10 +12,10 @@ that no stage saw.
 import time
 from pathlib import Path
 
+from engine.children import Stages
+from engine.flags import Parser, add_experiment_flags, flag
+from tool.cli import natural, run_script
 from tool.io.files import read_json, read_list
-from tool.run.arguments import Parser, add_experiment_arguments, flag, natural
-from tool.run.script import run_script
-from tool.run.stages import Stages
 
 EPOCHS = 18
 ALPHAS = (2, 4, 8, 16)
@@ -40,9 +40,9 @@ INFER_SEG = "--scales 1 1.5 --no-mirror"
 
 def get_args_parser():
     parser = Parser("demo.py", "Run every stage on drawn images and make a page of the results.")
-    add_experiment_arguments(parser, name="toy")
-    parser.data.add_argument("--data", type=Path, default=Path("data/toy"), help="folder of the drawn images")
-    parser.run.add_argument("--seed", type=natural, default=0, help="seed of drawing and training")
+    add_experiment_flags(parser, name="toy")
+    parser.data("--data", type=Path, default=Path("data/toy"), help="folder of the drawn images")
+    parser.run("--seed", type=natural, default=0, help="seed of drawing and training")
     return parser
 
 

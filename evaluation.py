@@ -22,26 +22,16 @@ from pathlib import Path
 
 import torch
 
+from engine.check import Check, timed
+from engine.distributed import World
+from engine.flags import Parser, add_check_flag, add_data_flags, add_experiment_flags, add_truth_flags, check_range
+from engine.record import check_origins, describe_origin, folder_settings, now, read_record, this_run
+from engine.summary import Summary, print_summary
+from tool.cli import fraction, natural, number, run_script
 from tool.io.files import UserError, read_list, require_files, write_json
 from tool.io.images import open_mask
 from tool.metrics import over_experiments, split_folds, thresholds_between
 from tool.results import MADE_BY, SUFFIX, check_kind, score
-from tool.run.arguments import (
-    Parser,
-    add_check_argument,
-    add_data_arguments,
-    add_experiment_arguments,
-    add_truth_arguments,
-    check_thresholds,
-    fraction,
-    natural,
-    number,
-)
-from tool.run.check import Check, timed
-from tool.run.distributed import World
-from tool.run.record import check_origins, describe_origin, folder_settings, now, read_record, this_run
-from tool.run.script import run_script
-from tool.run.summary import Summary, print_summary
 from tool.tables import FIGURES, check_plot, table, write_csv, write_plot
 from voc12.classes import BACKGROUND_NAME, load_classes
 from voc12.data import check_scores, mask_folder, mask_path
@@ -55,13 +45,13 @@ NEXT = {
 
 def get_args_parser():
     parser = Parser("evaluation.py", "Scores of class activation maps, CRF or PNG labels.")
-    add_experiment_arguments(parser, several=True)
-    add_data_arguments(parser, labels=False)
-    parser.add_list(parser.data, "--list", "voc12/train.txt", "train", "list of images to score")
-    add_truth_arguments(parser)
+    add_experiment_flags(parser, several=True)
+    add_data_flags(parser, labels=False)
+    parser.add_list("--list", "voc12/train.txt", "train", "list of images to score")
+    add_truth_flags(parser)
     text = "folder of any method's files, instead of --name and --dict_dir"
-    parser.data.add_argument("--pred_dir", type=str, default=None, help=text)
-    add = parser.method.add_argument
+    parser.data("--pred_dir", type=str, default=None, help=text)
+    add = parser.method
     text = "what the files hold; dl is another name of png"
     add("--task", type=task_name, required=True, choices=sorted(SUFFIX), help=text)
     add("--dict_dir", type=str, default=None, help="folder of the files, below experiment/NAME")
@@ -71,13 +61,13 @@ def get_args_parser():
     folds = number(int, lambda k: 2 <= k < 2**31, "a whole number from 2")
     add("--kfold", type=folds, default=None, metavar="K", help=text)
     add("--seed", type=natural, default=0, help="seed of the parts of --kfold")
-    add = parser.run.add_argument
+    add = parser.run
     add("--json", type=str, default=None, help="also write the result to this file")
     add("--csv", type=str, default=None, help="also write a table of the classes to this file")
     add("--plot", type=str, default=None, help="also draw classes and thresholds: a .png, .pdf or .svg file")
     text = "score the folder even where its files are of several runs, or look like those of another task"
     add("--mixed_origins", action="store_true", help=text)
-    add_check_argument(parser)
+    add_check_flag(parser)
     return parser
 
 
@@ -85,7 +75,7 @@ def task_name(text):
     return "png" if text == "dl" else text
 
 
-def check_arguments(args, ids):
+def check_args(args, ids):
     """UserError where flags contradict each other or the list."""
     if (args.name is None) == (args.pred_dir is None):
         raise UserError("give one of --name EXPERIMENT and --pred_dir DIR")
@@ -96,7 +86,7 @@ def check_arguments(args, ids):
     for flag in ("threshold", "kfold"):
         if getattr(args, flag) is not None and args.task != "cam":
             raise UserError(f"--{flag} is for --task cam; {args.task} has a background score of its own")
-    check_thresholds(args)
+    check_range(args, "thresholds")
     if args.kfold and args.threshold is not None:
         raise UserError("--kfold chooses thresholds, --threshold sets one; give one of them")
     if args.kfold and args.kfold > len(ids):
@@ -165,7 +155,7 @@ def write(result, results, record, args):
 def main(args):
     summary = Summary(torch.device("cpu"))
     ids = read_list(args.list)
-    check_arguments(args, ids)
+    check_args(args, ids)
     names = (BACKGROUND_NAME, *load_classes(args.classes))
     folders = result_folders(args)
     first = next(iter(folders))

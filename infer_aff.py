@@ -9,191 +9,114 @@ weights or settings are refused, or replaced with --overwrite. Under torchrun ea
 where one dies, the next run does its images.
 """
 
-from contextlib import ExitStack
 from functools import partial
 from pathlib import Path
 
 import torch
-from tqdm import tqdm
 
+from engine.experiment import Experiment
+from engine.flags import (
+    FREE,
+    Parser,
+    add_common_flags,
+    add_data_flags,
+    add_labelling_flags,
+    add_trunk_flags,
+    add_walk_flags,
+    check_powers,
+)
+from engine.jobs import refine_walk
+from engine.labelling import Facts, Images, Job, Labelling
+from engine.outputs import Output
+from engine.record import file_hash, folder_settings
 from models.affinity import AffinityNet
 from models.checkpoint import load_weights
 from models.trunks import make_trunk
+from tool.cli import positive, positive_int, run_script
+from tool.io.failures import Failures
 from tool.io.files import UserError, read_list
-from tool.pseudo_labels import refine_labels, stack_scores, walk_scores
-from tool.run.arguments import (
-    Parser,
-    add_common_arguments,
-    add_crf_workers_argument,
-    add_data_arguments,
-    add_trunk_arguments,
-    add_walk_arguments,
-    check_alphas,
-    flag,
-    next_command,
-    positive,
-    positive_int,
-)
-from tool.run.background import Background
-from tool.run.check import Check, timed
-from tool.run.device import choose_device, memory_format, one_thread
-from tool.run.distributed import join_world
-from tool.run.failures import Failures
-from tool.run.inputs import Inputs
-from tool.run.lock import locked
-from tool.run.outputs import Output, Outputs, label_job
-from tool.run.record import file_hash, folder_settings, this_run
-from tool.run.script import run_script
-from tool.run.summary import Summary
+from tool.pseudo_labels import stack_scores, walk_scores
+from tool.threads import one_thread
 from voc12.classes import load_classes
-from voc12.data import WalkSet, check_images, check_scores, image_path, image_paths
-from voc12.inference import in_range, scorable_list
+from voc12.data import WalkSet, check_images, check_scores, image_path, in_range
 from voc12.transforms import look_of
 
 
 def get_args_parser():
     parser = Parser("infer_aff.py", "AEFT stage 4: pseudo labels by a random walk.")
-    add_common_arguments(parser)
-    add_data_arguments(parser, labels=False)
-    parser.add_list(parser.data, "--train_list", "voc12/train_aug.txt", "train", "list of images to label")
-    add = parser.network.add_argument
-    add("--weights", type=str, default=None, help="an AffinityNet checkpoint, instead of best.pth")
-    add_trunk_arguments(parser)
-    add_walk_arguments(parser)
-    add = parser.method.add_argument
-    add("--beta", type=positive, default=8.0, help="power on the affinities")
-    add("--steps", type=positive_int, default=64, help="length of the random walk")
-    add = parser.run.add_argument
-    add("--vis", action="store_true", help="also write colour overlays to rw_vis/")
-    add_crf_workers_argument(parser)
+    add_common_flags(parser, random=False)
+    add_data_flags(parser, labels=False)
+    parser.add_list("--train_list", "voc12/train_aug.txt", "train", "list of images to label", role=FREE)
+    text = "an AffinityNet checkpoint, instead of best.pth"
+    parser.network("--weights", role=FREE, type=str, default=None, help=text)
+    add_trunk_flags(parser)
+    add_walk_flags(parser)
+    parser.method("--beta", type=positive, default=8.0, help="power on the affinities")
+    parser.method("--steps", type=positive_int, default=64, help="length of the random walk")
+    parser.run("--vis", action="store_true", help="also write colour overlays to rw_vis/")
+    add_labelling_flags(parser, photographs=False)
     parser.ignore("val_list", "crop_size")
     return parser
 
 
-# ---------------------------------------------------------------- plan: what is asked, what is there
-
-
-def load_net(args, experiment, powers, device):
-    """AffinityNet with the weights of --weights or best.pth -> (network, path)."""
-    weights = Path(args.weights or experiment / "ckpt_aff" / f"aff{powers.replace('_', '')}" / "best.pth")
+def find_weights(args, best):
+    """--weights, or best.pth of train_aff.py."""
+    weights = Path(args.weights or best)
     if not weights.is_file():
         raise UserError(
             f"{weights}: no such checkpoint; run train_aff.py --name {args.name} --low {args.low} "
             f"--high {args.high} --dup {args.dup}"
         )
-    net = AffinityNet(make_trunk(args.trunk, args.width, args.output_stride))
-    load_weights(net, weights, part="all")
-    return net.to(device, memory_format=memory_format(device, args.amp)).eval(), weights
+    return weights
 
 
-def output_folders(args, experiment, powers, weights, classes):
-    """The folder of the pseudo labels, and with --vis that of their overlays."""
-    settings = {
-        "weights": file_hash(weights),
-        "width": args.width,
-        "trunk": args.trunk,
-        "output_stride": args.output_stride,
-        "dup": args.dup,
-        "scale": args.scale,
-        "beta": args.beta,
-        "steps": args.steps,
-        "amp": args.amp,
-        "classes": list(classes),
-        "maps": folder_settings(experiment / "dict"),
-    }
-    names = ("rw", "rw_vis") if args.vis else ("rw",)
-    return [Output(experiment / name / powers, settings, ".png") for name in names]
+def build_jobs(args, experiment, weights, classes):
+    """CRF of the walked scores into the folder of the pseudo labels, and with --vis that of their overlays."""
+    settings = args.results | {"weights": file_hash(weights), "classes": list(classes)}
+    settings["maps"] = folder_settings(experiment.maps)
+    powers = args.low, args.high, args.dup
+    outputs = {"labels": Output(experiment.walk(powers), settings)}
+    if args.vis:
+        outputs["vis"] = Output(experiment.walk(powers, overlays=True), settings)
+    return [Job(outputs, partial(refine_walk, names=classes), crf=True)]
 
 
-def walk_all(args, net, todo, dict_dir, num_classes, device, failures):
-    """Walk the maps of all images -> (ID, photo H x W x 3 uint8, keys, scores K x H x W) of each."""
-    walks = WalkSet(args.voc12_root, todo, dict_dir, num_classes, args.scale, look_of(net.trunk))
+def walk(args, run, num_classes):
+    """Walk the maps of each image -> (ID, H x W x 3 uint8, its classes, (keys, scores K x H x W))."""
+    maps = Experiment.of(args).maps
+    samples = WalkSet(args.voc12_root, run.left, maps, num_classes, args.scale, look_of(run.net.trunk))
     said = set()
-    for index, image_id in enumerate(tqdm(todo, "walk", unit="image", disable=None)):
+    for index, image_id in enumerate(run.each("walk", run.left)):
         try:
-            _, photo, view, maps = walks[index]
+            _, photo, view, cams = samples[index]
         except UserError as error:
-            failures.add(image_id, error)
+            run.failures.add(image_id, error)
             continue
-        keys, scores = stack_scores(in_range(maps, f"{dict_dir}/{image_id}.npy", said), args.dup)
-        with torch.autocast(device.type, dtype=torch.bfloat16, enabled=args.amp):
-            walked = walk_scores(net, view, scores, device, args.beta, args.steps)
-        yield image_id, photo, keys, walked
-
-
-# ---------------------------------------------------------------- check
-
-
-def check_run(check, args, outputs, walk):
-    """--check: images, maps, disk, and one image through the walk. walk: the function IDs -> what `walk_all` gives."""
-    for output in outputs.surveys:
-        output.check(args.overwrite)
-    sizes = check.images(image_paths(args.voc12_root, outputs.left))
-    pixels = sum(w * h for w, h in sizes.values())
-    check.disks({output.folder: pixels / 4 for output in outputs.surveys})
-    if not sizes:
-        return check.end(0, 0, "nothing to do")
-    (_, photo, keys, walked), seconds = timed(next, walk(list(sizes)[:1]))
-    _, crf_seconds = timed(refine_labels, photo, keys, walked)
-    text = f"walk {seconds:.2f} s an image, CRF {crf_seconds:.2f} s"
-    check.end(len(outputs.left) * (seconds + crf_seconds / args.crf_workers), len(outputs.left), text)
-
-
-# ---------------------------------------------------------------- run
-
-
-def next_stage(args, powers, ids):
-    """The command that scores the labels; None where there are no masks."""
-    scored = scorable_list(args.train_list, ids, args.voc12_root)
-    if scored is None:
-        return None
-    words = ("--task", "png", "--dict_dir", f"rw/{powers}", *flag("--list", scored))
-    return next_command("evaluation.py", args, *words)
+        keys, scores = stack_scores(in_range(cams, f"{maps}/{image_id}.npy", said), args.dup)
+        with run.inference():
+            walked = walk_scores(run.net, view, scores, run.device, args.beta, args.steps)
+        yield image_id, photo, keys[1:] - 1, (keys, walked)
 
 
 def main(args):
-    check_alphas(args)
-    world, device = join_world(choose_device(args.device))
-    summary = Summary(device)
+    powers = check_powers(args)
     torch.manual_seed(args.seed)
-    classes, everything = load_classes(args.classes), read_list(args.train_list)
-    experiment = Path(args.experiment) / args.name
-    dict_dir, powers = experiment / "dict", f"{args.low:02d}_{args.high:02d}{args.dup:02d}"
-    failures = Failures(args.on_error, experiment / "rw" / powers / "failed.txt", held=True)
-    if not failures.skip:
-        check_images(everything, args.voc12_root)
-        check_scores(everything, dict_dir, args.train_list, "run infer.py --dict")
-    with one_thread():  # processes are forked below, and a fork does not copy torch's threads
-        net, weights = load_net(args, experiment, powers, device)
-    folders = output_folders(args, experiment, powers, weights, classes)
-    ids = world.share(everything)
-    inputs = Inputs(ids, partial(image_path, args.voc12_root), lambda image_id: f"{dict_dir}/{image_id}.npy")
-    walk = partial(walk_all, args, net, dict_dir=dict_dir, num_classes=len(classes), device=device)
-    if args.check:
-        check = Check(world, f"{device} works, images and maps are there, weights fit")
-        return check_run(check, args, Outputs(folders, inputs), partial(walk, failures=Failures("stop", "")))
-    with ExitStack() as stack:
-        stack.enter_context(locked([output.folder for output in folders], world))
-        crf = stack.enter_context(Background(args.crf_workers))
-        failures.begin(world)
-        run = this_run(args, device, world.size, [args.train_list], weights)
-        world.first(lambda: [output.claim(args.overwrite, run) for output in folders] and None)
-        outputs = Outputs(folders, inputs)
-        outputs.renew()
-        print(
-            f"infer_aff.py: {weights}, {device}, process {world.rank} of {world.size}: {outputs.describe()}", flush=True
-        )
-        with summary.stage("walk") as stage:
-            for image_id, photo, keys, walked in walk(list(outputs.left), failures=failures):
-                lacking = outputs.begin(image_id, keys[1:] - 1)
-                files = [(output.path(image_id), output.origin) if output in lacking else None for output in folders]
-                crf.submit(partial(label_job, names=classes), photo, keys, walked, *files)
-                stage["images"] += 1
-    summary.counts |= {"done": stage["images"], "skipped": len(ids) - len(outputs.left)}
-    summary.add("crf", crf)
-    summary.end(
-        "infer_aff.py", world, [output.folder for output in folders], failures, next_stage(args, powers, everything)
-    )
+    classes, experiment = load_classes(args.classes), Experiment.of(args)
+    ids = read_list(args.train_list)
+    if args.on_error == "stop":
+        check_images(ids, args.voc12_root)
+        check_scores(ids, experiment.maps, args.train_list, "run infer.py --dict")
+    images = Images(ids, partial(image_path, args.voc12_root), lambda image_id: f"{experiment.maps}/{image_id}.npy")
+    weights = find_weights(args, experiment.affinity(powers).best)
+    with one_thread():  # worker processes are forked later, and a fork does not copy torch's threads
+        net = AffinityNet(make_trunk(args.trunk, args.width, args.output_stride))
+        load_weights(net, weights, part="all")
+    jobs = build_jobs(args, experiment, weights, classes)
+    failures = Failures(args.on_error, experiment.walk(powers) / "failed.txt", held=True)
+    with Labelling(args, net, images, jobs, failures, Facts(args.train_list, weights)) as run:
+        for image_id, photo, shown, walked in walk(args, run, len(classes)):
+            run.write(image_id, photo, shown, walked)
+        run.next = run.scoring("png", experiment.walk(powers).relative_to(experiment.folder))
 
 
 if __name__ == "__main__":

@@ -15,31 +15,21 @@ from pathlib import Path
 import torch
 from tqdm import tqdm
 
+from engine.distributed import World
+from engine.experiment import Experiment
+from engine.flags import Parser, add_data_flags, add_experiment_flags, add_truth_flags, check_range
+from engine.record import now
+from engine.report.charts import threshold_chart, training_charts
+from engine.report.found import find_results, find_stages, missing_kinds
+from engine.report.gallery import Gallery, pick_images
+from engine.report.page import INDEX, Cache, Pictures, render, write_index
+from engine.report.scoring import Data, best_of_kinds, images_of, score_stage
+from engine.summary import Summary, print_summary
 from tool import VERSION
-from tool.io.files import UserError, missing_files, read_list
+from tool.cli import fraction, natural, number, positive_int, run_script
+from tool.io.files import UserError, missing_files, read_json, read_list
+from tool.io.lock import hold
 from tool.metrics import thresholds_between
-from tool.report.charts import threshold_chart, training_charts
-from tool.report.gallery import Gallery, pick_images
-from tool.report.page import INDEX, Cache, Pictures, render, write_index
-from tool.report.scoring import Data, best_of_kinds, images_of, score_stage
-from tool.report.stages import find_results, find_stages, missing_kinds
-from tool.run.arguments import (
-    Parser,
-    add_data_arguments,
-    add_experiment_arguments,
-    add_truth_arguments,
-    check_thresholds,
-    fraction,
-    natural,
-    number,
-    positive_int,
-)
-from tool.run.distributed import World
-from tool.run.lock import hold
-from tool.run.record import now
-from tool.run.script import run_script
-from tool.run.settings import read_settings, settings_path
-from tool.run.summary import Summary, print_summary
 from tool.tables import FIGURES
 from voc12.classes import BACKGROUND_NAME, load_classes
 from voc12.data import check_images, image_path, mask_folder, mask_path
@@ -49,15 +39,15 @@ SHOWN = ("miou_present", "miou", "mean_precision", "mean_recall", "boundary_iou"
 
 def get_args_parser():
     parser = Parser("report.py", "A page of an experiment's scores, curves and images.")
-    add_experiment_arguments(parser)
-    add_data_arguments(parser, labels=False)
-    parser.add_list(parser.data, "--list", "voc12/train.txt", "train", "list of images to score and show")
+    add_experiment_flags(parser)
+    add_data_flags(parser, labels=False)
+    parser.add_list("--list", "voc12/train.txt", "train", "list of images to score and show")
     text = "list whose images a segmentation network is scored on, or none"
-    parser.add_list(parser.data, "--seg_list", "voc12/val.txt", "val", text)
-    add_truth_arguments(parser)
+    parser.add_list("--seg_list", "voc12/val.txt", "val", text)
+    add_truth_flags(parser)
     text = "background threshold of class activation maps where no mask chooses one, 0 to 1"
-    parser.method.add_argument("--threshold", type=fraction, default=0.2, help=text)
-    add = parser.run.add_argument
+    parser.method("--threshold", type=fraction, default=0.2, help=text)
+    add = parser.run
     add("--images", type=positive_int, default=60, help="images to show: worst, best and random, a third each")
     side = number(int, lambda v: 64 <= v <= 4096, "a whole number from 64 to 4096")
     add("--size", type=side, default=320, help="longer side of the pictures, pixels")
@@ -117,13 +107,13 @@ def find_charts(stages, scored):
 
 def main(args):
     summary = Summary(torch.device("cpu"))
-    check_thresholds(args)
+    check_range(args, "thresholds")
     thresholds = thresholds_between(*args.thresholds)
-    experiment = Path(args.experiment) / args.name
-    stages = find_stages(experiment)
+    experiment = Experiment.of(args)
+    stages = find_stages(experiment.folder)
     with_results = [stage for stage in stages if stage.kind.task]
     data = find_data(args, with_results) if with_results else Data({}, None, None, set(), ())
-    folder = experiment / "report"
+    folder = experiment.report
     with hold(folder):
         cache = Cache(folder)
         with summary.stage("scores"):
@@ -137,7 +127,7 @@ def main(args):
             name=args.name,
             made=now(),
             version=VERSION,
-            settings=read_settings(settings_path(args)),
+            settings=read_json(experiment.settings) if experiment.settings.is_file() else {},
             root=args.voc12_root,
             stages=stages,
             missing=missing_kinds(stages),
@@ -146,7 +136,7 @@ def main(args):
             with_results=with_results,
             data=data,
             figures={key: FIGURES[key] for key in SHOWN},
-            found=find_results(experiment),
+            found=find_results(experiment.folder),
             charts=charts,
             thresholds=threshold_charts,
             classes=class_rows(shown),

@@ -26,6 +26,9 @@ TORCH_SUFFIXES = (".pth", ".pt")
 
 # ---------------------------------------------------------------- reading a state from any format
 
+PSA_WEIGHTS, IMAGENET_WEIGHTS = "pretrained/res38_cls.pth", "pretrained/resnet_38d.params"
+START_WEIGHTS = (PSA_WEIGHTS, IMAGENET_WEIGHTS)  # of AffinityNet and segmentation network on resnet38d
+
 
 def _file_format(path):
     """'mxnet', 'safetensors' or 'torch', from the first bytes where they tell, else from the name."""
@@ -279,3 +282,13 @@ def find_epoch(folder, epoch):
         there = f"epochs there: {' '.join(map(str, epochs))}" if epochs else "no epoch is there; run train.py first"
         raise UserError(f"{path}: no such checkpoint; {there}")
     return path
+
+
+def first_weights(candidates):
+    """The first path that exists; UserError where none does."""
+    for path in candidates:
+        if Path(path).is_file():
+            return str(path)
+    where = " ".join(map(str, candidates)) or "the classifier's checkpoints"
+    hint = "give --pretrained FILE (a checkpoint of train.py will do) or --pretrained none"
+    raise UserError(f"none of {where} is there; see pretrained/README.md, or {hint}")

@@ -4,7 +4,7 @@ from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.modules.dropout import _DropoutNd
 
-from models.checkpoint import load_released_state, released_state
+from models.checkpoint import load_released_state, load_weights, released_state
 
 
 class TrunkNet(nn.Module):
@@ -14,6 +14,18 @@ class TrunkNet(nn.Module):
         super().__init__()
         self.trunk = trunk
         self.frozen = False
+
+    def start(self, weights, dropout=True, checkpoint_activations=False):
+        """Begin a training from `weights`: a file, `timm` for those that timm gave the trunk, or `none`; returns self.
+
+        From pretrained weights the network is frozen as `freeze` says. dropout: of the trunk.
+        """
+        self.trunk.checkpoint_activations = checkpoint_activations
+        if not dropout:
+            self.drop_dropout()
+        if weights not in ("timm", "none"):
+            load_weights(self, weights, part="trunk")
+        return self if weights == "none" else self.freeze()
 
     def synchronise_batchnorm(self):
         """BatchNorm over the batches of all processes (SyncBatchNorm); names and shapes of the state stay."""

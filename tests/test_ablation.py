@@ -7,11 +7,11 @@ import pytest
 from conftest import load_script, prints, refused
 from PIL import Image
 
-from tool.comparison import Row, cells, curve_table, fill, gather, row_table, spread
+from engine.children import Runs
+from engine.report.comparison import Row, cells, curve_table, fill, gather, row_table, spread
 from tool.io.files import read_json, read_list, write_json, write_text
 from tool.io.images import label_image, save_image
 from tool.io.scores import write_scores
-from tool.run.stages import Runs
 
 IDS = [f"photo{k:02d}" for k in range(15)]
 SCRIPT = load_script("ablation.py")

@@ -12,10 +12,10 @@ import pytest
 from conftest import load_script, refused, run_here
 from PIL import Image
 
+from engine.record import write_record
 from tool.io.images import label_image, open_mask
 from tool.io.scores import read_scores, write_scores
 from tool.metrics import ThresholdSweep, kfold, split_folds
-from tool.run.record import write_record
 
 EVALUATION = "evaluation.py"
 IDS = ["one", "two", "three", "four"]

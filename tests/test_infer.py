@@ -12,19 +12,19 @@ import torch
 from conftest import infer_flags, prints, refused, run_here
 from PIL import Image
 
+from engine.check import Check
+from engine.distributed import World
+from engine.inputs import Inputs, add_inputs, inputs_path, mend_inputs, read_inputs
+from engine.record import read_record
+from engine.summary import Summary, merge, print_summary
 from models.aeft import AEFTNet
 from models.checkpoint import load_weights
 from models.resnet38d import ResNet38d
 from tool.cam import predict_label
 from tool.io.files import read_list
 from tool.io.images import open_image
+from tool.io.lock import locked
 from tool.io.scores import file_origin, read_scores, write_scores
-from tool.run.check import Check
-from tool.run.distributed import World
-from tool.run.inputs import Inputs, add_inputs, inputs_path, mend_inputs, read_inputs
-from tool.run.lock import locked
-from tool.run.record import read_record
-from tool.run.summary import Summary, merge, print_summary
 from voc12.classes import VOC_CLASSES
 from voc12.inference import find_images
 from voc12.transforms import normalise
@@ -393,7 +393,7 @@ def test_one_run_an_output_folder(toy, copied):
 
 
 def test_a_check_sums_what_goes_to_one_disk(tmp_path, monkeypatch, capsys):
-    from tool.run import check as module
+    from engine import check as module
 
     free = shutil._ntuple_diskusage(2**40, 2**40 - 2**30, 2**30)
     monkeypatch.setattr(module.shutil, "disk_usage", lambda path: free)
@@ -407,7 +407,7 @@ def test_a_check_sums_what_goes_to_one_disk(tmp_path, monkeypatch, capsys):
 
 def test_each_disk_has_room_of_its_own(tmp_path, monkeypatch):
     """Two folders that fill a disk each, on two disks."""
-    from tool.run import check as module
+    from engine import check as module
 
     free = shutil._ntuple_diskusage(2**40, 2**40 - 2**30, 2**30)
     monkeypatch.setattr(module.shutil, "disk_usage", lambda path: free)

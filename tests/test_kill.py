@@ -16,11 +16,11 @@ from PIL import Image
 from test_scripts_aff import aff_flags, train_aff_flags
 from test_scripts_seg import infer_seg_flags, train_seg_flags
 
+from engine.log import Log
 from tool.io.files import write_bytes
 from tool.io.images import open_image, save_image
+from tool.io.lock import holder_path
 from tool.io.scores import read_scores, write_scores
-from tool.run.lock import holder_path
-from tool.run.log import Log
 
 KILLED = -signal.SIGKILL
 TRAININGS = {"train.py": "ckpt", "train_aff.py": "ckpt_aff/aff021908", "train_seg.py": "ckpt_seg/deeplab_resnet38d"}

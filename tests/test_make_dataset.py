@@ -18,9 +18,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 
+from tool.io import lock
 from tool.io.files import read_list
 from tool.io.images import open_image, open_mask
-from tool.run import lock
 from voc12 import layout
 from voc12.classes import load_classes
 from voc12.data import check_images, image_path
@@ -419,7 +419,7 @@ def test_an_output_that_is_a_link_to_another_disk(here):
 
 def test_a_killed_run_leaves_no_data_set_and_can_be_repeated(here):
     code = (
-        "import os, signal, sys; from voc12 import make_dataset; from tool.run.script import run_script\n"
+        "import os, signal, sys; from voc12 import make_dataset; from tool.cli import run_script\n"
         "make_dataset.write_set = lambda *_: os.kill(os.getpid(), signal.SIGKILL)\n"
         "run_script(make_dataset.main, make_dataset.get_args_parser(), sys.argv[1:])"
     )

@@ -18,9 +18,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 
+from tool.cli import run_script
 from tool.io.files import UserError
 from tool.io.images import label_image, open_mask, save_image
-from tool.run.script import run_script
 from voc12 import make_lists
 from voc12.make_lists import augmented_ids, find_sbd, read_sbd_mask, require_scipy
 

@@ -9,11 +9,11 @@ import pytest
 import torch
 from conftest import infer_flags, refused, run_script, succeeds, train_flags
 
+from engine.record import check_origins, claim_folder, origin_of, read_record
+from engine.summary import Summary, merge
 from tool.io.files import UserError
 from tool.io.images import label_image, open_mask, save_image
 from tool.io.scores import file_origin, read_scores, write_scores
-from tool.run.record import check_origins, claim_folder, origin_of, read_record
-from tool.run.summary import Summary, merge
 
 HEX = "0123456789abcdef"
 
@@ -312,7 +312,7 @@ def test_a_check_says_what_stands_in_the_way(toy, copied):
 
 
 def test_a_check_foresees_a_full_disk(toy, trained, monkeypatch):
-    from tool.run import check
+    from engine import check
 
     monkeypatch.setattr(check.shutil, "disk_usage", lambda path: shutil._ntuple_diskusage(10**9, 10**9 - 1000, 1000))
     refused(

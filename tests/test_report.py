@@ -11,11 +11,11 @@ import numpy as np
 import pytest
 from conftest import prints, refused, run_here
 
+from engine.report.found import read_log
+from engine.report.gallery import pick
 from tool.io.files import read_list, write_json
 from tool.io.images import label_image, open_mask, save_image
 from tool.io.scores import write_scores
-from tool.report.gallery import pick
-from tool.report.stages import read_log
 from tool.results import image_iou, labels_of
 
 LINE = {"steps": 3, "global_step": 3, "planned_steps": 12, "phase": "warm-up", "seconds": 1.0}

@@ -13,10 +13,10 @@ from conftest import load_script, prints, refused, run_here
 from hypothesis import given
 from hypothesis import strategies as st
 
+from engine.distributed import World
+from engine.resume import Progress, check_begin, fingerprint
+from tool.io.lock import locked
 from tool.io.torch_files import read_torch
-from tool.run.distributed import World
-from tool.run.lock import locked
-from tool.run.resume import Progress, check_begin, fingerprint
 from voc12.labels import any_negative, write_cls_labels
 
 TRAIN, TRAIN_AFF = TRAININGS = ("train.py", "train_aff.py")

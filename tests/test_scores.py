@@ -20,8 +20,9 @@ from tool.cam import multi_scale_cam
 from tool.crf import crf_with_alphas
 from tool.io import scores as scores_module
 from tool.io.files import UserError, atomic
+from tool.io.images import check_size
 from tool.io.scores import read_scores, write_scores
-from tool.metrics import THRESHOLDS, ThresholdSweep, check_size, confusion, iou, mean_iou
+from tool.metrics import THRESHOLDS, ThresholdSweep, confusion, iou, mean_iou
 
 
 def test_crf_is_the_released_one_with_one_lattice_for_both_alphas():

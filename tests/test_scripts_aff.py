@@ -14,14 +14,14 @@ import torch
 from conftest import ROOT, prints, refused, run_here, succeeds
 from PIL import Image
 
+from engine.distributed import World
 from models.affinity import AffinityNet
 from tool.crf import background_score
 from tool.io.files import UserError, read_list
 from tool.io.images import open_mask
+from tool.io.lock import locked
 from tool.io.scores import read_scores, write_scores
 from tool.pseudo_labels import refine_labels, stack_scores, walk_scores
-from tool.run.distributed import World
-from tool.run.lock import locked
 from voc12.classes import VOC_CLASSES
 from voc12.data import AffinitySet, read_score_pair
 from voc12.transforms import AffinityView, normalise, rescale

@@ -10,12 +10,12 @@ from pathlib import Path
 
 import pytest
 from conftest import load_script, refused, run_here
+from engine.settings import fill_defaults, remember
 
+from engine.distributed import World
+from engine.flags import Parser, add_common_arguments, add_data_arguments, add_trunk_arguments
 from tool.io.files import UserError
-from tool.run.arguments import Parser, add_common_arguments, add_data_arguments, add_trunk_arguments
-from tool.run.distributed import World
-from tool.run.lock import holder_path, locked
-from tool.run.settings import fill_defaults, remember
+from tool.io.lock import holder_path, locked
 
 SETS = ("VOC", "own")
 

@@ -7,7 +7,6 @@ a prediction says there changes no figure. docs/metrics.md says what each figure
 import cv2
 import numpy as np
 
-from tool.io.files import UserError
 from tool.io.images import BACKGROUND, IGNORE
 
 BOUNDARY_RATIO = 0.02  # of an image's diagonal (Cheng et al., Boundary IoU, CVPR 2021)
@@ -36,11 +35,6 @@ def confusion(truth, predicted, num_labels):
     valid = truth < num_labels
     code = truth[valid].astype(np.int64) * num_labels + predicted[valid]
     return np.bincount(code, minlength=num_labels**2).reshape(num_labels, num_labels)
-
-
-def check_size(truth, shape, name):
-    if truth.shape != tuple(shape):
-        raise UserError(f"{name}: {shape[1]} x {shape[0]} pixels, but its mask has {truth.shape[1]} x {truth.shape[0]}")
 
 
 # ---------------------------------------------------------------- figures

@@ -7,20 +7,9 @@ import numpy as np
 from tqdm import tqdm
 
 from tool.io.files import UserError
-from tool.io.images import BACKGROUND, IGNORE, open_mask
+from tool.io.images import BACKGROUND, IGNORE, check_size, open_mask
 from tool.io.scores import read_scores
-from tool.metrics import (
-    Counts,
-    ThresholdSweep,
-    best_labels,
-    best_threshold,
-    check_size,
-    confusion,
-    iou,
-    kfold,
-    mean_iou,
-    measures,
-)
+from tool.metrics import Counts, ThresholdSweep, best_labels, best_threshold, confusion, iou, kfold, mean_iou, measures
 
 SUFFIX = {"cam": "npy", "crf": "npy", "png": "png"}  # of each task
 MADE_BY = {"cam": "infer.py --dict", "crf": "infer.py --crf", "png": "infer_aff.py"}

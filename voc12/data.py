@@ -5,6 +5,7 @@ the number of workers changes nothing, and a run can be taken up again at any st
 """
 
 import os
+import sys
 import zlib
 from dataclasses import dataclass
 from functools import lru_cache
@@ -15,12 +16,13 @@ import torch
 from torch.utils.data import DataLoader, Dataset
 
 from tool.affinity_labels import STRIDE, affinity_label, pair_masks, pool_scores
-from tool.io.files import IMAGE_SUFFIXES, UserError, missing_files, require_files
-from tool.io.images import open_image, open_mask
+from tool.io.files import IMAGE_SUFFIXES, UserError, fingerprint, missing_files, require_files
+from tool.io.images import check_size, header_size, open_image, open_mask
 from tool.io.scores import read_scores
-from tool.metrics import check_size
-from tool.run.background import follow_parent
+from tool.threads import follow_parent
 from voc12.transforms import IMAGENET, normalise, rescale
+
+TOLERANCE = 1e-3  # of maps beyond 0 and 1: half floats are that coarse
 
 
 def image_path(voc12_root, image_id):
@@ -171,6 +173,21 @@ def read_maps(path, size, num_keys):
     return scores
 
 
+def in_range(maps, path, said):
+    """{class: H x W} of a score file as float32 in [0, 1]; what is beyond is cut off, with one warning a run.
+
+    said: an empty set at first, which remembers that it was said.
+    """
+    low, high = min(float(m.min()) for m in maps.values()), max(float(m.max()) for m in maps.values())
+    if not said and (low < -TOLERANCE or high > 1 + TOLERANCE):
+        said.add(path)
+        print(
+            f"warning: {path}: values from {low:.3g} to {high:.3g}; maps have 0 to 1, what is beyond is cut off",
+            file=sys.stderr,
+        )
+    return {k: np.clip(m, 0, 1).astype(np.float32, copy=False) for k, m in maps.items()}
+
+
 def check_score_size(path, scores, size):
     """UserError where score maps are not of the image's size (h, w)."""
     shape = next(iter(scores.values())).shape
@@ -319,15 +336,6 @@ def inference_loader(dataset, num_workers, pin_memory=False):
 # ---------------------------------------------------------------- the segmentation network
 
 
-def labels_folder(experiment, name):
-    """A folder of label masks: below the experiment's, or, where there is no such, from here. UserError without one."""
-    for folder in (Path(experiment) / name, Path(name)):
-        if folder.is_dir():
-            return folder
-    text = "no such folder; infer_aff.py writes one, or give a path to masks"
-    raise UserError(f"--labels: {Path(experiment) / name}: {text}")
-
-
 def label_paths(folder, ids):
     """{ID: path of its label mask in a folder}."""
     return {i: Path(folder) / f"{i}.png" for i in ids}
@@ -362,6 +370,14 @@ class SegSet(Dataset):
         label = open_mask(self.labels[image_id], self.num_labels)
         check_size(label, size[::-1], image_path(self.root, image_id))
         return label
+
+    def check(self, image_id):
+        """UserError where the mask of an image cannot be used."""
+        self.label(image_id, header_size(image_path(self.root, image_id)))
+
+    def fingerprint(self):
+        """16 hex digits that stand for the sizes of the masks' files."""
+        return fingerprint([path.stat().st_size if path.is_file() else None for path in self.labels.values()])
 
     def batch_rng(self, epoch, index):
         """The random generator that the images of a batch share; None where there is no such."""

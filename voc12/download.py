@@ -9,8 +9,8 @@ from pathlib import Path
 
 from tqdm import tqdm
 
+from tool.cli import DISK_ERRORS
 from tool.io.files import UserError
-from tool.run.script import DISK_ERRORS
 
 
 def fetch(what, archive, folder, download):

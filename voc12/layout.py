@@ -16,9 +16,9 @@ from xml.sax.saxutils import escape
 import numpy as np
 from tqdm import tqdm
 
+from tool import VERSION
 from tool.io.files import BYTE_ORDER_MARK, CONTROL, IMAGE_SUFFIXES, UserError, without_suffix, write_json, write_text
-from tool.run.lock import hold, lock_path
-from tool.run.log import VERSION
+from tool.io.lock import hold, lock_path
 from voc12.labels import write_cls_labels
 
 MADE = "dataset.json"
@@ -231,3 +231,15 @@ def annotation(image_id, size, objects):
         box = f"<xmin>{xmin}</xmin><ymin>{ymin}</ymin><xmax>{xmax}</xmax><ymax>{ymax}</ymax>"
         lines.append(f"\t<object><name>{name}</name><difficult>0</difficult><bndbox>{box}</bndbox></object>")
     return "\n".join([*lines, "</annotation>", ""])
+
+
+def find_images(images, out):
+    """{ID: path} of a photograph, or of all in a folder and below it; a/b.png there has the ID a__b.
+
+    out: a folder that is passed over, since results may go into the folder itself. UserError where there are none, or
+    two of one ID.
+    """
+    path = Path(images)
+    if path.is_file():
+        return {fold_id(path.stem): path}
+    return {image_id: path / name for image_id, name in fold_names(find_photographs(path, without=[out])).items()}

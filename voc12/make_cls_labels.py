@@ -13,9 +13,8 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))  # run as a script, Python looks only in voc12/
 
+from tool.cli import run_script
 from tool.io.files import UserError, read_list
-from tool.run.arguments import add_classes_argument
-from tool.run.script import run_script
 from voc12.classes import load_classes
 from voc12.labels import lookup_labels, write_cls_labels
 
@@ -35,7 +34,8 @@ def get_args_parser():
     parser.add_argument(
         "--out", type=str, default="voc12/cls_labels.npy", help="file to write; .npz: arrays instead of a dict"
     )
-    add_classes_argument(parser)
+    text = "text file with one class name a line (default: VOC's 20)"
+    parser.add_argument("--classes", type=str, default=None, metavar="FILE", help=text)
     return parser
 
 

@@ -16,9 +16,9 @@ from tqdm import tqdm
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))  # run as a script, Python looks only in voc12/
 
+from tool.cli import run_script
 from tool.io.files import UserError
 from tool.io.images import label_image, save_image
-from tool.run.script import run_script
 from voc12.coco import instance_mask, read_instances, read_split, stuff_mask
 from voc12.download import fetch_archive, unpack
 from voc12.layout import (

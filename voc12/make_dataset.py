@@ -17,11 +17,10 @@ from tqdm import tqdm
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))  # run as a script, Python looks only in voc12/
 
+from tool.cli import fraction, natural, run_script
+from tool.io.failures import Failures
 from tool.io.files import IMAGE_SUFFIXES, UserError
 from tool.io.images import classes_in, header_size, open_mask
-from tool.run.arguments import fraction, natural
-from tool.run.failures import Failures
-from tool.run.script import run_script
 from voc12.classes import check_class_names, load_classes
 from voc12.label_table import finder, read_table
 from voc12.layout import (

@@ -17,9 +17,9 @@ from tqdm import tqdm
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))  # run as a script, Python looks only in voc12/
 
+from tool.cli import run_script
 from tool.io.files import IMAGE_SUFFIXES, UserError, read_list, remove_stale, without_suffix, write_bytes, write_text
 from tool.io.images import IGNORE, label_image, save_image
-from tool.run.script import run_script
 from voc12.classes import VOC_CLASSES
 from voc12.download import fetch
 

@@ -18,9 +18,9 @@ from tqdm import tqdm
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))  # run as a script, Python looks only in voc12/
 
+from tool.cli import run_script
 from tool.io.files import UserError, write_text
 from tool.io.images import BACKGROUND, IGNORE, classes_in, label_image, open_image, save_image
-from tool.run.script import run_script
 from voc12.classes import VOC_CLASSES
 from voc12.layout import (
     annotation,

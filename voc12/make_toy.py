@@ -18,10 +18,9 @@ from PIL import Image, ImageFilter
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))  # run as a file, voc12/ is on the path, not the root
 
+from tool.cli import natural, positive_int, run_script
 from tool.io.files import write_text
 from tool.io.images import IGNORE, label_image, save_image
-from tool.run.arguments import natural, positive_int
-from tool.run.script import run_script
 from voc12.classes import VOC_CLASSES
 from voc12.layout import annotation
 

@@ -7,6 +7,7 @@ import torch
 import torch.nn.functional as F
 from PIL import Image
 
+from engine.training import build_optimizer
 from models.aeft import AEFTNet
 from models.affinity import AffinityNet
 from models.resnet38d import ResNet38d
@@ -18,7 +19,6 @@ from tool.affinity_labels import pool_scores
 from tool.cam import multi_scale_cam
 from tool.pairs import pair_affinity
 from tool.pseudo_labels import refine_labels, stack_scores, walk_scores
-from tool.run.training import build_optimizer
 from voc12.transforms import InferenceViews, normalise
 
 CLASSES = 20

@@ -8,6 +8,8 @@ from pathlib import Path
 
 import numpy as np
 
+from engine.outputs import crf_job
+from engine.workers import Background
 from tests.bench.inputs import scene
 from tests.bench.measure import compare, interleaved, row
 from tests.bench.reference import boundary_counts, crf_with_alpha, threshold_counts
@@ -15,8 +17,6 @@ from tool.crf import crf_with_alphas
 from tool.io.images import label_image, open_mask, save_image
 from tool.io.scores import read_scores, write_scores
 from tool.metrics import THRESHOLDS, ThresholdSweep, areas, best_labels, confusion, iou, mean_iou
-from tool.run.background import Background
-from tool.run.outputs import crf_job
 
 LABELS = 21
 ALPHAS = (2, 19, 21)

@@ -5,13 +5,13 @@ import copy
 import torch
 from PIL import Image
 
+from engine.recipes import TEST_RECIPES
 from models.deeplab import DeepLab
 from models.resnet38d import ResNet38d
 from tests.bench.inputs import scene
 from tests.bench.measure import interleaved, row
 from tests.bench.reference import scores_of_views
 from tests.bench.rows_networks import autocast, largest_difference
-from tool.run.recipes import TEST_RECIPES
 from tool.segmentation import multi_scale_scores
 from voc12.transforms import InferenceViews, normalise
 

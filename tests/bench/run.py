@@ -14,9 +14,8 @@ import pkgutil
 import torch
 
 import tests.bench
+from tool.cli import positive_int, run_script
 from tool.io.files import UserError
-from tool.run.arguments import positive_int
-from tool.run.script import run_script
 
 
 def get_args_parser():

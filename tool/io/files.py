@@ -4,6 +4,7 @@ Everything that is written goes to a temporary name in the same folder and is re
 """
 
 import contextlib
+import hashlib
 import json
 import os
 import re
@@ -185,3 +186,11 @@ def parse_list_line(path, number, line):
     if len(image_id) > LONGEST_NAME // 4 and max(len(part.encode()) for part in image_id.split("/")) > LONGEST_NAME:
         raise UserError(f"{path}: line {number}: {line[:100]!r} is not an image ID: name too long")
     return image_id
+
+
+def fingerprint(*values):
+    """16 hex digits that stand for plain values and bytes, in their order."""
+    digest = hashlib.sha256()
+    for value in values:
+        digest.update(value if isinstance(value, bytes) else json.dumps(value).encode())
+    return digest.hexdigest()[:16]

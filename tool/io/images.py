@@ -191,3 +191,8 @@ def contact_sheet(rows, titles, cell=(180, 140), gap=6):
                 ),
             )
     return sheet
+
+
+def check_size(truth, shape, name):
+    if truth.shape != tuple(shape):
+        raise UserError(f"{name}: {shape[1]} x {shape[0]} pixels, but its mask has {truth.shape[1]} x {truth.shape[0]}")

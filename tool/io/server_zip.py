@@ -4,8 +4,7 @@ import zipfile
 from pathlib import Path
 
 from tool.io.files import UserError, atomic, remove_stale, require_files
-from tool.io.images import header_size, open_mask
-from tool.metrics import check_size
+from tool.io.images import check_size, header_size, open_mask
 
 SERVER_FOLDER = "results/VOC2012/Segmentation/comp6_test_cls"
 LONG_AGO = (1980, 1, 1, 0, 0, 0)  # one date for all: the same masks give the same bytes

@@ -1,6 +1,5 @@
 """Where a training stands on disk: its progress, the resume file, and whether it may begin or go on."""
 
-import hashlib
 import json
 import sys
 from dataclasses import asdict, dataclass, field
@@ -12,28 +11,13 @@ from tool.io.torch_files import read_torch, save_torch
 
 RESUME_FILE = "resume.pth"
 
-# Settings that may change between the parts of a run without changing what it computes.
-FREE_SETTINGS = {
-    "resume",
-    "overwrite",
-    "num_workers",
-    "device",
-    "stop_epoch",
-    "voc12_root",
-    "on_error",
-    "check",
-    "keep",
-}
-# Where the run lies, and paths of what it reads: the content of these files is compared instead (Run.begin: data).
-PATHS = {"name", "experiment", "train_list", "val_list", "classes", "cls_labels", "labels"}
-
 
 @dataclass
 class Progress:
     """What a training has done: `epoch` whole epochs and `step` steps of the next; kept in the resume file as a dict.
 
-    sums: of the losses of this epoch's steps, a number a term. lr: rate of the last step. seconds: spent on this epoch.
-    best: highest score of the validations that choose a checkpoint, -1 before the first.
+    sums: of the losses of this epoch's steps, a number for each of `terms`. lr: rate of the last step.
+    seconds: spent on this epoch. best: highest score of the validations that choose a checkpoint, -1 before the first.
     """
 
     epoch: int = 0
@@ -43,32 +27,29 @@ class Progress:
     lr: float = 0.0
     seconds: float = 0.0
     best: float = -1.0
+    terms: list = field(default_factory=list)
 
-    def add(self, values):
-        """Count one step and its losses."""
+    @classmethod
+    def of(cls, path, state):
+        """The progress in a resume file's state."""
+        try:
+            return cls(**state["progress"])
+        except TypeError:
+            raise UserError(f"{path}: not a resume file of this stage; --overwrite starts anew") from None
+
+    def add(self, losses, lr):
+        """Count one step. losses: {term: number}."""
         self.step += 1
         self.global_step += 1
-        self.sums = [total + value for total, value in zip(self.sums, values)]
+        self.lr, self.terms = lr, list(losses)
+        self.sums = [total + value for total, value in zip(self.sums or [0.0] * len(losses), losses.values())]
 
     def means(self):
-        """Mean losses of the epoch so far."""
-        return [total / max(1, self.step) for total in self.sums]
+        """{term: mean loss} of the epoch so far."""
+        return {term: total / max(1, self.step) for term, total in zip(self.terms, self.sums)}
 
     def next_epoch(self):
-        self.epoch, self.step, self.sums, self.seconds = self.epoch + 1, 0, [0.0] * len(self.sums), 0.0
-
-
-def fingerprint(*values):
-    """16 hex digits that stand for plain values and bytes, in their order."""
-    digest = hashlib.sha256()
-    for value in values:
-        digest.update(value if isinstance(value, bytes) else json.dumps(value).encode())
-    return digest.hexdigest()[:16]
-
-
-def recorded(settings):
-    """The settings that determine what a run computes."""
-    return {k: v for k, v in settings.items() if k not in FREE_SETTINGS}
+        self.epoch, self.step, self.sums, self.seconds = self.epoch + 1, 0, [], 0.0
 
 
 # ---------------------------------------------------------------- the resume file
@@ -114,9 +95,27 @@ def _is_resume_state(state):
     return all(type(progress.get(k)) is int and progress[k] >= 0 for k in ("epoch", "step", "global_step"))
 
 
+def check_resumable(path, facts, args):
+    """Warnings about a resume file; UserError where this run cannot go on from it. facts: as of `save_resume`."""
+    state = read_resume(path)
+    old = {k: v for k, v in state["settings"].items() if k in args.results or k not in args.meanings}
+    warnings = compare_settings(path, old, facts["settings"], ("epochs",))
+    if "data" in state:
+        compare_data(path, state["data"], facts["data"])
+    else:
+        warnings.append(f"{path}: of an earlier version, does not say which images and labels it is of")
+    epoch, step = state["progress"]["epoch"], state["progress"]["step"]
+    if (epoch, step) > (args.epochs, 0):
+        raise UserError(
+            f"{path.parent}: the run is at epoch {epoch}, step {step}, beyond --epochs {args.epochs}; raise --epochs, "
+            "or take the checkpoints that are there"
+        )
+    return warnings
+
+
 def compare_settings(path, old, new, may_change=()):
     """UserError where a run would go on with other settings; returns warnings about those of `may_change`."""
-    old, new = (json.loads(json.dumps({k: v for k, v in recorded(s).items() if k not in PATHS})) for s in (old, new))
+    old, new = json.loads(json.dumps(old)), json.loads(json.dumps(new))
     if unknown := sorted(old.keys() ^ new.keys()):
         raise UserError(
             f"{path}: written by another version, which differs in --{unknown[0]}; finish the run with that version, "
@@ -209,8 +208,3 @@ def delete_run(folder):
         print(f"warning: --overwrite deletes from {folder}: {names}", file=sys.stderr)
     for path in found:
         path.unlink()
-
-
-def start_weights(path):
-    """--pretrained as a path; None where it names no file."""
-    return None if path in ("none", "timm") else path

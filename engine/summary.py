@@ -7,7 +7,7 @@ import time
 
 import torch
 
-from tool.run.record import finish_record
+from engine.record import finish_record
 
 MIB = 2**20
 

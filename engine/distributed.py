@@ -56,6 +56,10 @@ class World:
         dist.all_reduce(total)
         return total if isinstance(x, torch.Tensor) else total.numpy()
 
+    def sum_all(self, terms):
+        """{name: scalar} summed over all ranks, without gradients."""
+        return dict(zip(terms, self.sum(torch.stack([term.detach().float() for term in terms.values()]))))
+
     def collect(self, value):
         """[value of rank 0, of rank 1 ...] of any plain values."""
         if self.size == 1:
@@ -122,7 +126,7 @@ def join_world(device):
 
     Reads RANK, WORLD_SIZE and LOCAL_RANK, which torchrun sets.
     """
-    size = int(os.environ.get("WORLD_SIZE", 1))
+    size = processes()
     if size == 1:
         return World(), device
     if device.type == "cuda":
@@ -134,6 +138,17 @@ def join_world(device):
         torch.cuda.set_device(device)
     dist.init_process_group("cpu:gloo,cuda:nccl" if device.type == "cuda" else "gloo", timeout=TIMEOUT)
     return World(dist.get_rank(), size), device
+
+
+def warn(text):
+    """A warning of a run, said by one of its processes."""
+    if os.environ.get("RANK", "0") == "0":
+        print(f"warning: {text}", file=sys.stderr)
+
+
+def processes():
+    """How many processes the run has."""
+    return int(os.environ.get("WORLD_SIZE", 1))
 
 
 def local_processes():

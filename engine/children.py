@@ -8,7 +8,7 @@ from pathlib import Path
 
 from tool.io.files import UserError, read_json, write_json, write_text
 
-ROOT = Path(__file__).resolve().parents[2]
+ROOT = Path(__file__).resolve().parents[1]
 
 
 class Stages:

@@ -11,6 +11,7 @@ experiment is found.
 import hashlib
 import importlib.metadata
 import json
+import os
 import platform
 import shlex
 import sys
@@ -18,10 +19,10 @@ import time
 from collections import Counter
 from pathlib import Path
 
+from engine.inputs import inputs_path, mend_inputs
 from tool import VERSION
 from tool.io.files import UserError, read_json, remove_stale, write_json
 from tool.io.scores import file_origin
-from tool.run.inputs import inputs_path, mend_inputs
 
 RUN_FILE = "run.json"
 PACKAGES = ("torch", "torchvision", "numpy", "pillow", "pydensecrf2")
@@ -48,7 +49,10 @@ def now():
 
 
 def this_run(args, device, processes=1, lists=(), weights=None):
-    """What a record says of the run that begins now. lists: paths of the lists it reads; weights: of its weights."""
+    """What a record says of the run that begins now. lists: paths of the lists it reads; weights: of its weights.
+
+    Lists may be none, and weights none or timm, which are no paths.
+    """
     return {
         "command": shlex.join([Path(sys.argv[0]).name, *sys.argv[1:]]),
         "arguments": vars(args),
@@ -57,8 +61,10 @@ def this_run(args, device, processes=1, lists=(), weights=None):
         "packages": {"python": platform.python_version()} | {name: installed(name) for name in PACKAGES},
         "device": str(device),
         "processes": processes,
-        "lists": [{"path": str(path), "sha256": file_hash(path)} for path in lists],
-        "weights": {"path": str(weights), "sha256": file_hash(weights)} if weights else None,
+        "lists": [{"path": str(path), "sha256": file_hash(path)} for path in lists if path != "none"],
+        "weights": {"path": str(weights), "sha256": file_hash(weights)}
+        if weights and os.path.isfile(weights)
+        else None,
         "started": now(),
         "ended": None,
         "summary": None,
@@ -134,6 +140,11 @@ def folder_settings(folder):
     """The settings that made a folder's results; None where it has no run.json."""
     record = read_record(folder)
     return record and record["settings"]
+
+
+def origin(folder):
+    """The origin of a folder's results; None where it has no run.json."""
+    return (read_record(folder) or {}).get("origin")
 
 
 def describe_origin(folder):

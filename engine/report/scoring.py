@@ -6,14 +6,12 @@ from typing import NamedTuple
 
 from tqdm import tqdm
 
+from engine.record import check_origins
+from engine.report.found import Stage
 from tool import VERSION
-from tool.io.files import UserError, missing_files
-from tool.io.images import open_mask
-from tool.metrics import check_size
-from tool.report.stages import Stage
+from tool.io.files import UserError, fingerprint, missing_files
+from tool.io.images import check_size, open_mask
 from tool.results import image_iou, labels_of, read_result, score
-from tool.run.record import check_origins
-from tool.run.resume import fingerprint
 
 
 class Data(NamedTuple):

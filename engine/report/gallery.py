@@ -2,10 +2,10 @@
 
 import random
 
+from engine.report.page import shrink_labels, shrink_scores
+from engine.report.scoring import image_scores, images_of
 from tool.io.files import UserError
 from tool.io.images import PALETTE, classes_in, heat_overlay, label_overlay, open_image, open_mask
-from tool.report.page import shrink_labels, shrink_scores
-from tool.report.scoring import image_scores, images_of
 from tool.results import image_iou, labels_of, read_result
 
 

@@ -6,8 +6,8 @@ from dataclasses import dataclass
 import numpy as np
 from tabulate import tabulate
 
+from engine.report.found import read_log
 from tool.io.files import UserError, read_json, write_text
-from tool.report.stages import read_log
 
 HEADERS = ("mIoU", "precision", "recall", "seeds")
 

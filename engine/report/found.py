@@ -4,9 +4,9 @@ import json
 from pathlib import Path
 from typing import NamedTuple
 
+from engine.record import RUN_FILE, read_record
 from tool.io.files import UserError, read_json
 from tool.results import SUFFIX
-from tool.run.record import RUN_FILE, read_record
 
 
 class Kind(NamedTuple):

@@ -1,7 +1,7 @@
 """Recipes of the segmentation network: what --recipe sets the defaults of other flags to."""
 
+from models.checkpoint import PSA_WEIGHTS
 from tool.io.images import BACKGROUND, IGNORE
-from tool.run.training import PSA_WEIGHTS
 
 OURS = {"pretrained": "auto", "batch_size": 10, "lr": 1e-3, "momentum": 0.9, "wt_dec": 5e-4, "msc": True}
 OURS |= {"random_scale": [0.5, 1.5], "scale_by_batch": False, "jitter": [0.3, 0.3, 0.3, 0.1], "padding": IGNORE}

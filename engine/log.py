@@ -72,14 +72,14 @@ def epoch_of(line):
         return math.inf
 
 
-def describe_run(log, script, device, seed, settings, world):
+def describe_run(log, device, args, world):
     """The first lines of a log: version, machine, processes, settings."""
     name = torch.cuda.get_device_name(device) if device.type == "cuda" else platform.processor() or platform.machine()
     log.line(
-        f"AEFT {VERSION}, {script}: torch {torch.__version__}, {device} ({name}), "
-        f"{world.size} process{'es' if world.size > 1 else ''}, seed {seed}"
+        f"AEFT {VERSION}, {args.script}: torch {torch.__version__}, {device} ({name}), "
+        f"{world.size} process{'es' if world.size > 1 else ''}, seed {args.seed}"
     )
-    log.line("settings: " + " ".join(f"{k}={v}" for k, v in sorted(settings.items())))
+    log.line("settings: " + " ".join(f"{k}={v}" for k, v in sorted(vars(args).items())))
 
 
 def describe_terms(record, terms):

@@ -8,7 +8,7 @@ from matplotlib import rc_context
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
-from tool.report.stages import is_number
+from engine.report.found import is_number
 from tool.tables import FIGURES, draw_curves
 
 # Stand-ins that matplotlib writes, for what the style sheet says.

@@ -1,0 +1,62 @@
+"""What is made of an image beside the network: dense CRF and files, in worker processes or in a thread.
+
+A job is called with (image H x W x 3 uint8, what the stage has of it, files). files: {name of an output: (path,
+origin)} of those that are to be written, with {class: path} in place of the path where an image has a file a class;
+None in place of both where nothing is written and only the time counts.
+"""
+
+from tool.crf import crf_with_alphas
+from tool.io.images import heat_overlay, label_image, label_overlay, save_image
+from tool.io.scores import write_scores
+from tool.pseudo_labels import refine_labels
+from tool.segmentation import label_map, refine_scores
+from tool.threads import WRITING
+
+
+def write_maps(image, cams, files, compressed):
+    """cams: {class: H x W in [0, 1]}."""
+    if files["dict"]:
+        path, origin = files["dict"]
+        write_scores(path, cams, compressed, origin)
+
+
+def write_overlays(image, cams, files):
+    """One picture a class, its map over the image. cams: {class: H x W in [0, 1]}."""
+    if files["vis"]:
+        paths, origin = files["vis"]
+        for k, cam in cams.items():
+            save_image(paths[k], heat_overlay(image, cam), origin)
+
+
+def refine_maps(image, cams, files, compressed):
+    """Dense CRF of the maps, for every background power. files: {alpha: ...}."""
+    for alpha, scores in crf_with_alphas(image, cams, list(files)).items():
+        if files[alpha]:
+            path, origin = files[alpha]
+            with WRITING:
+                write_scores(path, scores, compressed, origin)
+
+
+def refine_walk(image, walked, files, names):
+    """Dense CRF of walked scores, then `write_labels`. walked: (keys, scores K x H x W)."""
+    write_labels(image, refine_labels(image, *walked), files, names)
+
+
+def refine_segmentation(image, scores, files, names):
+    """Dense CRF of a segmentation network's scores L x H x W, then `write_labels` of the best."""
+    write_labels(image, label_map(refine_scores(image, scores)), files, names)
+
+
+def write_best(image, scores, files, names):
+    """`write_labels` of the best of scores L x H x W."""
+    write_labels(image, label_map(scores), files, names)
+
+
+def write_labels(image, labels, files, names):
+    """Labels H x W as a palette PNG, and as an overlay with the `names` of the classes in its legend."""
+    pictures = {"labels": lambda: label_image(labels), "vis": lambda: label_overlay(image, labels, names)}
+    with WRITING:
+        for name, file in files.items():
+            if file:
+                path, origin = file
+                save_image(path, pictures[name](), origin)

@@ -1,0 +1,264 @@
+"""A pass over a list of images that makes files of each: `Labelling`, the counterpart of engine/training.py.
+
+A script builds its network, output folders and jobs, then
+
+    with Labelling(args, net, images, jobs, failures, facts) as run:
+        for image_id, image, classes, data in samples(run, run.left):
+            run.write(image_id, image, classes, data)
+
+Images that are done are left out, so a run that was cut off goes on when it is started again. Under torchrun each
+process takes its share; where one dies, the next run does its images. While the network sees one image, processes
+refine those before it and a thread writes. With --check the same loop sees one image, and nothing is written.
+"""
+
+import contextlib
+import time
+from functools import partial
+from typing import NamedTuple
+
+import torch
+from tqdm import tqdm
+
+from engine.check import Check
+from engine.device import choose_device, memory_format
+from engine.distributed import join_world
+from engine.experiment import remember
+from engine.flags import flag, next_command, scored_list
+from engine.inputs import Inputs, split_classes
+from engine.outputs import Outputs
+from engine.record import this_run
+from engine.summary import Summary
+from engine.workers import Background
+from tool.io.failures import Failures
+from tool.io.files import UserError, read_list
+from tool.io.lock import locked
+from tool.threads import one_thread
+from voc12.data import Broken, check_images, image_path, inference_loader, mask_path
+from voc12.layout import find_images
+
+CLASSES_AN_IMAGE = 1.5  # VOC's mean, for images whose classes are not known beforehand
+
+
+class Images(NamedTuple):
+    """What is labelled. photograph, maps: functions ID -> path; maps is for stages that read stored ones.
+
+    labels: {ID: vector of 0 and 1} where it is known beforehand which classes an image shows.
+    """
+
+    ids: list
+    photograph: object
+    maps: object = None
+    labels: object = None
+
+
+class Job(NamedTuple):
+    """Work beside the network. outputs: {name: Output}. work: of engine/jobs.py. crf: whether in worker processes."""
+
+    outputs: dict
+    work: object
+    crf: bool = False
+
+
+class Facts(NamedTuple):
+    """What a run reads, beside its arguments. list, weights: paths, for the record; both may be None."""
+
+    list: str | None
+    weights: object
+
+
+def find_photographs(args, jobs):
+    """Images of --images, or of --infer_list, and Failures, which hold those that are missing with --on_error skip."""
+    first = next(iter(jobs[0].outputs.values()))
+    failures = Failures(args.on_error, first.folder / "failed.txt", held=True)
+    if args.images:
+        found = find_images(args.images, args.out)
+        return Images(list(found), found.get), failures
+    ids = usable_images(read_list(args.infer_list), args.voc12_root, failures)
+    return Images(ids, partial(image_path, args.voc12_root)), failures
+
+
+def usable_images(ids, voc12_root, failures):
+    """The IDs that have an image; see --on_error for the others."""
+    if not failures.skip:
+        check_images(ids, voc12_root)
+        return ids
+    return failures.usable(ids, lambda image_id: check_images([image_id], voc12_root))
+
+
+class Labelling:
+    """One pass on this machine: processes and device, output folders (which no other run can enter meanwhile), worker
+    pools, what is left to do, record and summary. The top of this file shows its use.
+    """
+
+    def __init__(self, args, net, images, jobs, failures, facts):
+        """net: None where stored maps alone are used. images: of all processes. failures: of images before the run."""
+        self.args, self.net, self.images, self.jobs, self.failures, self.facts = (
+            args,
+            net,
+            images,
+            jobs,
+            failures,
+            facts,
+        )
+        self.world, self.device = join_world(choose_device(args.device))
+        self.summary = Summary(self.device)
+        self.inputs = Inputs(self.world.share(images.ids), images.photograph, images.maps, images.labels)
+        self.folders = [output for job in jobs for output in job.outputs.values()]
+        self.next = None  # the command of the next stage
+        self.seconds = {"network": 0.0, "crf": 0.0}  # of the image that --check sees
+        if net:
+            with one_thread():  # processes are forked below, and a fork does not copy torch's threads
+                net.to(self.device, memory_format=memory_format(self.device, args.amp)).eval()
+        with contextlib.ExitStack() as stack:
+            if args.check:
+                self.begin_check()
+            else:
+                self.begin(stack)
+            self.stack = stack.pop_all()
+
+    def begin(self, stack):
+        """Take the folders, start the workers, find out what is left."""
+        stack.enter_context(locked([output.folder for output in self.folders], self.world))
+        self.crf = stack.enter_context(Background(self.args.crf_workers if any(job.crf for job in self.jobs) else 0))
+        self.thread = stack.enter_context(Background())
+        self.failures.begin(self.world)
+        lists = [self.facts.list] if self.facts.list else []
+        run = this_run(self.args, self.device, self.world.size, lists, self.facts.weights)
+        self.world.first(lambda: self.claim(run))
+        self.outputs = Outputs(self.folders, self.inputs)
+        self.left = list(self.outputs.left)
+        self.outputs.renew()
+        where = f"{self.facts.weights or 'stored maps'}, {self.device}, process {self.world.rank} of {self.world.size}"
+        print(f"{self.args.script}: {where}: {self.outputs.describe()}", flush=True)
+
+    def claim(self, run):
+        """The folders are those of these results. For rank 0."""
+        for output in self.folders:
+            output.claim(self.args.overwrite, run)
+        if not getattr(self.args, "images", None):
+            remember(self.args)
+
+    def begin_check(self):
+        """--check: folders, images, disk; one image is left."""
+        self.check = Check(self.world, f"{self.device} works, lists and labels are read, weights fit")
+        for output in self.folders:
+            self.check.attempt(output.check, self.args.overwrite)
+        self.failures = Failures("stop", "")
+        self.outputs = Outputs(self.folders, self.inputs)
+        self.sizes = self.check.images({image_id: self.images.photograph(image_id) for image_id in self.outputs.left})
+        self.check.disks(self.disk_needed())
+        self.left = list(self.sizes)[:1]
+        self.clock = time.perf_counter()
+
+    def disk_needed(self):
+        """{folder: bytes, about} of what is left."""
+        needed = {output.folder: 0 for output in self.folders}
+        for image_id, lacking in self.outputs.left.items():
+            width, height = self.sizes.get(image_id, (0, 0))
+            count = len(split_classes(self.inputs.classes[image_id])) or CLASSES_AN_IMAGE
+            for output in lacking:
+                needed[output.folder] += width * height * output.pixel_bytes(count)
+        return needed
+
+    def each(self, stage, samples):
+        """The samples, with a bar, timed as a stage of the summary; those that are written are counted."""
+        with self.summary.stage(stage) as self.stage:
+            yield from tqdm(samples, stage, unit="image", disable=None)
+
+    @contextlib.contextmanager
+    def inference(self):
+        """Without gradients, in autocast where that is asked for."""
+        with torch.no_grad(), torch.autocast(self.device.type, dtype=torch.bfloat16, enabled=self.args.amp):
+            yield
+
+    def split(self, output, hint):
+        """IDs that are left: those whose file in `output` is there, and the others, for the network.
+
+        UserError where there is no network, with a hint, or these are failures.
+        """
+        lacking = self.outputs.lacking(output)
+        there = [image_id for image_id in self.left if image_id not in lacking]
+        others = [image_id for image_id in self.left if image_id in lacking]
+        if self.net or not others:
+            return there, others
+        if not self.failures.skip:
+            of = f"{len(others)} of {len(self.inputs.classes)} images"
+            text = f"no maps of {of}, or of other photographs (first {others[0]})"
+            raise UserError(f"{output.folder}: {text}; {hint}")
+        for image_id in others:
+            self.failures.add(image_id, f"{output.path(image_id)}: no maps of this image")
+        return there, []
+
+    def seen(self, stage, samples):
+        """Samples of an InferenceSet as the network takes them -> (ID, H x W x 3 uint8, views on the device, label).
+
+        Broken images go to the failures.
+        """
+        loader = inference_loader(samples, min(self.args.num_workers, len(samples)), self.device.type == "cuda")
+        form = memory_format(self.device, self.args.amp)
+        for sample in self.each(stage, loader):
+            if isinstance(sample, Broken):
+                self.failures.add(sample.image_id, sample.reason)
+                continue
+            image_id, image, views, label = sample
+            views = [view.to(self.device, non_blocking=True).contiguous(memory_format=form) for view in views]
+            yield image_id, image.numpy(), views, label
+
+    def write(self, image_id, image, classes, data):
+        """Have an image's missing files made. image: H x W x 3 uint8; classes: indices it shows; data: for the jobs."""
+        if self.args.check:
+            return self.rehearse(image, data)
+        self.stage["images"] += 1
+        lacking = self.outputs.begin(image_id, classes)
+        for job in self.jobs:
+            files = {k: output.files(image_id, classes) for k, output in job.outputs.items() if output in lacking}
+            if files:
+                (self.crf if job.crf else self.thread).submit(job.work, image, data, files)
+
+    def rehearse(self, image, data):
+        """--check: time the network, up to now, and the CRF."""
+        self.seconds["network"] = time.perf_counter() - self.clock
+        for job in self.jobs:
+            if job.crf:
+                started = time.perf_counter()
+                job.work(image, data, dict.fromkeys(job.outputs))
+                self.seconds["crf"] += time.perf_counter() - started
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, kind, *exc):
+        self.stack.__exit__(kind, *exc)  # waits for the jobs
+        if kind is None:
+            (self.end_check if self.args.check else self.end)()
+
+    def end_check(self):
+        """The estimate. On the CPU network and CRF share the cores."""
+        network, crf = self.seconds["network"], self.seconds["crf"]
+        share = crf / self.args.crf_workers
+        each = network + share if self.device.type == "cpu" else max(network, share)
+        count = len(self.outputs.left)
+        self.check.end(each * count, count, f"network {network:.2f} s an image, CRF {crf:.2f} s")
+
+    def end(self):
+        """The summary, to console and run.json."""
+        counts = self.summary.counts
+        counts["done"] = sum(stage["images"] for stage in self.summary.stages.values())
+        counts["skipped"] = len(self.inputs.classes) - len(self.outputs.left)
+        self.summary.add("crf", self.crf)
+        self.summary.add("writing", self.thread)
+        folders = [output.folder for output in self.folders]
+        self.summary.end(self.args.script, self.world, folders, self.failures, self.next)
+
+    def scoring(self, task, folder):
+        """The command that scores results of the run's list; None where images of it have no masks."""
+        if not self.facts.list:
+            return None
+        scored = scored_list(self.facts.list)
+        try:
+            ids = read_list(scored)
+        except OSError:
+            return None
+        if not all(mask_path(self.args.voc12_root, image_id).is_file() for image_id in ids):
+            return None
+        return next_command("evaluation.py", self.args, "--task", task, "--dict_dir", folder, *flag("--list", scored))

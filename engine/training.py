@@ -1,0 +1,495 @@
+"""A training: `train_one_epoch` and `train_step` are what happens to a batch, `Training` is all that makes it a run.
+
+A script builds its network, optimizer, data and losses, then
+
+    with Training(args, net, criterion, optimizer, dataset, plan, facts, validation) as run:
+        for _ in run.epochs():
+            losses = train_one_epoch(run)
+            run.finish_epoch(losses)
+"""
+
+import contextlib
+import math
+import sys
+import time
+from typing import NamedTuple
+
+import torch
+from tqdm import tqdm
+
+from engine.check import Check, timed
+from engine.device import choose_device, memory_format
+from engine.distributed import join_world
+from engine.experiment import Experiment, remember
+from engine.flags import flag, next_command
+from engine.log import Log, describe_groups, describe_run, describe_terms
+from engine.record import remove_record, this_run, write_record
+from engine.resume import (
+    RESUME_FILE,
+    Progress,
+    check_begin,
+    check_resumable,
+    delete_run,
+    read_resume,
+    restore,
+    save_resume,
+)
+from engine.signals import StopSignal
+from engine.summary import Summary
+from models.checkpoint import save_weights
+from models.resnet38d import count_parameters
+from tool.io.failures import Failures
+from tool.io.files import UserError, remove_stale
+from tool.io.lock import locked
+from voc12.data import EpochBatches, Substituting, image_paths, train_loader
+
+POWER = 0.9  # of the poly schedule
+QUICK = 20  # seconds; a step of --check that takes less is timed a second time
+
+
+# ---------------------------------------------------------------- a batch, an epoch
+
+
+def train_one_epoch(run):
+    """The rest of the epoch that the run stands in -> {term: mean loss over the whole epoch}.
+
+    Ends with a resume file, so that nothing of the epoch is lost while it is saved and validated; a signal ends it
+    after the current step in the same way, and then the run.
+    """
+    run.model.train()
+    for batch in run.batches():
+        lr = set_learning_rate(run.optimizer, run.progress.global_step, run.planned_steps)
+        losses = train_step(run, batch)
+        check_finite(losses, run.progress.global_step, batch[0])
+        run.count(losses, lr)
+    run.save()
+    return run.progress.means()
+
+
+def train_step(run, batch):
+    """One update with a batch (IDs, image B x 3 x H x W, target B x ...) -> {term: loss of the global batch, a float}.
+
+    run.criterion(model, image, target, run) -> (this rank's part of the loss to minimise, {term: scalar tensor, of the
+    global batch}), "total" among the terms. The gradient is that of the parts' sum over ranks.
+    """
+    _, image, target = batch
+    image, target = image.to(run.device, non_blocking=True), target.to(run.device, non_blocking=True)
+    image = image.contiguous(memory_format=memory_format(run.device, run.args.amp))
+    with torch.autocast(run.device.type, dtype=torch.bfloat16, enabled=run.args.amp):
+        loss, terms = run.criterion(run.model, image, target, run)
+    run.optimizer.zero_grad(set_to_none=True)
+    (loss * run.world.size).backward()  # DistributedDataParallel takes the mean over ranks
+    run.optimizer.step()
+    return dict(zip(terms, torch.stack([term.detach().float() for term in terms.values()]).tolist()))
+
+
+def poly_factor(step, max_step):
+    """(1 - step/max_step)^0.9, 0 from max_step on."""
+    return max(0.0, 1 - step / max(1, max_step)) ** POWER
+
+
+def build_optimizer(name, groups, momentum):
+    """SGD or AdamW over parameter groups; remembers each group's first rate as "initial_lr"."""
+    for group in groups:
+        group["initial_lr"] = group["lr"]
+    if name == "sgd":
+        return torch.optim.SGD(groups, momentum=momentum)
+    return torch.optim.AdamW(groups)
+
+
+def set_learning_rate(optimizer, step, max_step):
+    """Give every group its rate for this step; returns the rate of the first group."""
+    for group in optimizer.param_groups:
+        group["lr"] = group["initial_lr"] * poly_factor(step, max_step)
+    return optimizer.param_groups[0]["lr"]
+
+
+def check_finite(losses, step, ids):
+    """Stop a run whose loss is NaN or infinite: the step, the terms and the images."""
+    if not math.isfinite(losses["total"]):
+        terms = ", ".join(f"{k} {v:.4g}" for k, v in losses.items())
+        raise UserError(
+            f"loss is not finite at step {step} ({terms}), images {' '.join(ids)}; "
+            "start anew with a lower --lr, or without --amp"
+        )
+
+
+def prepare_network(net, device, world, amp=False, seed=0, compiled=False):
+    """Move a network to its device, in the memory format that is fast there; returns what a step runs: `net`, wrapped.
+
+    Seeds dropout, differently on every rank.
+    """
+    world.prepare(net, device)
+    net.to(memory_format=memory_format(device, amp))
+    torch.manual_seed(seed + 1_000_003 * world.rank)
+    model = world.wrap(net, device)
+    return torch.compile(model) if compiled else model
+
+
+# ---------------------------------------------------------------- what a script says of its training
+
+
+class Phase(NamedTuple):
+    """Epochs `first` to `last`, without it, whose steps are alike: batch_size images each, over all processes."""
+
+    name: str
+    first: int
+    last: int
+    batch_size: int
+    erase: bool = False
+
+    def steps(self, images):
+        return max(0, self.last - self.first) * (images // self.batch_size)
+
+
+class Validation(NamedTuple):
+    """How a training is scored on a list with masks.
+
+    score(net, world) -> {"miou", ...}, plain numbers. name: of its miou; text: all of it for people, with {} for the
+    numbers. every: steps between two, or None for once an epoch; first: epoch of the first. select: whether best.pth is
+    the network with the best miou, chosen with ground truth; otherwise it is the last.
+    """
+
+    score: object
+    name: str
+    text: str
+    every: int | None = None
+    first: int = 0
+    select: bool = False
+
+
+class Plan(NamedTuple):
+    """Where a training goes, and how long it is.
+
+    place: of engine/experiment.py. following: the script of the next stage, and its words of the command line, where
+    {last} stands for the last epoch. planned_steps: of the poly schedule, where that is longer than the run.
+    """
+
+    place: object
+    phases: list
+    following: tuple
+    planned_steps: int = 0
+
+
+class Facts(NamedTuple):
+    """What a run reads, beside its arguments.
+
+    data: {what it is trained on, in words: fingerprint}. lists, weights: paths, for the record; none and timm are no
+    paths. lines: for the log, the first of the network. checks: for --check, {what: function of an ID}.
+    """
+
+    data: dict
+    lists: list
+    weights: str
+    lines: list
+    checks: dict = {}
+
+
+# ---------------------------------------------------------------- the run
+
+
+class Training:
+    """One training on this machine: processes and device, its folder (which no other run can enter meanwhile), where it
+    stands, checkpoints, best.pth, resume file, log, record and summary. The top of this file shows its use.
+    """
+
+    def __init__(self, args, net, criterion, optimizer, dataset, plan, facts, validation=None):
+        """args: the resolved arguments, recorded and compared when the run goes on. criterion: as of `train_step`."""
+        self.args, self.net, self.criterion, self.optimizer = args, net, criterion, optimizer
+        self.dataset, self.facts, self.validation, self.place = dataset, facts, validation, plan.place
+        self.phases, self.following = [phase for phase in plan.phases if phase.first < phase.last], plan.following
+        self.world, self.device = join_world(choose_device(args.device))
+        self.check_batches()
+        self.planned_steps = max(plan.planned_steps, sum(phase.steps(len(dataset)) for phase in self.phases))
+        self.model = prepare_network(net, self.device, self.world, args.amp, args.seed, args.compile)
+        self.sampler = EpochBatches(len(dataset), args.seed, self.world.rank, self.world.size)
+        self.progress, self.state = Progress(lr=args.lr), {"settings": args.results, "data": facts.data}
+        self.written = []  # epochs of this run that have a checkpoint
+        self.scores = {}  # of the last validation of this epoch
+        self.summary, self.failures = Summary(self.device), Failures(args.on_error, self.place.folder / "failed.txt")
+        samples = Substituting(dataset, self.failures) if self.failures.skip else dataset
+        workers = 0 if args.check else args.num_workers
+        self.loader = train_loader(samples, self.sampler, workers, self.device.type == "cuda")
+        with contextlib.ExitStack() as stack:
+            self.stop = StopSignal(self.world)
+            self.log = None if args.check else self.begin(stack)
+            self.clock = time.time()
+            self.stack = stack.pop_all()
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *exc):
+        return self.stack.__exit__(*exc)
+
+    @property
+    def phase(self):
+        """The phase that the run stands in."""
+        return next((p for p in self.phases if p.first <= self.progress.epoch < p.last), self.phases[-1])
+
+    def check_batches(self):
+        """UserError where a batch is larger than the list, or smaller than the number of processes."""
+        sizes = [phase.batch_size for phase in self.phases]
+        if max(sizes) > len(self.dataset):
+            text = f"{len(self.dataset)} images do not fill one batch of {max(sizes)}; lower the batch size"
+            raise UserError(f"{self.args.train_list}: {text}")
+        if min(sizes) < self.world.size:
+            raise UserError(
+                f"a batch of {min(sizes)} images for {self.world.size} processes leaves some without; "
+                "raise the batch size or start fewer"
+            )
+
+    # ------------------------------------------------------------ beginning
+
+    def begin(self, stack):
+        """Take the folder; continue from its resume file or start anew -> Log. A signal then waits for a step's end."""
+        stack.enter_context(locked([self.place.folder], self.world))
+        if self.world.first(self.make_room):
+            self.resume(read_resume(self.resume_path))
+        run = this_run(self.args, self.device, self.world.size, self.facts.lists, self.facts.weights)
+        self.world.first(lambda: write_record(self.place.folder, self.args.results, run, keep=True))
+        self.world.first(lambda: remember(self.args))
+        log = Log(Experiment.of(self.args).folder, self.place.log, self.progress.epoch, self.world.main)
+        stack.enter_context(self.stop)
+        describe_run(log, self.device, self.args, self.world)
+        self.describe(log)
+        self.restore_files(log)
+        return log
+
+    def describe(self, log):
+        """Network, data and schedule, for the log."""
+        images = len(self.dataset)
+        network, *more = self.facts.lines
+        log.line(f"{network}, {count_parameters(self.net):,} parameters, {images} images")
+        parts = [f"{p.steps(images)} {p.name} steps of {p.batch_size} until epoch {p.last}" for p in self.phases]
+        log.line(f"schedule: {', then '.join(parts)}; poly planned for {self.planned_steps}".replace("  ", " "))
+        for line in more:
+            log.line(line)
+        describe_groups(log, self.optimizer)
+
+    @property
+    def resume_path(self):
+        return self.place.folder / RESUME_FILE
+
+    def make_room(self):
+        """Whether the folder's run goes on; if not, nothing of one is left there. For rank 0."""
+        folder, args = self.place.folder, self.args
+        remove_stale(folder)
+        resume = check_begin(folder, args.resume, args.overwrite)
+        if resume:
+            try:
+                for line in check_resumable(self.resume_path, self.state, args):
+                    print(f"warning: {line}", file=sys.stderr)
+            except UserError as error:
+                if not args.overwrite:
+                    raise
+                print(f"warning: not resumed: {error}", file=sys.stderr)  # both flags: a run of other settings goes
+                resume = False
+        if not resume:
+            delete_run(folder)
+            remove_record(folder)
+        return resume
+
+    def resume(self, state):
+        """Go on where the resume file's state is."""
+        self.progress = Progress.of(self.resume_path, state)
+        restore(self.resume_path, state, self.net, self.optimizer, self.world)
+        self.written = state.get("checkpoints", list(range(self.progress.epoch)))
+
+    def restore_files(self, log):
+        """Write again what the resume file has and the folder has not: the last epoch's checkpoint, best.pth."""
+        progress, last = self.progress, self.place.checkpoint(self.progress.epoch - 1)
+        whole = progress.epoch and not progress.step  # the network is that of the last epoch's end
+        if whole and not last.exists():
+            log.line(f"{last} was gone: written from {RESUME_FILE}")
+            self.write(last)
+        if self.place.best is None or self.world.first(self.place.best.exists):
+            return
+        if whole and not self.selects:
+            self.write(self.place.best)
+        if progress.best >= 0:
+            none = f"; where none comes, the next stage takes --weights {last}" if progress.epoch else ""
+            log.line(
+                f"warning: {self.place.best} ({self.validation.name} {progress.best:.2f}) is gone and cannot be made "
+                f"again; the best validation from here on takes its place{none}"
+            )
+            progress.best = -1.0
+
+    @property
+    def selects(self):
+        """Whether best.pth is chosen by a validation."""
+        return self.validation is not None and self.validation.select
+
+    # ------------------------------------------------------------ going on
+
+    def epochs(self):
+        """The epochs that are to be done; after the last one the summary. With --check none, the check instead."""
+        if self.args.check:
+            return check_training(self)
+        last = self.args.epochs if self.args.stop_epoch is None else min(self.args.epochs, self.args.stop_epoch)
+        while self.progress.epoch < last:
+            yield self.progress.epoch
+        self.end()
+
+    def batches(self):
+        """The batches that are left of the epoch, with a bar; a signal ends them after the step that it came in."""
+        first = self.progress.step
+        self.sampler.start(self.progress.epoch, self.phase.batch_size, first)
+        total, quiet = first + len(self.loader), None if self.world.main else True
+        text = f"epoch {self.progress.epoch}"
+        self.bar = tqdm(self.loader, text, total=total, initial=first, unit="step", disable=quiet)
+        with self.summary.stage("training") as stage:
+            for batch in self.bar:
+                yield batch
+                if self.stop.asked():
+                    break
+            stage["images"] += self.phase.batch_size * (self.progress.step - first) if self.world.main else 0
+
+    def count(self, losses, lr):
+        """One step is done. losses: {term: number}."""
+        self.progress.add(losses, lr)
+        self.bar.set_postfix({k: f"{v:.4f}" for k, v in losses.items()}, refresh=False)
+        validation = self.validation
+        if validation and validation.every and self.progress.global_step % validation.every == 0:
+            self.validate()
+
+    def gather(self, x):
+        """The global batch of each rank's part of it, in its order."""
+        return self.world.gather(x, total=self.phase.batch_size)
+
+    def generator(self):
+        """Random numbers of this step, the same on every rank."""
+        return torch.Generator().manual_seed(self.args.seed * 1_000_003 + self.progress.global_step)
+
+    def write(self, path):
+        """The network's weights, by rank 0."""
+        if self.world.main:
+            save_weights(self.net, path)
+
+    def save(self):
+        """The resume file. Every rank goes on as a resumed run would, with rank 0's buffers. Then a signal ends it."""
+        progress = self.progress
+        self.tick()
+        self.world.share_buffers(self.net)
+        state = self.state | {"checkpoints": self.written}
+        save_resume(self.resume_path, self.net, self.optimizer, progress, state, self.world)
+        if self.stop.asked():
+            self.stop.stop(f"at epoch {progress.epoch}, step {progress.step}")
+
+    def tick(self):
+        """Count the time since the last call as spent on this epoch."""
+        now = time.time()
+        self.progress.seconds += now - self.clock
+        self.clock = now
+
+    def validate(self):
+        """Score the network; where it is the best so far, and chosen by that, it is best.pth."""
+        was_training = self.net.training
+        self.net.eval()
+        with torch.no_grad():
+            self.scores = self.validation.score(self.net, self.world)
+        self.net.train(was_training)
+        if not self.selects:
+            return
+        better = self.scores["miou"] > self.progress.best
+        if better:
+            self.progress.best = self.scores["miou"]
+            self.write(self.place.best)
+        best = ", best so far" if better else ""
+        text = f"{self.validation.name} {self.scores['miou']:.2f}"
+        self.log.line(f"step {self.progress.global_step}: {text}{best}")
+
+    def validate_epoch(self):
+        """What is validated and written at an epoch's end, best.pth included."""
+        validation, progress = self.validation, self.progress
+        if self.place.best and not self.selects:
+            self.write(self.place.best)
+        if validation is None or progress.epoch < validation.first:
+            return
+        last = progress.epoch == self.args.epochs - 1
+        if validation.every is None or (last and progress.global_step % validation.every):
+            self.validate()
+
+    def finish_epoch(self, losses):
+        """Checkpoint, validation, log, resume file; older checkpoints than --keep are deleted. losses: means."""
+        progress, path = self.progress, self.place.checkpoint(self.progress.epoch)
+        self.write(path)
+        self.validate_epoch()
+        self.tick()
+        self.log_epoch(losses)
+        self.written = [*(e for e in self.written if e != progress.epoch), progress.epoch]
+        while self.args.keep and len(self.written) > self.args.keep:
+            old = self.place.checkpoint(self.written.pop(0))
+            if self.world.main:
+                old.unlink(missing_ok=True)
+        progress.next_epoch()
+        self.scores = {}
+        self.save()
+
+    def log_epoch(self, losses):
+        """The epoch's line for people and its JSON line for programs."""
+        progress, scores = self.progress, self.scores
+        record = {
+            "epoch": progress.epoch,
+            "steps": progress.step,
+            "global_step": progress.global_step,
+            "planned_steps": self.planned_steps,
+            "lr": progress.lr,
+        }
+        record |= losses | ({"phase": self.phase.name} if self.phase.name else {}) | scores
+        record |= ({"best": progress.best} if self.selects else {}) | {"seconds": progress.seconds}
+        scored = self.validation.text.format(**scores) if scores else ""
+        texts = [describe_terms(record, losses), self.phase.name, scored, f"{progress.seconds:.0f} s"]
+        self.log.line(f"epoch {progress.epoch}: {', '.join(filter(None, texts))}")
+        self.log.epoch(record)
+
+    def end(self):
+        """The summary, to console, log and run.json."""
+        stage = self.summary.stages.get("training", {"images": 0})
+        self.summary.counts["done"] = stage["images"]
+        self.log.line(f"done: {self.place.folder}, {self.progress.epoch} epochs")
+        command = self.next_command() if self.progress.epoch else None
+        self.summary.end(self.args.script, self.world, [self.place.folder], self.failures, command, self.log.line)
+        self.log.close()
+
+    def next_command(self):
+        """The command of the next stage; with the last epoch's checkpoint where there is no best one."""
+        script, words = self.following
+        last = self.progress.epoch - 1
+        words = [str(last) if word == "{last}" else word for word in words]
+        if self.place.best and not self.place.best.exists():
+            words += flag("--weights", self.place.checkpoint(last))
+        return next_command(script, self.args, *words)
+
+
+# ---------------------------------------------------------------- --check
+
+
+def check_training(run):
+    """--check: disk, one step of each phase, the time of all; whether a run is there already."""
+    args, images = run.args, len(run.dataset)
+    check = Check(run.world, f"{run.device} works, lists and labels are read, weights fit")
+    check.images(image_paths(args.voc12_root, run.dataset.ids))
+    for what, test in run.facts.checks.items():
+        check.try_all(test, run.dataset.ids, what)
+    check.attempt(check_begin, run.place.folder, args.resume, args.overwrite)
+    weights = sum(x.numel() * x.element_size() for x in run.net.state_dict().values())
+    files = min(args.epochs, args.keep or args.epochs) + 3  # resume.pth with the optimiser; best.pth
+    check.disk(run.place.folder, weights * files)
+    total, texts = 0.0, []
+    run.model.train()
+    for phase in run.phases:
+        run.progress.epoch = phase.first
+        run.sampler.start(phase.first, phase.batch_size)
+        try:
+            batch, loading = timed(next, iter(run.loader))
+        except UserError as error:
+            check.problem(str(error))
+            continue
+        _, computing = timed(train_step, run, batch)
+        if computing < QUICK:  # the first step also gets its memory from the system, which may take as long again
+            _, computing = timed(train_step, run, batch)
+        seconds = computing + loading / max(1, args.num_workers)
+        total += phase.steps(images) * seconds
+        texts.append(f"{phase.steps(images)} steps of {phase.batch_size} images, {seconds:.2f} s each")
+    check.end(total, f"{args.epochs} epochs without validation", "; ".join(texts))

@@ -1,0 +1,175 @@
+"""How every script runs: flags in, `main(args)`, and one line instead of a traceback for a user's mistake."""
+
+import argparse
+import difflib
+import errno
+import re
+import signal
+import sys
+from pathlib import Path
+
+from tool.io.files import CONTROL, UserError, shorten
+
+DISK_ERRORS = (
+    errno.ENOSPC,
+    errno.EDQUOT,
+    errno.EROFS,
+    errno.EACCES,
+    errno.EPERM,
+    errno.EISDIR,
+    errno.ENOTDIR,
+    errno.EEXIST,
+    errno.ENAMETOOLONG,
+    errno.EFBIG,
+)
+NO_MEMORY = "out of memory|not enough memory|can't allocate memory|Storage size calculation overflowed"
+
+
+class HelpFormatter(argparse.HelpFormatter):
+    """Adds the default to the help of every flag that has one and does not speak of it already."""
+
+    def _get_help_string(self, action):
+        text = action.help or ""
+        no_default = action.default in (None, argparse.SUPPRESS) or action.required or not action.option_strings
+        if no_default or "(default" in text:
+            return text
+        if isinstance(action.default, bool):
+            return f"{text} (default: {'on' if action.default else 'off'})"
+        if isinstance(action.default, list | tuple):
+            return f"{text} (default: {' '.join(map(str, action.default))})"
+        return f"{text} (default: %(default)s)"
+
+
+class Parser(argparse.ArgumentParser):
+    """argparse without abbreviations; a mistake is one line, with the flag that was meant, and exit code 2."""
+
+    def __init__(self, prog, description):
+        super().__init__(prog, description=description, formatter_class=HelpFormatter, allow_abbrev=False)
+        self.script = Path(prog).name
+
+    def parse_args(self, args=None, namespace=None):
+        args, unknown = self.parse_known_args(args, namespace)
+        if unknown:
+            self.error(f"unrecognized arguments: {' '.join(unknown)}{self.nearest(unknown[0])}")
+        self.check_texts(args)
+        return args
+
+    def nearest(self, flag):
+        """A hint at the flag that was meant, or nothing."""
+        known = [option for option in self._option_string_actions if option.startswith("--")]
+        close = difflib.get_close_matches(flag.split("=")[0], known, 1)
+        return f" (did you mean {close[0]}?)" if close else ""
+
+    def error(self, message):
+        print(f"{self.script}: error: {message}; --help lists all flags", file=sys.stderr)
+        sys.exit(2)
+
+    def check_texts(self, args):
+        """Refuse values that can only be an accident: empty ones (--weights "$UNSET"), and what is no text."""
+        for name, value in vars(args).items():
+            for text in value if isinstance(value, list) else [value]:
+                if isinstance(text, str) and (not text or CONTROL.search(text)):
+                    what = "holds characters that are no text" if text else "is empty"
+                    self.fail(f"--{name}: {text!r} {what}")
+
+    def fail(self, message):
+        """End the script with one line and exit code 2."""
+        print(f"{self.script}: error: {shorten(message, 1500)}", file=sys.stderr)
+        sys.exit(2)
+
+    def how_to_go_on(self):
+        """What continues a run of this script that was cut off."""
+        return "--resume continues" if "--resume" in self._option_string_actions else "run it again and it continues"
+
+
+# ---------------------------------------------------------------- types
+
+
+def number(kind, test, what):
+    """An argparse type: kind(text) where test(value) holds, else an error that says `what` was wanted."""
+
+    def parse(text):
+        try:
+            value = kind(text)
+        except ValueError:
+            value = None
+        if value is None or not test(value):
+            raise argparse.ArgumentTypeError(f"{text!r} is not {what}")
+        return value
+
+    return parse
+
+
+FINITE = 1e30  # also rules out inf and nan
+positive_int = number(int, lambda v: 1 <= v < 2**31, "a whole number from 1 to 2147483647")
+natural = number(int, lambda v: 0 <= v < 2**31, "a whole number from 0 to 2147483647")
+workers = number(int, lambda v: 0 <= v <= 1024, "a whole number from 0 to 1024")
+power = number(int, lambda v: 1 <= v <= 99, "a whole number from 1 to 99")
+positive = number(float, lambda v: 0 < v < FINITE, "a number above 0 and below 1e30")
+nonnegative = number(float, lambda v: 0 <= v < FINITE, "a number from 0 and below 1e30")
+fraction = number(float, lambda v: 0 <= v <= 1, "a number from 0 to 1")
+
+
+# ---------------------------------------------------------------- run
+
+
+class Interrupted(Exception):
+    """SIGINT or SIGTERM ended a run after its current step; `code` is the exit code (130 or 143)."""
+
+    def __init__(self, message, code):
+        super().__init__(message)
+        self.code = code
+
+
+class Terminated(KeyboardInterrupt):
+    """SIGTERM, to be handled as Ctrl-C is: like that, no `except Exception` swallows it."""
+
+
+def raise_terminated(number, frame):
+    raise Terminated
+
+
+def run_script(main, parser, argv=None):
+    """Parse the arguments, call main(args); a user's mistake becomes one line on stderr and exit code 2.
+
+    SIGINT and SIGTERM end it with one line and exit code 130 or 143, as shells expect.
+    """
+    previous = signal.signal(signal.SIGTERM, raise_terminated)
+    try:
+        main(parser.parse_args(argv))
+    except UserError as error:
+        parser.fail(error)
+    except Interrupted as stop:
+        print(f"{parser.script}: {stop}", file=sys.stderr)
+        sys.exit(stop.code)
+    except KeyboardInterrupt as stop:
+        print(f"{parser.script}: interrupted; {parser.how_to_go_on()}", file=sys.stderr)
+        sys.exit(143 if isinstance(stop, Terminated) else 130)
+    except OSError as error:
+        if error.errno not in DISK_ERRORS and error.filename is None:  # with a name it is about a file of the user's
+            raise
+        parser.fail(explain_os_error(error, parser.how_to_go_on()))
+    except (MemoryError, RuntimeError) as error:  # torch has no types of its own for the two that are meant here
+        parser.fail(explain_memory_error(error, parser.how_to_go_on()))
+    finally:
+        signal.signal(signal.SIGTERM, previous)
+
+
+def explain_os_error(error, go_on):
+    """One line for an operating-system error: what, where, what to do. go_on: what continues the run."""
+    where = error.filename or "the output folder"
+    full = error.errno in (errno.ENOSPC, errno.EDQUOT)
+    hint = f"free some space, then {go_on}" if full else "check the path and its permissions"
+    return f"{where}: {error.strerror or error}; {hint}"
+
+
+def explain_memory_error(error, go_on):
+    """One line for a lack of memory, here or in a process that loads data; any other error is raised again."""
+    if isinstance(error, MemoryError) or re.search(NO_MEMORY, str(error)):
+        return (
+            f"not enough memory ({shorten(error, 200) or 'MemoryError'}); lower the batch, crop, image or "
+            "network size, or the number of processes"
+        )
+    if "DataLoader worker" in str(error):
+        return f"a process that loads data was killed, probably for lack of memory; with fewer --num_workers {go_on}"
+    raise error
