@@ -26,7 +26,7 @@ from tool.io.images import open_image
 from tool.io.lock import locked
 from tool.io.scores import file_origin, read_scores, write_scores
 from voc12.classes import VOC_CLASSES
-from voc12.inference import find_images
+from voc12.layout import find_images
 from voc12.transforms import normalise
 
 ALPHAS = ["--alphas", 2, 19]

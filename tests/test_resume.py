@@ -14,7 +14,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from engine.distributed import World
-from engine.resume import Progress, check_begin, fingerprint
+from engine.resume import Progress, check_begin
+from tool.io.files import fingerprint
 from tool.io.lock import locked
 from tool.io.torch_files import read_torch
 from voc12.labels import any_negative, write_cls_labels
@@ -390,6 +391,6 @@ def test_a_released_command_line(place, script, monkeypatch):
     code, errors = run_here(script, *line.split())
     assert code == 0, errors
     assert errors.count("--print_freq has no effect") == 1
-    parsed, _ = load_script(script).get_args_parser().parse_given(line.split())
+    parsed = load_script(script).get_args_parser().parse_args(line.split())
     assert (parsed.epochs, parsed.crop_size, parsed.jitter) == (40, 48, [0.4, 0.4, 0.4, 0.1])
     assert not (place / "experiment" / "released").exists()

@@ -10,10 +10,10 @@ from pathlib import Path
 
 import pytest
 from conftest import load_script, refused, run_here
-from engine.settings import fill_defaults, remember
 
 from engine.distributed import World
-from engine.flags import Parser, add_common_arguments, add_data_arguments, add_trunk_arguments
+from engine.experiment import remember
+from engine.flags import Parser, add_common_flags, add_data_flags, add_trunk_flags
 from tool.io.files import UserError
 from tool.io.lock import holder_path, locked
 
@@ -41,14 +41,13 @@ def here(tmp_path, monkeypatch):
 def parse(*argv, begins=False):
     """Arguments of a stage with the flags that are remembered and two lists."""
     parser = Parser("stage.py", "", begins=begins)
-    add_common_arguments(parser)
-    add_data_arguments(parser)
-    add_trunk_arguments(parser)
-    parser.add_list(parser.data, "--train_list", "voc12/train_aug.txt", "train", "")
-    parser.add_list(parser.data, "--val_list", "voc12/train.txt", "val", "")
-    args, given = parser.parse_given(["--name", "n", *map(str, argv)])
-    fill_defaults(parser, args, given)
-    return args
+    add_common_flags(parser)
+    add_data_flags(parser)
+    add_trunk_flags(parser)
+    parser.add_list("--train_list", "voc12/train_aug.txt", "train", "")
+    parser.add_list("--val_list", "voc12/train.txt", "val", "")
+    parser.run("--resume", action="store_true")
+    return parser.parse_args(["--name", "n", *map(str, argv)])
 
 
 def train(*argv):

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 
-from engine.outputs import crf_job
+from engine.jobs import refine_maps
 from engine.workers import Background
 from tests.bench.inputs import scene
 from tests.bench.measure import compare, interleaved, row
@@ -83,7 +83,7 @@ def pooled_crf(scenes, folder, workers):
     """Ours: worker processes, one lattice for all alphas -> files folder/alpha_image.npy."""
     with Background(workers) as pool:
         for k, (image, cams) in enumerate(scenes):
-            pool.submit(crf_job, image, cams, {alpha: (folder / f"{alpha}_{k}.npy", "") for alpha in ALPHAS})
+            pool.submit(refine_maps, image, cams, {alpha: (folder / f"{alpha}_{k}.npy", "") for alpha in ALPHAS}, False)
     return folder
 
 
