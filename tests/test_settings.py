@@ -141,7 +141,7 @@ def test_a_data_set_that_was_moved_or_copied(here):
     args = parse("--voc12_root", "copy")
     assert (args.voc12_root, args.classes) == ("copy", "copy/classes.txt")
     Path("own").rename("elsewhere")
-    args = parse("--voc12_root", "elsewhere")
+    args = parse("--voc12_root", "elsewhere", begins=True)
     assert args.classes == "elsewhere/classes.txt"
     remember(args)
     assert parse().voc12_root == "elsewhere"
