@@ -66,7 +66,7 @@ def _unwrap(value):
             break
         inner = {k: v for k, v in value.items() if isinstance(v, dict) and (v or len(value) == 1)}
         named = [inner[k] for k in WRAPPED if k in inner]
-        states = [v for v in inner.values() if all(isinstance(tensor, torch.Tensor) for tensor in v.values())]
+        states = [v for v in inner.values() if v and all(isinstance(entry, torch.Tensor) for entry in v.values())]
         if not named and len(states) != 1:
             break
         value = (named or states)[0]

@@ -169,7 +169,7 @@ class PlainUnpickler(pickle.Unpickler):
 
 
 class StorageUnpickler(PlainUnpickler):
-    """Of one part of what `torch.save` wrote for a storage: plain values, and ("storage", kind, key, device, length)."""
+    """Of one part of what `torch.save` wrote for a storage: plain values, and ("storage", kind, key, device, count)."""
 
     names = {("torch", f"{name}Storage"): Type(code) for name, code in STORAGES.items()}
 
