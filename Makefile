@@ -2,7 +2,7 @@
 PYTHON ?= python3
 PY = .venv/bin/python
 # The oldest numpy with a wheel for this Python, from before numpy 1.26; there is none for Python 3.12 and newer.
-OLD_NUMPY = "numpy==1.21.6; python_version < '3.11'" "numpy==1.23.2; python_version == '3.11'"
+OLD_NUMPY = "numpy==1.21.2; python_version < '3.11'" "numpy==1.23.2; python_version == '3.11'"
 SEED ?= 0
 VENV = .venv/.installed
 

@@ -16,7 +16,7 @@ import torch
 from tqdm import tqdm
 
 from tool import VERSION
-from tool.io.files import UserError, missing_files, read_list
+from tool.io.files import UserError, after_id, missing_files, read_list
 from tool.metrics import thresholds_between
 from tool.report.charts import threshold_chart, training_charts
 from tool.report.gallery import Gallery, pick_images
@@ -78,8 +78,9 @@ def find_data(args, stages):
         raise UserError(f"{args.voc12_root}: no list of images there; give one with --list FILE")
     there = dict.fromkeys(i for stage in stages for ids in lists.values() for i in images_of(stage, ids))
     if not there:
+        hint = after_id(next(iter(lists.values()))[0])
         text = f"none of the images has a result in {', '.join(stage.name for stage in stages)}"
-        raise UserError(f"{' and '.join(lists)}: {text}; check --list, or run these stages on it")
+        raise UserError(f"{' and '.join(lists)}: {text}; check --list, or run these stages on it{hint}")
     check_images(list(there), args.voc12_root)
     mask = partial(mask_path, args.voc12_root, gt_dir=mask_folder(args.voc12_root, args.gt_dir))
     masks = {image_id: mask(image_id) for ids in lists.values() for image_id in ids}

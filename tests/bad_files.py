@@ -69,10 +69,6 @@ BAD_LISTS = {  # name -> (bytes, words of the message)
     "empty": (b"", "the list is empty"),
     "blank lines only": (b"\n \n\t\r\n", "the list is empty"),
     "byte order mark only": (b"\xef\xbb\xbf", "the list is empty"),
-    "classes after the ID": (b"one 45 49 50\ntwo 14\nthree 1 2\nfour 3\n", "'one 45 49 50' goes on after the ID"),
-    "a label after the ID": (b"one -1\ntwo  1\nthree  0\nfour -1\n", "'one -1' goes on after the ID"),
-    "a tab after the ID": (b"one\t-1\ntwo\t1\n", "goes on after the ID"),
-    "a comma after the ID": (b"one.jpg,cat\ntwo.jpg,dog\n", "'one' is the ID, the line 'one.jpg,cat' goes on"),
     "unknown ID": (b"one\ntwo\nthree\nfour\nfive\n", "five"),
     "absolute path": (b"one\n/etc/passwd\n", "line 2: '/etc/passwd'"),
     "path to a folder above": (b"../one\n", "line 1: '../one'"),
@@ -87,6 +83,12 @@ BAD_LISTS = {  # name -> (bytes, words of the message)
     "a photograph": (encoded(Image.fromarray(picture(*SIZE)), format="JPEG"), "not a text file"),
     "a line without end": (b"x" * 100_000, "name too long"),
     "a path without end": (b"/" + b"x" * 100_000, "neither an ID nor"),
+}
+LONGER_LISTS = {  # whose lines go on after the ID -> what is said of the first
+    b"one 45 49 50\ntwo 14\nthree 1 2\nfour 3\n": "if 'one' is the ID, the line 'one 45 49 50' goes on after the ID",
+    b"one -1\ntwo  1\nthree  0\nfour -1\n": "if 'one' is the ID, the line 'one -1' goes on after the ID",
+    b"one.jpg\tcat\ntwo.jpg\tdog\n": "if 'one' is the ID, the line 'one.jpg\\tcat' goes on after the ID",
+    b"one.jpg,cat\ntwo.jpg,dog\n": "if 'one' is the ID, the line 'one.jpg,cat' goes on after the ID",
 }
 ODD_LISTS = {  # what stays the list of four
     "CRLF": b"one\r\ntwo\r\nthree\r\nfour\r\n",

@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 import torch
 from conftest import infer_flags, prints, refused, run_here
+from foreign_maps import FORMS
 from PIL import Image
 
 from models.aeft import AEFTNet
@@ -173,39 +174,6 @@ def test_a_check_foresees_what_is_done_again_and_writes_nothing(broken, copied):
 
 
 # ---------------------------------------------------------------- CRF of stored maps alone
-
-
-def irn_form(maps):
-    return {"keys": np.array(list(maps)), "cam": np.zeros((len(maps), 2, 2)), "high_res": np.stack(list(maps.values()))}
-
-
-def stack_form(name, maps, kind=np.float32):
-    """{"keys", NAME: K x H x W}, as CLIP-ES writes it."""
-    return {"keys": np.array(list(maps)), name: np.stack(list(maps.values())).astype(kind)}
-
-
-def puzzle_form(maps):
-    keys = np.pad(torch.tensor(list(maps)) + 1, (1, 0), mode="constant")  # as PuzzleCAM's inference_classification.py
-    return stack_form("hr_cam", maps) | {"keys": keys, "cam": torch.zeros(len(maps), 2, 2)}
-
-
-def class_form(maps):
-    """{"cam": C x H x W}: all classes, those that the image lacks are zero."""
-    zero = np.zeros_like(next(iter(maps.values())))
-    return {"cam": np.stack([maps.get(k, zero) for k in range(20)])}
-
-
-FORMS = {
-    "CLIP-ES": lambda maps: stack_form("attn_highres", maps, np.float16),
-    "PuzzleCAM": puzzle_form,
-    "AFA": lambda maps: stack_form("cam", maps),
-    "cam alone": class_form,
-    "int64 keys": lambda maps: {np.int64(k): v for k, v in maps.items()},
-    "half floats": lambda maps: {k: v.astype(np.float16) for k, v in maps.items()},
-    "doubles": lambda maps: {k: v.astype(np.float64) for k, v in maps.items()},
-    "IRN": irn_form,
-    "IRN, tensors": lambda maps: irn_form(maps) | {"keys": torch.tensor(list(maps))},
-}
 
 
 @pytest.fixture
