@@ -1,11 +1,11 @@
 """Dicts of arrays as `np.save` pickles them: read without running what is in them, written for numpy of any year.
 
-Python's own unpickler does the work, with the few names that such files need. None of them is what it is called in the
-file: each stands for a function below that checks what it is given, or for a value. So nothing of numpy or torch is
-ever called or changed by a file, and no array is made that others share. A hostile file may take much memory or time,
-as with any unpickler; it runs nothing.
+Python's own unpickler does the work, with the few names that such files need. None of them is what the file calls it:
+each is a function below that checks what it is given. So nothing of numpy or torch is called or changed by a file, and
+no array is made that another one looks into. A hostile file may take much memory or time, but it runs nothing.
 """
 
+import gc
 import io
 import math
 import pickle
@@ -20,13 +20,13 @@ STORAGES |= {"Int": "i4", "Long": "i8"}
 
 
 def pickle_dict(value):
-    """{key: array} -> bytes of `np.save` of it, which numpy reads from 1.19 on, and older ones.
+    """{key: array} -> bytes of `np.save` of it that numpy of any year reads.
 
-    numpy 2 names its arrays `numpy._core...`, which those before 1.26 lack. Protocol 3 has names as lines of text.
+    numpy 2 calls its arrays `numpy._core...`, which numpy before 1.26 lacks. In protocol 3 names are lines of text.
     """
     stream = io.BytesIO()
     np.lib.format.write_array_header_1_0(stream, {"descr": "|O", "fortran_order": False, "shape": ()})
-    content = pickle.dumps(np.array(value, dtype=object), protocol=3)  # it begins with the one use of that name
+    content = pickle.dumps(np.array(value, dtype=object), protocol=3)  # it begins with the only use of that name
     return stream.getvalue() + content.replace(b"cnumpy._core.multiarray\n", b"cnumpy.core.multiarray\n", 1)
 
 
@@ -43,7 +43,13 @@ def unpickle_dict(data):
     shape, _, dtype = read_header[version](stream, max_header_size=MAX_HEADER)
     if math.prod(shape) != 1 or dtype.kind != "O":
         raise ValueError("an array, not a dict")
-    value = PlainUnpickler(stream, encoding="latin1").load()  # the encoding: of texts and bytes that Python 2 wrote
+    collects = gc.isenabled()
+    gc.disable()  # it would look for cycles all the time, and take more than half of it
+    try:
+        value = PlainUnpickler(stream, encoding="latin1").load()  # the encoding: of what Python 2 wrote
+    finally:
+        if collects:
+            gc.enable()
     while isinstance(value, Array) and isinstance(value.values, list) and len(value.values) == 1:
         value = value.values[0]
     if not isinstance(value, dict) or not value:
@@ -51,28 +57,17 @@ def unpickle_dict(data):
     return {key: v.values if isinstance(v, Array) else v for key, v in value.items()}
 
 
-class Fixed:
-    """Base of all that names and functions give to a file: what has a __setstate__ is not changed in another way."""
-
-    __slots__ = ()
-
-    def __setstate__(self, state):
-        raise pickle.UnpicklingError("unexpected state")
-
-
-class Type(Fixed):
-    """Stands for numpy's dtype of numbers, texts or objects, and for a kind of torch's storages."""
-
-    __slots__ = ("dtype",)
+class Type:
+    """Stands for numpy's dtype of numbers, texts or objects. A file can give it a state, which changes nothing."""
 
     def __init__(self, code, *_):
         if not isinstance(code, str) or not re.fullmatch("b1|[iuf][1248]|U[0-9]{1,4}|O[48]?", code):
-            raise pickle.UnpicklingError("unexpected array type")
+            raise ValueError("unexpected array type")
         self.dtype = np.dtype(code[:1] if code[0] == "O" else code)
 
     def __setstate__(self, state):
         if state[1] not in ("<", "|"):
-            raise pickle.UnpicklingError("numbers in the byte order of another machine")
+            raise ValueError("numbers in the byte order of another machine")
 
     def array(self, shape, data, order="C"):
         """The array of this type and shape that is in bytes; of objects the list itself."""
@@ -80,13 +75,13 @@ class Type(Fixed):
             data = data.encode("latin-1")
         size, kinds = (1, list) if self.dtype.hasobject else (self.dtype.itemsize, (bytes, bytearray))
         if not isinstance(data, kinds) or not isinstance(shape, tuple) or not {int}.issuperset(map(type, shape)):
-            raise pickle.UnpicklingError("unexpected array")
+            raise ValueError("unexpected array")
         if math.prod(shape) * size != len(data):
-            raise pickle.UnpicklingError("an array of another length than it says")
+            raise ValueError("an array of another length than it says")
         return data if kinds is list else np.ndarray(shape, self.dtype, bytearray(data), order=order)
 
 
-class Array(Fixed):
+class Array:
     """Stands for an array, a tensor or its storage. values: an array of its own, or the list of objects."""
 
     __slots__ = ("values",)
@@ -99,79 +94,60 @@ class Array(Fixed):
         self.values = kind.array(shape, data, "F" if fortran else "C")
 
 
-def scalar(kind, data):
-    return kind.array((), data).item()
-
-
-def from_buffer(data, kind, shape, order, *_):
-    return Array(kind.array(shape, data, order))
-
-
 def encode(text, encoding):
     if encoding not in ("latin1", "latin-1"):
-        raise pickle.UnpicklingError("unexpected encoding")
+        raise ValueError("unexpected encoding")
     return text.encode("latin-1")
 
 
 def storage(data):
-    """bytes of `torch.save(storage)`, not of a zip file -> its values."""
+    """bytes of `torch.save(storage)`, no zip file -> its values."""
     stream = io.BytesIO(data)
     magic, _, _, (_, kind, _, _, count, *_), _ = (StorageUnpickler(stream).load() for _ in range(5))
     if magic != TORCH_MAGIC:
-        raise pickle.UnpicklingError("a tensor of another format")
-    return Array(kind.array((count,), data[stream.tell() + 8 :]))  # the eight bytes are their number, once more
+        raise ValueError("a tensor of another format")
+    return Array(kind().array((count,), data[stream.tell() + 8 :]))  # the eight bytes are their number, once more
 
 
-def tensor(values, offset, size, strides, *_):
+def tensor(whole, offset, size, strides, *_):
     """A view of a storage's values that is no larger than they are."""
-    values, numbers = values.values, (offset, *size, *strides)
+    values, numbers = whole.values, (offset, *size, *strides)
     if not all(type(n) is int and n >= 0 for n in numbers) or math.prod(size) > values.size:
-        raise pickle.UnpicklingError("a tensor larger than its storage")
+        raise ValueError("a tensor larger than its storage")
     step = values.itemsize
     return Array(np.ndarray(size, values.dtype, values, offset * step, tuple(n * step for n in strides)))
 
 
-class Name(Fixed):
-    """Stands for a function or a class of a file; it can be called."""
-
-    __slots__ = ("function",)
-
-    def __init__(self, function):
-        self.function = function
-
-    def __call__(self, *args):
-        return self.function(*args)
-
-
 class PlainUnpickler(pickle.Unpickler):
-    """Knows the names of `names` and refuses every other."""
+    """Knows the names of `names` and no other."""
 
     names = {
-        ("numpy", "ndarray"): Fixed(),
-        ("numpy", "dtype"): Name(Type),
-        ("_codecs", "encode"): Name(encode),
-        ("__builtin__", "bytes"): Name(bytes),
-        ("collections", "OrderedDict"): Name(dict),
-        ("torch._utils", "_rebuild_tensor"): Name(tensor),
-        ("torch._utils", "_rebuild_tensor_v2"): Name(tensor),
-        ("torch.storage", "_load_from_bytes"): Name(storage),
+        ("numpy", "ndarray"): lambda *_: None,
+        ("numpy", "dtype"): Type,
+        ("_codecs", "encode"): encode,
+        ("__builtin__", "bytes"): bytes,
+        ("collections", "OrderedDict"): dict,
+        ("torch._utils", "_rebuild_tensor"): tensor,
+        ("torch._utils", "_rebuild_tensor_v2"): tensor,
+        ("torch.storage", "_load_from_bytes"): storage,
     }
     for _core in ("numpy.core", "numpy._core"):
-        names[_core + ".multiarray", "_reconstruct"] = Name(lambda *_: Array())
-        names[_core + ".multiarray", "scalar"] = Name(scalar)
-        names[_core + ".numeric", "_frombuffer"] = Name(from_buffer)
+        names[_core + ".multiarray", "_reconstruct"] = lambda *_: Array()
+        names[_core + ".multiarray", "scalar"] = lambda kind, data: kind.array((), data).item()
+        names[_core + ".numeric", "_frombuffer"] = lambda data, kind, *form: Array(kind.array(form[0], data, form[1]))
 
     def find_class(self, module, name):
         if (module, name) not in self.names:
             hint = "save tensor.numpy() instead" if module.split(".")[0] == "torch" else "which our files never do"
             raise pickle.UnpicklingError(f"it wants to load {module}.{name}, {hint}")
-        return self.names[module, name]
+        function = self.names[module, name]
+        return lambda *args: function(*args)  # the file's own: a state that it gives to this one changes no other
 
 
 class StorageUnpickler(PlainUnpickler):
     """Of one part of what `torch.save` wrote for a storage: plain values, and ("storage", kind, key, device, count)."""
 
-    names = {("torch", f"{name}Storage"): Type(code) for name, code in STORAGES.items()}
+    names = {("torch", f"{name}Storage"): (lambda code=code: Type(code)) for name, code in STORAGES.items()}
 
     def persistent_load(self, pid):
         return pid
