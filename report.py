@@ -27,7 +27,7 @@ from engine.report.scoring import Data, best_of_kinds, images_of, score_stage
 from engine.summary import Summary, print_summary
 from tool import VERSION
 from tool.cli import fraction, natural, number, positive_int, run_script
-from tool.io.files import UserError, missing_files, read_json, read_list
+from tool.io.files import UserError, after_id, missing_files, read_json, read_list
 from tool.io.lock import hold
 from tool.metrics import thresholds_between
 from tool.tables import FIGURES
@@ -68,8 +68,9 @@ def find_data(args, stages):
         raise UserError(f"{args.voc12_root}: no list of images there; give one with --list FILE")
     there = dict.fromkeys(i for stage in stages for ids in lists.values() for i in images_of(stage, ids))
     if not there:
+        hint = after_id(next(iter(lists.values()))[0])
         text = f"none of the images has a result in {', '.join(stage.name for stage in stages)}"
-        raise UserError(f"{' and '.join(lists)}: {text}; check --list, or run these stages on it")
+        raise UserError(f"{' and '.join(lists)}: {text}; check --list, or run these stages on it{hint}")
     check_images(list(there), args.voc12_root)
     mask = partial(mask_path, args.voc12_root, gt_dir=mask_folder(args.voc12_root, args.gt_dir))
     masks = {image_id: mask(image_id) for ids in lists.values() for image_id in ids}

@@ -180,8 +180,8 @@ def check_origins(folder, paths):
         whose = "another run of ours" if origins[foreign[0]] else "no run of ours"
         raise UserError(
             f"{folder}: mixed origins: {len(foreign)} of {len(origins)} files are not of the run in its "
-            f"{RUN_FILE} (first {foreign[0].name}, of {whose}); remove them and run the stage again, or "
-            "--mixed_origins scores them all the same"
+            f"{RUN_FILE} (first {foreign[0].name}, of {whose}); move those to another folder, "
+            "or --mixed_origins scores them all the same"
         )
 
 

@@ -20,7 +20,8 @@ from tool.io.torch_files import read_torch, reason_of, save_torch
 
 FLOATS = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
 COUNTER = "num_batches_tracked"  # absent in files from before torch 0.4.1 and in MXNet's; no result depends on it
-DATA_PARALLEL = "module."
+WRAPPED = ("state_dict", "model_state_dict", "model", "net")  # what others call the network's state in a checkpoint
+WRAPPERS = ("module.", "_orig_mod.")  # prefixes of all names: of DataParallel and torch.compile
 TORCH_SUFFIXES = (".pth", ".pt")
 
 
@@ -58,10 +59,26 @@ def _read_safetensors(path):
         ) from None
 
 
+def _unwrap(value):
+    """The network's state that a checkpoint holds beside others: the first of WRAPPED, or else its one dict of tensors.
+
+    Any other value stays as it is. Three levels at most: a file may hold a dict that holds itself.
+    """
+    for _ in range(3):
+        if not isinstance(value, dict):
+            break
+        inner = {k: v for k, v in value.items() if isinstance(v, dict) and (v or len(value) == 1)}
+        named = [inner[k] for k in WRAPPED if k in inner]
+        states = [v for v in inner.values() if v and all(isinstance(entry, torch.Tensor) for entry in v.values())]
+        if not named and len(states) != 1:
+            break
+        value = (named or states)[0]
+    return value
+
+
 def _plain_state(value, path):
-    """A torch file's value as {name: tensor}: unwraps {"state_dict": ...}, strips DataParallel's prefix."""
-    if isinstance(value, dict) and isinstance(value.get("state_dict"), dict):
-        value = value["state_dict"]
+    """A torch file's value as {name: tensor}: out of what wraps it, without the prefixes of WRAPPERS."""
+    value = _unwrap(value)
     if not isinstance(value, dict) or not value:
         what = "an empty state" if isinstance(value, dict) else f"a {type(value).__name__}"
         raise UserError(f"{path}: holds {what}, not a network's state_dict; is it the right file?")
@@ -71,8 +88,8 @@ def _plain_state(value, path):
                 f"{path}: its entry {quoted(name)} is a {type(tensor).__name__}, a network has tensors only; "
                 "is it the right file?"
             )
-    if all(name.startswith(DATA_PARALLEL) for name in value):
-        value = {name.removeprefix(DATA_PARALLEL): tensor for name, tensor in value.items()}
+    while prefix := next((p for p in WRAPPERS if all(name.startswith(p) for name in value)), ""):
+        value = {name.removeprefix(prefix): tensor for name, tensor in value.items()}
     return dict(value)
 
 

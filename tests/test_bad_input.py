@@ -10,6 +10,7 @@ import functools
 import importlib.util
 import json
 import os
+import pickle
 import shutil
 import subprocess
 import threading
@@ -26,6 +27,7 @@ from bad_files import (
     EVERYTHING,
     IDS,
     INDEX,
+    LONGER_LISTS,
     ODD_LISTS,
     SIZE,
     Runs,
@@ -36,6 +38,7 @@ from bad_files import (
     encoded,
     make_set,
     misfit_scores,
+    npy,
     odd_photos,
     random_maps,
     saved,
@@ -437,6 +440,13 @@ def test_a_list_that_is_refused(shared, script, kind):
     assert len(line) < 2000
 
 
+@pytest.mark.parametrize("script", LIST_FLAG)
+def test_a_list_whose_lines_go_on_after_the_id(shared, script):
+    for data, says in list(LONGER_LISTS.items())[:: 1 if script == EVALUATION else 2]:
+        (shared / "set" / "list.txt").write_bytes(data)
+        refuses(shared, script, says=says)
+
+
 @pytest.mark.parametrize("script", [TRAIN, TRAIN_AFF, TRAIN_SEG])
 @pytest.mark.parametrize("kind", ["empty", "unknown ID", "path to a folder above", "UTF-16"])
 def test_a_validation_list_that_is_refused(shared, script, kind):
@@ -585,6 +595,17 @@ def test_a_label_table_that_is_refused(shared, script, kind):
         shared / "labels.npy",
         says=["three" if kind == "no class" else "labels.npy", says],
     )
+
+
+@pytest.mark.parametrize("script", STAGES)
+def test_no_stage_needs_annotations_where_there_is_a_published_table(place, script):
+    """A table of pickle protocol 2, as AEFT's repository has it."""
+    table = {i: np.eye(20, dtype=np.float32)[INDEX[CLASSES[i]]] for i in IDS}
+    content = pickle.dumps(np.array(table, dtype=object), 2).replace(b"numpy._core.", b"numpy.core.")
+    (place / "set" / "cls_labels.npy").write_bytes(npy(b"")[: -len(b"\x80\x04.")] + content)
+    shutil.rmtree(place / "set" / "Annotations")
+    works(place, script)
+    assert result_files(place, script)
 
 
 @pytest.mark.parametrize("script", [TRAIN, INFER])

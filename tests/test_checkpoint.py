@@ -204,6 +204,33 @@ def test_legacy_wrapped_and_prefixed_torch_files(tmp_path, state):
         assert same(snapshot(net), state)
 
 
+@pytest.mark.parametrize(
+    ("prefix", "wrap"),
+    [
+        ("", lambda s: {"model": s, "optimizer": {"state": {0: {"step": torch.ones(1)}}, "param_groups": []}}),
+        ("", lambda s: {"epoch": 3, "net": s, "acc": 71.2}),
+        ("", lambda s: {"model_state_dict": s, "ema": {k: v + 1 for k, v in s.items()}, "loss": torch.ones(())}),
+        ("", lambda s: {"epoch": 3, "weights_of_the_net": s}),
+        ("", lambda s: {"model": {"state_dict": s}}),
+        ("_orig_mod.", lambda s: s),
+        ("module._orig_mod.", lambda s: {"model": s}),
+        ("_orig_mod.module.", lambda s: {"net": s}),
+    ],
+)
+def test_states_wrapped_as_others_do(tmp_path, state, prefix, wrap):
+    torch.save(wrap({prefix + k: v for k, v in state.items()}), tmp_path / "a.pth")
+    net = make(5)
+    assert load_weights(net, tmp_path / "a.pth") == []
+    assert same(snapshot(net), state)
+
+
+def test_a_dict_that_holds_itself_is_refused(tmp_path, net):
+    value = {"model": {}}
+    value["model"]["model"] = value["model"]
+    torch.save(value, tmp_path / "a.pth")
+    refused(net, tmp_path / "a.pth", "'model' is a dict")
+
+
 def test_prefix_of_some_entries_only_is_not_stripped(tmp_path, state, net):
     torch.save({k if is_head(k) else f"module.{k}": v for k, v in state.items()}, tmp_path / "a.pth")
     refused(net, tmp_path / "a.pth", "conv1a.weight is missing", "'module.conv1a.weight' is not of this network")

@@ -6,10 +6,12 @@ import io
 import json
 import shutil
 import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
 from conftest import load_script, refused, run_here
+from foreign_maps import FORMS
 from PIL import Image
 
 from engine.record import write_record
@@ -191,6 +193,25 @@ def test_one_of_experiment_and_folder_is_needed(place):
     refused(EVALUATION, *FLAGS, *CAM, "--pred_dir", "x", says="--name EXPERIMENT and --pred_dir DIR")
     refused(EVALUATION, *task, "--list", "train", "--name", "n", says="needs --dict_dir")
     refused(EVALUATION, *task, "--list", "train", "--pred_dir", "x", "--dict_dir", "dict", says="stands for both")
+
+
+# ---------------------------------------------------------------- maps of other methods
+
+
+def test_maps_of_other_methods_have_the_scores_of_the_same_maps(place):
+    for k, form in enumerate(FORMS.values()):
+        for image_id in IDS:
+            path = place / "experiment" / "n" / "dict" / f"{image_id}.npy"
+            maps = {key: v.astype(np.float16).astype(np.float32) for key, v in read_scores(path).items()}
+            write_scores(path, maps)
+            (place / f"form{k}").mkdir(exist_ok=True)
+            np.save(place / f"form{k}" / f"{image_id}.npy", form(maps))
+    ours, _ = scores(*CAM)
+    for k, name in enumerate(FORMS):
+        code, errors = run_here(EVALUATION, *FLAGS[2:], "--task", "cam", "--pred_dir", f"form{k}")
+        assert code == 0, errors
+        theirs = json.loads(Path("result.json").read_text())
+        assert theirs["miou_by_threshold"] == ours["miou_by_threshold"] and theirs["classes"] == ours["classes"], name
 
 
 # ---------------------------------------------------------------- several experiments

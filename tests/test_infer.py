@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 import torch
 from conftest import infer_flags, prints, refused, run_here
+from foreign_maps import FORMS
 from PIL import Image
 
 from engine.check import Check
@@ -173,19 +174,6 @@ def test_a_check_foresees_what_is_done_again_and_writes_nothing(broken, copied):
 
 
 # ---------------------------------------------------------------- CRF of stored maps alone
-
-
-def irn_form(maps):
-    return {"keys": np.array(list(maps)), "cam": np.zeros((len(maps), 2, 2)), "high_res": np.stack(list(maps.values()))}
-
-
-FORMS = {
-    "int64 keys": lambda maps: {np.int64(k): v for k, v in maps.items()},
-    "half floats": lambda maps: {k: v.astype(np.float16) for k, v in maps.items()},
-    "doubles": lambda maps: {k: v.astype(np.float64) for k, v in maps.items()},
-    "IRN": irn_form,
-    "IRN, tensors": lambda maps: irn_form(maps) | {"keys": torch.tensor(list(maps))},
-}
 
 
 @pytest.fixture

@@ -132,6 +132,27 @@ def test_score_files_of_other_tools_are_read(tmp_path):
 
 
 MAPS = np.random.default_rng(5).random((2, 4, 5), np.float32)
+PADDED = np.array([0, 4, 8])
+
+
+@pytest.mark.parametrize(
+    "value",
+    [
+        {"keys": np.array([3, 7]), "attn_highres": MAPS},
+        {"keys": np.array([3, 7]), "highres": MAPS * 0, "attn_highres": MAPS, "strided_cam": MAPS[:, :2]},
+        {"keys": PADDED, "cam": MAPS[:, ::2], "hr_cam": MAPS},
+        {"hr_cam": MAPS, "cam": np.ones((2, 9, 9)), "keys": PADDED},  # known names go before large maps
+        {"keys": [3, 7], "cam": torch.from_numpy(MAPS)},
+        {"keys": PADDED, "cam": MAPS},
+        {"keys": PADDED, "cam": MAPS[:, ::2], "rw": MAPS},
+        {"cam": np.concatenate([MAPS[:0], *([MAPS[:1] * 0] * 3), MAPS[:1], *([MAPS[:1] * 0] * 3), MAPS[1:]])},
+        {"keys": [3, 7], "cam": MAPS[None]},
+    ],
+)
+def test_stacks_of_other_methods(tmp_path, value):
+    np.save(tmp_path / "x.npy", value)
+    result = read_scores(tmp_path / "x.npy")
+    assert list(result) == [3, 7] and np.array_equal([result[3], result[7]], MAPS)
 
 
 def test_irn_files_are_read_without_torch_loading_them(tmp_path, monkeypatch):
@@ -266,8 +287,9 @@ def test_plain_arrays_pickles_and_text_are_refused(tmp_path):
     (tmp_path / "pickle.npy").write_bytes(pickle.dumps({0: np.ones((2, 2))}))
     (tmp_path / "empty.npy").write_bytes(b"")
     for name in ("array", "text", "pickle", "empty"):
-        with pytest.raises(UserError, match=rf"{name}\.npy"):
+        with pytest.raises(UserError, match=rf"{name}\.npy") as error:
             read_scores(tmp_path / f"{name}.npy")
+        assert "remove" not in str(error.value) and "again" not in str(error.value)  # it may be another method's
 
 
 def test_atomic_leaves_nothing_behind_on_failure(tmp_path):

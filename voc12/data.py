@@ -16,7 +16,7 @@ import torch
 from torch.utils.data import DataLoader, Dataset
 
 from tool.affinity_labels import STRIDE, affinity_label, pair_masks, pool_scores
-from tool.io.files import IMAGE_SUFFIXES, UserError, fingerprint, missing_files, require_files
+from tool.io.files import IMAGE_SUFFIXES, UserError, after_id, fingerprint, missing_files, require_files
 from tool.io.images import check_size, header_size, open_image, open_mask
 from tool.io.scores import read_scores
 from tool.threads import follow_parent
@@ -98,6 +98,7 @@ def check_scores(ids, folder, list_path, hint, suffix="npy"):
         stage = "/".join(Path(folder).parts[-2:]) if inner else Path(folder).name
         raise UserError(
             f"{folder}: no {stage} for {len(missing)} of {len(ids)} images of {list_path} (first {missing[0]}); {hint}"
+            f"{after_id(missing[0])}"
         )
 
 
@@ -194,7 +195,7 @@ def check_score_size(path, scores, size):
     if shape != tuple(size):
         raise UserError(
             f"{path}: scores of {shape[1]} x {shape[0]} pixels for an image of {size[1]} x {size[0]}; "
-            "remove it and run infer.py again"
+            "scores need the image's own size"
         )
 
 

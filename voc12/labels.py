@@ -9,8 +9,8 @@ from pathlib import Path
 
 import numpy as np
 
-from tool.io.files import UserError, write_bytes
-from tool.io.pickles import unpickle_dict
+from tool.io.files import UserError, after_id, write_bytes
+from tool.io.pickles import pickle_dict, unpickle_dict
 from tool.io.scores import ZIP_MAGIC, plain_array
 
 _unknown_names = set()  # those already warned about, so that 10,000 files give one line a name
@@ -88,23 +88,24 @@ def write_cls_labels(path, labels):
     .npy: `np.save` of {ID: float32[C]}, the table that other tools of the field read too. .npz: `np.savez` of "ids", N
     texts, and "labels", N x C uint8; a million images are read in a second, the other form takes a quarter of a minute.
     """
-    buffer = io.BytesIO()
     if Path(path).suffix == ".npz":
+        buffer = io.BytesIO()
         vectors = [np.asarray(vector, dtype=np.uint8) for vector in labels.values()]
         np.savez(buffer, ids=np.array(list(labels), dtype=np.str_), labels=np.array(vectors))
+        write_bytes(path, buffer.getvalue())
     else:
         table = {str(k): np.ascontiguousarray(v, dtype=np.float32) for k, v in labels.items()}
-        np.save(buffer, table, allow_pickle=True)
-    write_bytes(path, buffer.getvalue())
+        write_bytes(path, pickle_dict(table))
 
 
 def read_cls_labels(path):
-    """{ID: vector} of the table at `path`, without trusting it; UserError where it is no such table."""
+    """{ID: vector} of the table at `path`, without trusting it; UserError where it is no such table.
+
+    IRN's tables have whole numbers in place of VOC's IDs: 2007000032 is 2007_000032.
+    """
     try:
         data = Path(path).read_bytes()
-        table = unzip_labels(data) if data.startswith(ZIP_MAGIC) else unpickle_dict(data)
-        if not all(isinstance(key, str) for key in table):
-            raise ValueError("its keys are not image IDs")
+        table = unzip_labels(data) if data.startswith(ZIP_MAGIC) else name_keys(unpickle_dict(data))
     except FileNotFoundError:
         raise UserError(f"{path}: no such file; {FORM}; without it the labels come from Annotations") from None
     except OSError:
@@ -113,6 +114,20 @@ def read_cls_labels(path):
         reason = " ".join(str(error).split())[:120] or type(error).__name__
         raise UserError(f"{path}: not a label table ({reason}); {FORM}") from None
     return table
+
+
+def name_keys(table):
+    """The table with an ID, a text, for each key; ValueError where a key is none, or two are of one ID."""
+    named = {}
+    for key, vector in table.items():
+        if isinstance(key, int) and 10**9 <= key < 10**10:
+            key = f"{key // 10**6}_{key % 10**6:06d}"
+        if not isinstance(key, str):
+            raise ValueError(f"its keys are not image IDs: {str(key)[:50]}")
+        named[key] = vector
+    if len(named) < len(table):
+        raise ValueError("an ID occurs twice")
+    return named
 
 
 def unzip_labels(data):
@@ -140,7 +155,9 @@ def find_label(image_id, voc12_root, classes, table, cls_labels):
         path = annotation_path(voc12_root, image_id)
         return read_xml_label(path, classes) if path.is_file() else None
     vector = table[image_id]
-    if not isinstance(vector, np.ndarray) or vector.ndim != 1 or vector.dtype.kind not in "fiu":
+    if isinstance(vector, list | tuple) and all(isinstance(value, int | float) for value in vector):
+        vector = np.array(vector)
+    if not isinstance(vector, np.ndarray) or vector.ndim != 1 or vector.dtype.kind not in "bfiu":
         raise UserError(f"{cls_labels}: {image_id}: not a vector of numbers; {FORM}")
     if len(vector) != len(classes):
         raise UserError(
@@ -197,7 +214,7 @@ def load_labels(ids, voc12_root, classes, cls_labels=None, failed=None):
 def refuse(wrong, ids, what, hint, failed):
     """One UserError about the images `wrong` among `ids`, or failed(ID, UserError) for each of them."""
     if failed is None:
-        raise UserError(f"{len(wrong)} of {len(ids)} images {what}, the first is {wrong[0]}{hint}")
+        raise UserError(f"{len(wrong)} of {len(ids)} images {what}, the first is {wrong[0]}{hint}{after_id(wrong[0])}")
     for image_id in wrong:
         failed(image_id, UserError(f"{image_id}: one of the images that {what}{hint}"))
 

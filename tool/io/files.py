@@ -129,6 +129,7 @@ def require_files(paths, what, hint):
     if missing:
         raise UserError(
             f"{paths[missing[0]]}: no such {what} ({len(missing)} of {len(paths)} listed {what}s are missing); {hint}"
+            f"{after_id(missing[0])}"
         )
 
 
@@ -169,6 +170,18 @@ def read_list(path):
     return unique
 
 
+def after_id(image_id):
+    """What to say of an ID that has no files, or is none, where its line may go on after the ID; "" of a single word.
+
+    Lists of VOC's ImageSets/Main have -1, 0 or 1 there, others the classes.
+    """
+    first = re.split(r"[\s,;]", image_id, maxsplit=1)[0]
+    if first == image_id:
+        return ""
+    name = without_suffix(first)
+    return f"; if {name[:100]!r} is the ID, the line {image_id[:100]!r} goes on after the ID, and a list has IDs alone"
+
+
 def without_suffix(name):
     """A file name without the suffixes of images at its end: no ID has one."""
     while name[-5:].lower().endswith(IMAGE_SUFFIXES):
@@ -182,7 +195,7 @@ def parse_list_line(path, number, line):
     image_id = without_suffix(found[1] if found else line)
     if ID_PATTERN.fullmatch(image_id) is None or image_id != image_id.strip():
         what = "neither an ID nor /JPEGImages/ID.jpg" if line.startswith("/") else "not an image ID"
-        raise UserError(f"{path}: line {number}: {line[:100]!r} is {what}")
+        raise UserError(f"{path}: line {number}: {line[:100]!r} is {what}{after_id(line)}")
     if len(image_id) > LONGEST_NAME // 4 and max(len(part.encode()) for part in image_id.split("/")) > LONGEST_NAME:
         raise UserError(f"{path}: line {number}: {line[:100]!r} is not an image ID: name too long")
     return image_id

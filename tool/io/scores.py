@@ -10,12 +10,14 @@ from pathlib import Path
 import numpy as np
 
 from tool.io.files import UserError, write_bytes
-from tool.io.pickles import MAX_HEADER, unpickle_dict
+from tool.io.pickles import MAX_HEADER, pickle_dict, unpickle_dict
 
 ORIGIN_MARK = b"AEFT-origin\0"  # as a PNG text chunk has it: keyword, zero byte, text
 ZIP_MAGIC = b"PK\3\4"
+FULL_SIZE = ("high_res", "attn_highres", "hr_cam")  # names of maps of the image's size in files of IRN and others
 COMPRESSED_LIMIT = 2**28  # bytes of all maps of a file before compression: 134 million values
 HEADER_ROOM = 128  # bytes of an .npy header
+FORM = "one holds {class index: height x width floats}, or keys and high_res as IRN's do"
 
 
 def write_scores(path, scores, compressed=False, origin=""):
@@ -30,9 +32,7 @@ def write_scores(path, scores, compressed=False, origin=""):
     if compressed and sum(v.nbytes // 2 + HEADER_ROOM for v in scores.values()) <= COMPRESSED_LIMIT:
         write_bytes(path, zip_scores(scores, mark))
         return
-    buffer = io.BytesIO()
-    np.save(buffer, scores, allow_pickle=True)
-    write_bytes(path, buffer.getvalue() + mark)
+    write_bytes(path, pickle_dict(scores) + mark)
 
 
 def file_origin(path):
@@ -52,34 +52,44 @@ def read_scores(path):
     """Read a score file, plain or compressed, without trusting it: {int: H x W float array}, all of one size, finite.
 
     The plain format is a pickle, which can run code; only plain dicts, ints, numpy arrays and torch tensors are built,
-    anything else is refused. IRN's form is read as well, see `split_stack`. Half floats, as compressed maps are, come
-    out as float32. UserError names the file.
+    anything else is refused. Other methods' stacks of maps are read as well, see `split_stack`. Half floats, as
+    compressed maps are, come out as float32. UserError names the file.
     """
     try:
         data = Path(path).read_bytes()
     except FileNotFoundError:
-        raise UserError(f"{path}: no such score file; run the stage that writes it") from None
+        raise UserError(f"{path}: no such score file; check the folder and the list, or run its stage") from None
     try:
         value = unzip_scores(data) if data.startswith(ZIP_MAGIC) else unpickle_dict(data)
-        scores = check_maps(split_stack(value) if "keys" in value else value)
+        scores = check_maps(split_stack(value) if "keys" in value or "cam" in value else value)
     except Exception as error:  # a broken pickle or zip raises nearly anything; none of it may escape as a traceback
         reason = " ".join(str(error).split())[:120] or type(error).__name__
-        raise UserError(f"{path}: not a score file of ours ({reason}); remove it and run the stage again") from None
+        raise UserError(f"{path}: not a score file of ours ({reason}); {FORM}") from None
     return scores
 
 
 def split_stack(value):
-    """IRN's form of a score file -> {key: H x W}. ValueError where it is none.
+    """Another method's form of a score file -> {key: H x W}. ValueError where it is none.
 
-    {"keys": K class indices, "high_res": K x H x W, "cam": the same at a quarter of the size, not read}. Some tools
-    store the keys as IRN pads them after reading: one more than there are maps, 0 for background, then index + 1.
+    It is assumed to be a dict of "keys", K class indices from 0 without background, and of stacks of K x H x W floats:
+    IRN's and ReCAM's "high_res", CLIP-ES' "attn_highres", PuzzleCAM's "hr_cam". These names are taken before others,
+    such as "cam", which mostly is a quarter of the size; among others, the largest maps are, and so AFA's "cam" alone.
+    Where there is one key more than maps, and 0 is the first, the keys are padded: 0 for the background, then class
+    index + 1. IRN pads after reading, PuzzleCAM before writing. Where there are no keys at all, a map's place is its
+    class, and those that are zero everywhere are classes that the image lacks. A leading dimension of 1 is dropped.
     """
-    keys, maps = value["keys"], value.get("high_res")
+    arrays = {name: v for name, v in value.items() if name != "keys" and isinstance(v, np.ndarray)}
+    arrays = {name: v[0] if v.ndim == 4 and len(v) == 1 else v for name, v in arrays.items()}
+    stacks = {name: v for name, v in arrays.items() if v.ndim == 3}
+    if not stacks or not set(FULL_SIZE).intersection(arrays) <= stacks.keys():
+        raise ValueError("it has no cam, no hr_cam, no attn_highres and no high_res of K x height x width")
+    maps = stacks[max(stacks, key=lambda name: (name in FULL_SIZE, math.prod(stacks[name].shape[1:])))]
+    if "keys" not in value:
+        return {k: score for k, score in enumerate(maps) if score.any()}
+    keys = value["keys"]
     keys = np.asarray(keys) if isinstance(keys, np.ndarray) or all(type(k) is int for k in keys) else None
     if keys is None or keys.ndim != 1 or keys.dtype.kind not in "iu":
         raise ValueError("its keys are not class indices")
-    if not isinstance(maps, np.ndarray) or maps.ndim != 3:
-        raise ValueError("it has keys but no high_res of K x height x width")
     if len(keys) == len(maps) + 1 and keys[0] == 0:
         keys = keys[1:] - 1
     if len(keys) != len(maps) or len(set(keys.tolist())) < len(keys):
