@@ -57,7 +57,7 @@ from tool.run.summary import Summary
 from voc12.classes import load_classes
 from voc12.data import InferenceSet, image_path, inference_loader
 from voc12.inference import describe_scores, find_images, network_maps, scorable_list, stored_maps, usable_images
-from voc12.labels import load_labels
+from voc12.labels import describe_negatives, load_labels
 from voc12.transforms import IMAGENET, InferenceViews, look_of
 
 
@@ -171,6 +171,7 @@ def check_run(check, args, plan, folders, net, device):
     sizes = check.images({image_id: locate(image_id) for image_id in plan.outputs.left})
     check.disks(folders.disk_needed(plan.outputs, sizes, args.compress))
     usable = plan._replace(stored=[i for i in plan.stored if i in sizes], todo=[i for i in plan.todo if i in sizes])
+    usable.todo.sort(key=lambda i: not plan.outputs.inputs.classes[i])  # one with classes, which takes longer
     first = usable._replace(stored=usable.stored[:1], todo=usable.todo[:1])
     seconds, crf_seconds = {}, 0.0
     for name, maps in map_sources(args, first, folders, net, device, Failures("stop", "")).items():
@@ -227,9 +228,9 @@ def main(args):
         plan = plan_maps(folders, inputs, weights, failures)
         plan.outputs.renew()
         text = f"{plan.outputs.describe()}, {len(plan.stored)} from stored maps, {len(plan.todo)} through the network"
-        print(
-            f"infer.py: {weights or 'stored maps'}, {device}, process {world.rank} of {world.size}: {text}", flush=True
-        )
+        text += describe_negatives(inputs.labels)
+        source = weights or "stored maps"
+        print(f"infer.py: {source}, {device}, process {world.rank} of {world.size}: {text}", flush=True)
         writer = MapWriter(folders, plan.outputs, crf, thread, args.compress)
         for name, maps in map_sources(args, plan, folders, net, device, failures).items():
             with summary.stage(name) as stage:

@@ -115,7 +115,7 @@ def walk_all(args, net, todo, dict_dir, num_classes, device, failures):
         except UserError as error:
             failures.add(image_id, error)
             continue
-        keys, scores = stack_scores(in_range(maps, f"{dict_dir}/{image_id}.npy", said), args.dup)
+        keys, scores = stack_scores(in_range(maps, f"{dict_dir}/{image_id}.npy", said), args.dup, photo.shape[:2])
         with torch.autocast(device.type, dtype=torch.bfloat16, enabled=args.amp):
             walked = walk_scores(net, view, scores, device, args.beta, args.steps)
         yield image_id, photo, keys, walked

@@ -46,7 +46,7 @@ from tool.run.settings import remember
 from tool.run.training import Run, build_optimizer, check_batches, check_training, prepare_network, train_one_epoch
 from voc12.classes import load_classes
 from voc12.data import EpochBatches, Substituting, TrainSet, check_images, image_paths, mask_paths, train_loader
-from voc12.labels import any_negative, load_labels
+from voc12.labels import any_negative, describe_negatives, load_training_labels
 from voc12.transforms import TrainView, look_of
 from voc12.validation import cam_sweep
 
@@ -108,7 +108,7 @@ def build_data(args, classes, look, world):
     sizes = [args.batch_size] if args.T > 0 else []
     sizes += [args.batch_size_triplet] if args.T < args.epochs else []
     check_batches(sizes, len(ids), args.train_list, world)
-    labels = load_labels(ids, args.voc12_root, classes, args.cls_labels)
+    labels = load_training_labels(ids, args.train_list, args.voc12_root, classes, args.cls_labels)
     if world.main and args.repel and args.T < args.epochs and not any_negative(labels.matrix):
         print(
             f"warning: {args.train_list}: any two images share a class, so none has a negative and the repel term "
@@ -223,6 +223,7 @@ def main(args):
         world.first(lambda: remember(args))
         (_, size, warm_up), (first, triplet_size, triplet) = phases
         counts = f"{count_parameters(net):,} parameters, {len(dataset)} images, {len(classes)} classes"
+        counts += describe_negatives(dataset.labels)
         steps = f"{warm_up} warm-up steps of {size} until epoch {first}, then {triplet} triplet steps of {triplet_size}"
         lines = [f"{args.model}: {counts}", f"schedule: {steps}; poly planned for {planned}"]
         run.describe("train.py", lines)

@@ -166,14 +166,14 @@ def read_maps(path, size, num_keys):
     """Score maps of an image of `size` (h, w) -> {key: H x W}; UserError also where a key is not below num_keys."""
     scores = read_scores(path)
     check_score_size(path, scores, size)
-    if max(scores) >= num_keys:
+    if max(scores, default=-1) >= num_keys:
         raise UserError(f"{path}: holds class {max(scores)}, but there are {num_keys}; check --classes")
     return scores
 
 
 def check_score_size(path, scores, size):
     """UserError where score maps are not of the image's size (h, w)."""
-    shape = next(iter(scores.values())).shape
+    shape = next((score.shape for score in scores.values()), tuple(size))
     if shape != tuple(size):
         raise UserError(
             f"{path}: scores of {shape[1]} x {shape[0]} pixels for an image of {size[1]} x {size[0]}; "

@@ -96,7 +96,8 @@ def in_range(maps, path, said):
 
     said: an empty set at first, which remembers that it was said.
     """
-    low, high = min(float(m.min()) for m in maps.values()), max(float(m.max()) for m in maps.values())
+    low = min((float(m.min()) for m in maps.values()), default=0)
+    high = max((float(m.max()) for m in maps.values()), default=0)
     if not said and (low < -TOLERANCE or high > 1 + TOLERANCE):
         said.add(path)
         print(

@@ -85,8 +85,8 @@ def walk_miou(net, walks, dup, device, world):
     net.eval()
     mine = world.share(range(len(walks)))
     for index in tqdm(mine, "validate", unit="image", disable=None if world.main else True, leave=False):
-        image_id, _, view, maps = walks[index]
-        keys, scores = stack_scores(maps, dup)
+        image_id, photo, view, maps = walks[index]
+        keys, scores = stack_scores(maps, dup, photo.shape[:2])
         predicted = keys[walk_scores(net, view, scores, device).argmax(0)]
         truth = open_mask(mask_path(walks.root, image_id), num_labels)
         check_size(truth, predicted.shape, image_id)

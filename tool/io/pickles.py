@@ -18,7 +18,7 @@ MAX_STORAGES = 16  # tensors of a file: each may be read many times over
 
 
 def unpickle_dict(data):
-    """bytes of `np.save(dict)` -> that dict, not empty, of plain values and arrays; the caller checks keys and values.
+    """bytes of `np.save(dict)` -> that dict of plain values and arrays; the caller checks keys and values.
 
     ValueError and what unpickling raises where it is anything else.
     """
@@ -32,8 +32,8 @@ def unpickle_dict(data):
         raise ValueError("an array, not a dict")
     value = ScoreUnpickler(stream).load()
     value = value.item() if isinstance(value, np.ndarray) and value.shape == () else value
-    if not isinstance(value, dict) or not value:
-        raise ValueError("not a dict, or an empty one")
+    if not isinstance(value, dict):
+        raise ValueError("not a dict")
     return value
 
 

@@ -13,13 +13,13 @@ from tool.io.files import UserError, write_bytes
 from tool.io.pickles import MAX_HEADER, unpickle_dict
 
 ORIGIN_MARK = b"AEFT-origin\0"  # as a PNG text chunk has it: keyword, zero byte, text
-ZIP_MAGIC = b"PK\3\4"
+ZIP_MAGIC = (b"PK\3\4", b"PK\5\6")  # the second: of an archive without members
 COMPRESSED_LIMIT = 2**28  # bytes of all maps of a file before compression: 134 million values
 HEADER_ROOM = 128  # bytes of an .npy header
 
 
 def write_scores(path, scores, compressed=False, origin=""):
-    """Write {class index: H x W scores in [0, 1]}; `read_scores` reads either form.
+    """Write {class index: H x W scores in [0, 1]}, {} of an image without any class; `read_scores` reads either form.
 
     Plain: `np.save` of that dict with float32 maps, the format that other tools of the field read. Compressed: see
     `zip_scores`; where the maps are too large for it (COMPRESSED_LIMIT), they are written plainly. origin: 16 hex
@@ -50,6 +50,8 @@ def file_origin(path):
 
 def read_scores(path):
     """Read a score file, plain or compressed, without trusting it: {int: H x W float array}, all of one size, finite.
+
+    {} of an image that shows none of the classes.
 
     The plain format is a pickle, which can run code; only plain dicts, ints, numpy arrays and torch tensors are built,
     anything else is refused. IRN's form is read as well, see `split_stack`. Half floats, as compressed maps are, come
@@ -92,8 +94,6 @@ def check_maps(value):
 
     Half floats become float32: nothing is lost, and arithmetic goes on in it.
     """
-    if not value:
-        raise ValueError("no maps")
     for key, score in value.items():
         if not isinstance(key, int | np.integer) or not 0 <= key <= 255:
             raise ValueError(f"key {key!r} is not a class index")
@@ -142,8 +142,6 @@ def unzip_scores(data):
                 raise ValueError("compressed in another way than ours")
             with archive.open(member) as stream:
                 scores[int(key)] = half_map(stream.read(member.file_size))
-    if not scores:
-        raise ValueError("an empty archive")
     return scores
 
 

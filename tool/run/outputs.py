@@ -157,7 +157,8 @@ class MapFolders(NamedTuple):
         needed = {output.folder: 0 for output in self.asked}
         for image_id, lacking in outputs.left.items():
             width, height = sizes.get(image_id, (0, 0))
-            count = len(split_classes(outputs.inputs.classes[image_id])) or CLASSES_AN_IMAGE
+            classes = outputs.inputs.classes[image_id]
+            count = CLASSES_AN_IMAGE if classes == NONE else len(split_classes(classes))
             for output in lacking:
                 background, values = form[output]
                 needed[output.folder] += 4 * width * height * values * (count + background)
