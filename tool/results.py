@@ -54,19 +54,16 @@ def read_results(ids, folder, mask, task, num_labels):
 def read_result(path, task, num_labels):
     """What a stage says of an image: {class: H x W} of task cam, {label: H x W} of crf, H x W uint8 labels of png."""
     if task != "png":
-        scores = read_keys(path, num_labels - (task == "cam"))
-        if task == "crf" and not scores:
-            raise UserError(f"{path}: holds no scores, not even of the background; check --task")
-        return scores
+        return read_keys(path, num_labels - (task == "cam"), task == "cam")
     labels = open_mask(path, num_labels)
     if labels.max() >= num_labels:
         raise UserError(f"{path}: a pseudo label has 255 (ignored) pixels; every pixel needs a class")
     return labels
 
 
-def read_keys(path, limit):
-    """A score file whose keys are below `limit`, else UserError."""
-    scores = read_scores(path)
+def read_keys(path, limit, empty):
+    """A score file whose keys are below `limit`, else UserError. empty: whether it may hold none."""
+    scores = read_scores(path, empty)
     if max(scores, default=-1) >= limit:
         raise UserError(f"{path}: holds key {max(scores)}, but there are {limit} labels; check --task and --classes")
     return scores

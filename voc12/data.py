@@ -156,15 +156,18 @@ def read_score_pair(low_path, high_path, size, num_labels=256):
 
     A class that one of them lacks is 0 there. UserError where a file is broken or not of the image's size (h, w).
     """
-    pair = [read_maps(path, size, num_labels) for path in (low_path, high_path)]
+    pair = [read_maps(path, size, num_labels, empty=False) for path in (low_path, high_path)]
     keys = sorted({0, *pair[0], *pair[1]})
     zero = np.zeros(size, np.float32)
     return tuple(np.stack([scores.get(k, zero) for k in keys]).astype(np.float32) for scores in pair)
 
 
-def read_maps(path, size, num_keys):
-    """Score maps of an image of `size` (h, w) -> {key: H x W}; UserError also where a key is not below num_keys."""
-    scores = read_scores(path)
+def read_maps(path, size, num_keys, empty=True):
+    """Score maps of an image of `size` (h, w) -> {key: H x W}; UserError also where a key is not below num_keys.
+
+    empty: of `read_scores`.
+    """
+    scores = read_scores(path, empty)
     check_score_size(path, scores, size)
     if max(scores, default=-1) >= num_keys:
         raise UserError(f"{path}: holds class {max(scores)}, but there are {num_keys}; check --classes")

@@ -161,10 +161,11 @@ def check_mask(path, size, num_classes):
     return tuple(k - 1 for k in sorted(classes_in(mask)))
 
 
-def read_sizes(paths, masks, names, num_classes, failures):
+def read_sizes(images, paths, masks, names, num_classes, failures):
     """Look at every photograph's header and every mask -> ({ID: (w, h)}, {ID: class indices in its mask}).
 
-    paths: {ID: photograph}; names: {ID: relative path}, which its mask has too. What cannot be used raises a UserError or goes to `failures`.
+    paths: {ID: photograph}; names: {ID: relative path}, which its mask has too. What cannot be used raises a UserError
+    or goes to `failures`.
     """
     sizes, shown = {}, {}
 
@@ -180,7 +181,7 @@ def read_sizes(paths, masks, names, num_classes, failures):
     except UserError:
         if not failures.skip:
             raise
-        raise UserError(f"--images: none of {len(names)} photographs can be used") from None
+        raise UserError(f"{images}: none of {len(names)} photographs can be used") from None
     if masks and not shown:
         raise UserError(f"{masks}: no mask of any photograph there; the mask of a/b.jpg is a/b.png")
     return sizes, shown
@@ -230,8 +231,8 @@ def main(args):
     images, masks = Path(args.images), Path(args.masks) if args.masks else None
     check_out(args.out, args.overwrite)
     others = [args.out, *([args.masks] if masks else [])]
-    photos = find_photographs(images, [*others, *([args.negatives] if args.negatives else [])])
     negatives = negative_photographs(args.negatives, images, others)
+    photos = find_photographs(images, [*others, *([args.negatives] if negatives else [])])
     if args.by_folder:
         origin, classes, found, missing = images, None, folder_labels(photos), []
     else:
@@ -255,7 +256,7 @@ def main(args):
     paths = {image_id: negatives.get(name, images / name) for image_id, name in names.items()}
     with new_set(args.out, "voc12/make_dataset.py", args) as folder:
         failures = Failures(args.on_error, folder / "failed.txt")
-        sizes, shown = read_sizes(paths, masks, names, len(classes), failures)
+        sizes, shown = read_sizes(images, paths, masks, names, len(classes), failures)
         labels = {image_id: found[names[image_id]] for image_id in sizes}
         pairs = [(paths[i], f"JPEGImages/{i}{Path(names[i]).suffix}") for i in sizes]
         pairs += [(mask_of(masks, names[i]), f"SegmentationClass/{i}.png") for i in shown]

@@ -48,10 +48,10 @@ def file_origin(path):
     return found and found.group(1).decode()
 
 
-def read_scores(path):
+def read_scores(path, empty=True):
     """Read a score file, plain or compressed, without trusting it: {int: H x W float array}, all of one size, finite.
 
-    {} of an image that shows none of the classes.
+    {} of an image that shows none of the classes; refused where not `empty`, as CRF scores have a background.
 
     The plain format is a pickle, which can run code; only plain dicts, ints, numpy arrays and torch tensors are built,
     anything else is refused. IRN's form is read as well, see `split_stack`. Half floats, as compressed maps are, come
@@ -64,6 +64,8 @@ def read_scores(path):
     try:
         value = unzip_scores(data) if data.startswith(ZIP_MAGIC) else unpickle_dict(data)
         scores = check_maps(split_stack(value) if "keys" in value else value)
+        if not scores and not empty:
+            raise ValueError("no maps")
     except Exception as error:  # a broken pickle or zip raises nearly anything; none of it may escape as a traceback
         reason = " ".join(str(error).split())[:120] or type(error).__name__
         raise UserError(f"{path}: not a score file of ours ({reason}); remove it and run the stage again") from None
