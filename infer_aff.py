@@ -92,7 +92,7 @@ def walk(args, run, num_classes):
         except UserError as error:
             run.failures.add(image_id, error)
             continue
-        keys, scores = stack_scores(in_range(cams, f"{maps}/{image_id}.npy", said), args.dup)
+        keys, scores = stack_scores(in_range(cams, f"{maps}/{image_id}.npy", said), args.dup, photo.shape[:2])
         with run.inference():
             walked = walk_scores(run.net, view, scores, run.device, args.beta, args.steps)
         yield image_id, photo, keys[1:] - 1, (keys, walked)

@@ -34,7 +34,7 @@ from tool.cli import fraction, natural, nonnegative, positive_int, run_script
 from tool.io.files import UserError, fingerprint, read_list
 from voc12.classes import load_classes
 from voc12.data import TrainSet, check_images
-from voc12.labels import any_negative, load_labels
+from voc12.labels import any_negative, describe_negatives, load_labels, load_training_labels
 from voc12.transforms import TrainView, look_of
 from voc12.validation import cam_sweep, masked_ids
 
@@ -89,7 +89,7 @@ def build_data(args, classes, look):
     ids = read_list(args.train_list)
     if args.on_error == "stop":
         check_images(ids, args.voc12_root)
-    labels = load_labels(ids, args.voc12_root, classes, args.cls_labels)
+    labels = load_training_labels(ids, args.train_list, args.voc12_root, classes, args.cls_labels)
     if args.repel and args.T < args.epochs and not any_negative(labels.matrix):
         warn(
             f"{args.train_list}: any two images share a class, so none has a negative and the repel term "
@@ -148,7 +148,8 @@ def main(args):
         "class names": fingerprint(list(classes)),
         "images of --val_list": fingerprint(val_ids),
     }
-    facts = Facts(data, [args.train_list, args.val_list], args.pretrained, [f"{args.model}: {len(classes)} classes"])
+    line = f"{args.model}: {len(classes)} classes{describe_negatives(dataset.labels)}"
+    facts = Facts(data, [args.train_list, args.val_list], args.pretrained, [line])
     plan = build_plan(args, len(dataset))
     with Training(args, net, criterion, optimizer, dataset, plan, facts, validation) as run:
         for _ in run.epochs():

@@ -24,7 +24,7 @@ from engine.device import choose_device, memory_format
 from engine.distributed import join_world
 from engine.experiment import remember
 from engine.flags import flag, next_command, scored_list
-from engine.inputs import Inputs, split_classes
+from engine.inputs import NONE, Inputs, split_classes
 from engine.outputs import Outputs
 from engine.record import this_run
 from engine.summary import Summary
@@ -34,6 +34,7 @@ from tool.io.files import UserError, read_list
 from tool.io.lock import locked
 from tool.threads import one_thread
 from voc12.data import Broken, check_images, image_path, inference_loader, mask_path
+from voc12.labels import describe_negatives
 from voc12.layout import find_images
 
 CLASSES_AN_IMAGE = 1.5  # VOC's mean, for images whose classes are not known beforehand
@@ -129,7 +130,8 @@ class Labelling:
         self.left = list(self.outputs.left)
         self.outputs.renew()
         where = f"{self.facts.weights or 'stored maps'}, {self.device}, process {self.world.rank} of {self.world.size}"
-        print(f"{self.args.script}: {where}: {self.outputs.describe()}", flush=True)
+        about = self.outputs.describe() + describe_negatives(self.images.labels)
+        print(f"{self.args.script}: {where}: {about}", flush=True)
 
     def claim(self, run):
         """The folders are those of these results. For rank 0."""
@@ -147,7 +149,7 @@ class Labelling:
         self.outputs = Outputs(self.folders, self.inputs)
         self.sizes = self.check.images({image_id: self.images.photograph(image_id) for image_id in self.outputs.left})
         self.check.disks(self.disk_needed())
-        self.left = list(self.sizes)[:1]
+        self.left = sorted(self.sizes, key=lambda i: not self.inputs.classes[i])[:1]  # with classes, which takes longer
         self.clock = time.perf_counter()
 
     def disk_needed(self):
@@ -155,7 +157,8 @@ class Labelling:
         needed = {output.folder: 0 for output in self.folders}
         for image_id, lacking in self.outputs.left.items():
             width, height = self.sizes.get(image_id, (0, 0))
-            count = len(split_classes(self.inputs.classes[image_id])) or CLASSES_AN_IMAGE
+            classes = self.inputs.classes[image_id]
+            count = CLASSES_AN_IMAGE if classes == NONE else len(split_classes(classes))
             for output in lacking:
                 needed[output.folder] += width * height * output.pixel_bytes(count)
         return needed

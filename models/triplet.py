@@ -8,6 +8,10 @@ Released behaviour kept here: the classification loss sees the first `cls_batch`
 larger; the repel term is added only when more than 4 pairs are hard. Mended: an image without a class-disjoint
 partner is left out (released misaligns anchors and negatives there); every term is reported by itself (released adds
 them up in place, so its logged classification loss is the total).
+
+An image that shows none of the classes (released has none) is classified like any other, has 0 for both embeddings of
+attract, and is no anchor, as it has no class to anchor. It is a negative of every image with a class; there it is
+embedded in the anchor's classes, in its own it would be 0 whatever it shows.
 """
 
 import torch
@@ -22,14 +26,13 @@ METRICS = ("gpp", "cam")
 
 
 def class_disjoint_partner(label, generator=None):
-    """For each image a uniformly random image of the batch that shares no class with it.
+    """For each image with a class, a uniformly random image of the batch that shares none with it.
 
     label: B x C of 0 and 1. generator: a CPU torch.Generator, None for the global one.
     Returns (anchors, partners): int64 index tensors of equal length <= B; images without a partner are left out.
     """
     label = label.detach().float().cpu()
-    disjoint = (label @ label.T) == 0  # B x B
-    disjoint.fill_diagonal_(False)  # matters for images without any class
+    disjoint = ((label @ label.T) == 0) & has_class(label)  # B x B
     draw = torch.rand(disjoint.shape, generator=generator).masked_fill(~disjoint, -1.0)
     best, partners = draw.max(dim=1)
     anchors = torch.nonzero(best >= 0).flatten()
@@ -128,7 +131,8 @@ class TripletErasing:
         e_background, e_object: B x C, of `region_embeddings`.
         """
         anchors, partners = class_disjoint_partner(label, generator)
-        distance = (e_background[anchors] - e_object[partners]).square().sum(dim=1)
+        negatives = e_object[partners] * torch.where(has_class(label[partners]), 1, label[anchors])
+        distance = (e_background[anchors] - negatives).square().sum(dim=1)
         hard = distance < self.margin
         if hard.sum() <= MIN_HARD_PAIRS:
             return distance.new_zeros(())
@@ -138,11 +142,18 @@ class TripletErasing:
         """Class embeddings of two regions of each image: where activation is below `low`, and where it is below 1.
 
         Each is the mean of the range-normalised maps (gpp) over the cells of its region, a class at a time.
-        Returns two B x C tensors, 0 for classes that the image does not have.
+        Returns two B x C tensors, 0 for classes that the image does not have; where it has none, the second holds all
+        classes, over all cells.
         """
         m = maxnorm(cam) * label[:, :, None, None]
         g = maps / (maps.abs().amax((2, 3), keepdim=True) + EPS)
-        return masked_mean(g, m < self.low) * label, masked_mean(g, m < 1) * label
+        own = torch.where(has_class(label), label, 1)
+        return masked_mean(g, m < self.low) * label, masked_mean(g, m < 1) * own
+
+
+def has_class(label):
+    """B x C of 0 and 1 -> B x 1 bool."""
+    return label.any(dim=1, keepdim=True)
 
 
 def class_embedding(maps, label):

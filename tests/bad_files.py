@@ -134,7 +134,7 @@ BAD_XMLS = {
     "an object without a name": (b"<annotation><object/></annotation>", "object without a name"),
     "a name of a part": (b"<annotation><object><part><name>cat</name></part></object></annotation>", "without a name"),
 }
-EMPTY_XMLS = {  # whole, but of no class: training and inference refuse the image, make_cls_labels.py warns
+EMPTY_XMLS = {  # whole, but of no class
     "no objects": b"<annotation/>",
     "a hundred thousand nested tags": b"<annotation>" + b"<a>" * 100_000 + b"</a>" * 100_000 + b"</annotation>",
     "unknown class": annotation("unicorn"),

@@ -540,9 +540,17 @@ def test_an_annotation_that_is_refused(shared, script, kind):
 
 @pytest.mark.parametrize("script", [TRAIN, INFER])
 @pytest.mark.parametrize("kind", EMPTY_XMLS)
-def test_an_image_without_a_class(shared, script, kind):
-    (shared / "set" / "Annotations" / "three.xml").write_bytes(EMPTY_XMLS[kind])
-    refuses(shared, script, says=["1 of 4 images show none of the 20 classes", "three"])
+def test_an_image_without_a_class(place, script, kind):
+    (place / "set" / "Annotations" / "three.xml").write_bytes(EMPTY_XMLS[kind])
+    assert ("'unicorn' is none of the 20 classes" in works(place, script)) == (kind == "unknown class")
+    if script == INFER:
+        assert read_scores(experiment(place, INFER) / "dict" / "three.npy") == {}
+
+
+def test_images_of_no_class_at_all_teach_nothing(shared):
+    for image_id in IDS:
+        (shared / "set" / "Annotations" / f"{image_id}.xml").write_bytes(EMPTY_XMLS["no objects"])
+    refuses(shared, TRAIN, says=["none of 4 images shows any of the classes", "--classes"])
 
 
 @pytest.mark.parametrize("kind", EMPTY_XMLS)
@@ -579,7 +587,7 @@ def bad_tables(marker):
         "NaN": (saved(good | {"three": good["three"] * np.nan}), "three has values other than 0 and 1"),
         "probabilities": (saved(good | {"three": good["three"] * 0.5}), "three has values other than 0 and 1"),
         "a matrix": (saved(good | {"three": np.eye(20)}), "three: not a vector"),
-        "no class": (saved(good | {"three": good["three"] * 0}), "1 of 4 images show none"),
+        "no images": (saved({}), "not a label table (it is empty)"),
     }
 
 
@@ -588,13 +596,7 @@ def bad_tables(marker):
 def test_a_label_table_that_is_refused(shared, script, kind):
     data, says = bad_tables(shared / "ran")[kind]
     (shared / "labels.npy").write_bytes(data)
-    refuses(
-        shared,
-        script,
-        "--cls_labels",
-        shared / "labels.npy",
-        says=["three" if kind == "no class" else "labels.npy", says],
-    )
+    refuses(shared, script, "--cls_labels", shared / "labels.npy", says=["labels.npy", says])
 
 
 @pytest.mark.parametrize("script", STAGES)
@@ -738,8 +740,15 @@ SCORES_OF = {  # who reads them -> (folder, a good key, extra flags)
 }
 
 
-@pytest.mark.parametrize("reader", SCORES_OF)
-@pytest.mark.parametrize("kind", [*bad_scores("", SHAPE, 7), *misfit_scores(SHAPE, 7)])
+@pytest.mark.parametrize(
+    ("reader", "kind"),
+    [
+        (reader, kind)
+        for kind in (*bad_scores("", SHAPE, 7), *misfit_scores(SHAPE, 7))
+        for reader in SCORES_OF
+        if kind != "no keys" or SCORES_OF[reader][1] != "dict"  # maps of an image that shows none of the classes
+    ],
+)
 def test_a_score_file_that_is_refused(place, reader, kind):
     script, folder, key, extra = SCORES_OF[reader]
     data, says = (bad_scores(place / "ran", SHAPE, key) | misfit_scores(SHAPE, key))[kind]

@@ -16,7 +16,14 @@ from hypothesis import strategies as st
 from tool.io.files import UserError
 from voc12 import labels as labels_module
 from voc12.classes import VOC_CLASSES
-from voc12.labels import load_labels, read_cls_labels, read_xml_label, write_cls_labels
+from voc12.labels import (
+    describe_negatives,
+    load_labels,
+    load_training_labels,
+    read_cls_labels,
+    read_xml_label,
+    write_cls_labels,
+)
 
 ROOT = Path(__file__).resolve().parent.parent
 BOMB = (
@@ -199,15 +206,14 @@ def test_a_table_that_was_asked_for_must_exist(tmp_path):
 
 
 def test_images_without_a_usable_label_can_be_left_out(tmp_path):
-    root = make_root(tmp_path, a=["cat"], b=[], broken=["dog"], z=["dog"])
+    root = make_root(tmp_path, a=["cat"], broken=["dog"], z=["dog"])
     (root / "Annotations" / "broken.xml").write_text("<annotation>")
     failed = {}
-    ids = ["z", "b", "nowhere", "broken", "a"]
+    ids = ["z", "nowhere", "broken", "a"]
     got = load_labels(ids, root, VOC_CLASSES, None, failed.__setitem__)
     assert list(got) == ["z", "a"] and got.matrix.shape == (2, 20)
     np.testing.assert_array_equal(got["a"], one_hot(7))
     assert {image_id: str(error).split(";")[0] for image_id, error in failed.items()} == {
-        "b": "b: one of the images that show none of the 20 classes",
         "nowhere": f"nowhere: one of the images that have no label (no {root}/Annotations/ID.xml)",
         "broken": f"{root}/Annotations/broken.xml: not an XML file (no element found: line 1, column 12)",
     }
@@ -248,11 +254,16 @@ def test_missing_labels_are_counted(tmp_path):
     assert "t.npy" in str(error.value)
 
 
-def test_images_without_class_are_counted(tmp_path):
+def test_images_without_class_are_taken_and_counted(tmp_path):
     root = make_root(tmp_path, a=["cat"], b=[], c=["yeti"])
     write_cls_labels(tmp_path / "t.npy", {"d": one_hot()})
-    with pytest.raises(UserError, match="^3 of 4 images show none of the 20 classes, the first is d; remove them"):
-        load_labels(["a", "d", "c", "b"], root, VOC_CLASSES, tmp_path / "t.npy")
+    labels = load_labels(["a", "d", "c", "b"], root, VOC_CLASSES, tmp_path / "t.npy")
+    assert {i: np.flatnonzero(v).tolist() for i, v in labels.items()} == {"a": [7], "d": [], "c": [], "b": []}
+    assert labels.without_class() == ["d", "c", "b"]
+    assert describe_negatives(labels) == ", 3 show none of the classes"
+    assert describe_negatives(load_labels(["a"], root, VOC_CLASSES)) == describe_negatives(None) == ""
+    with pytest.raises(UserError, match="^l.txt: none of 2 images shows any of the classes; check --classes"):
+        load_training_labels(["c", "b"], "l.txt", root, VOC_CLASSES)
 
 
 def test_table_of_other_classes(tmp_path):

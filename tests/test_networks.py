@@ -377,6 +377,58 @@ def test_regions_of_the_metrics_maps_by_hand():
     assert [e.item() for e in taken["cam"]] == pytest.approx([(0 + 0.25) / 2, (0 + 1 + 0.25 + 0.5) / 4], rel=1e-4)
 
 
+# ---------------------------------------------------------------- photographs that show none of the classes
+
+
+def test_an_image_without_a_class_is_a_partner_and_no_anchor():
+    label = torch.tensor([[1.0, 0], [1, 1], [0, 0], [0, 0]])
+    seen = {0: set(), 1: set()}
+    generator = torch.Generator().manual_seed(0)
+    for _ in range(40):
+        anchors, partners = class_disjoint_partner(label, generator)
+        assert anchors.tolist() == [0, 1]
+        for a, p in zip(anchors.tolist(), partners.tolist()):
+            seen[a].add(p)
+    assert seen == {0: {2, 3}, 1: {2, 3}}
+    assert class_disjoint_partner(torch.zeros(3, 2))[0].tolist() == []
+
+
+def test_the_losses_of_a_batch_with_an_image_without_a_class_by_hand():
+    """Five images of class 0 with the same maps, then one of no class; all six have class 1 in their maps, no label."""
+    cam = torch.tensor([[[0.0, 4.0], [1.0, 2.0]], [[9.0, 0.0], [0.0, 0.0]]])
+    gpp = torch.tensor([[[8.0, 1.0], [4.0, -8.0]], [[1.0, 1.0], [1.0, 1.0]]])
+    other = torch.tensor([[[-2.0, -2.0], [2.0, -4.0]], [[5.0, 5.0], [5.0, 5.0]]])  # of the image of no class
+    maps = torch.stack([gpp] * 5 + [other])
+    logits = torch.tensor([[0.0, 0.0]] * 5 + [[math.log(3), -math.log(3)]])
+    label = torch.tensor([[1.0, 0.0]] * 5 + [[0.0, 0.0]])
+    net = OutputsGiven((torch.stack([cam] * 6), logits, maps), (torch.stack([cam] * 6), logits, maps / 2))
+    terms = TripletErasing(low=0.3)(net, torch.ones(6, 3, 2, 2), label)
+    # classification: every cell of the five is -log 1/2; of the last -log(1 - 3/4) and -log(1 - 1/4)
+    cls = (10 * math.log(2) + math.log(4) + math.log(4 / 3)) / 12
+    assert terms["cls"].item() == pytest.approx(cls)
+    # attract: mean ReLU(gpp) of class 0 is (8 + 1 + 4)/4 and half of that; the last image has 0 in both, and counts
+    assert terms["attract"].item() == pytest.approx(0.2 * 5 * (13 / 8) / 12)
+    # nothing of the last image is kept where it is erased
+    assert net.images[1][5].abs().max() == 0 and net.images[1][0].abs().max() > 0
+    # repel: each of the five has the last image as negative, compared in the anchor's class 0 alone
+    anchor, negative = (1 + 0.5) / 2, (-2 - 2 + 2 - 4) / 4 / 4
+    distance = (anchor - negative) ** 2
+    assert distance > 0.5 and terms["repel"].item() == 0  # none is hard
+    net.images.clear()
+    terms = TripletErasing(low=0.3, margin=2.0)(net, torch.ones(6, 3, 2, 2), label)
+    assert terms["repel"].item() == pytest.approx(0.15 * (2 - distance), rel=1e-4)
+
+
+def test_repel_reaches_the_image_without_a_class():
+    """Its own label would embed it as 0 and teach nothing about it."""
+    torch.manual_seed(0)
+    cam, maps = torch.rand(6, 2, 4, 4), torch.randn(6, 2, 4, 4, requires_grad=True)
+    label = torch.tensor([[1.0, 0]] * 5 + [[0, 0]])
+    losses = TripletErasing(margin=50.0)
+    losses.repel(*losses.region_embeddings(cam, maps, label), label).backward()
+    assert maps.grad[5, 0].abs().sum() > 0 and maps.grad[5, 1].abs().sum() == 0
+
+
 @pytest.mark.parametrize("repel", [True, False])
 def test_without_attract_nothing_is_erased(repel):
     terms, forwards = terms_of(attract="none", repel=repel)

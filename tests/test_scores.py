@@ -21,7 +21,7 @@ from tool.crf import crf_with_alphas
 from tool.io import scores as scores_module
 from tool.io.files import UserError, atomic
 from tool.io.images import check_size
-from tool.io.scores import read_scores, write_scores
+from tool.io.scores import file_origin, read_scores, write_scores
 from tool.metrics import THRESHOLDS, ThresholdSweep, confusion, iou, mean_iou
 
 
@@ -194,7 +194,6 @@ def test_irn_files_are_read_without_torch_loading_them(tmp_path, monkeypatch):
         ({"keys": [3, 300], "high_res": MAPS}, "300 is not a class index"),
         ({"keys": [0.0, 1.0], "high_res": MAPS}, "not class indices"),
         ({"keys": "37", "high_res": MAPS}, "not class indices"),
-        ({"keys": np.array([], int), "high_res": MAPS[:0]}, "no maps"),
         ({"keys": [3, 7], "high_res": MAPS * np.nan}, "not finite"),
         ({"keys": [3, 7], "high_res": torch.from_numpy(MAPS).bfloat16()}, r"BFloat16Storage, save tensor\.numpy\(\)"),
         ({"keys": [3, 7], "high_res": torch.nn.Parameter(torch.from_numpy(MAPS))}, r"save tensor\.numpy\(\)"),
@@ -263,7 +262,6 @@ def test_score_files_with_code_are_refused_and_nothing_runs(tmp_path):
 @pytest.mark.parametrize(
     "value",
     [
-        {},
         [1],
         {"a": np.ones((2, 2))},
         {0: np.ones(3)},
@@ -279,6 +277,36 @@ def test_score_files_of_other_shape_are_refused(tmp_path, value):
     np.save(tmp_path / "x.npy", value, allow_pickle=True)
     with pytest.raises(UserError, match=r"x\.npy: not a score file"):
         read_scores(tmp_path / "x.npy")
+
+
+@pytest.mark.parametrize("compressed", [False, True])
+def test_maps_of_an_image_without_any_class(tmp_path, compressed):
+    path = tmp_path / "x.npy"
+    write_scores(path, {}, compressed, "0123456789abcdef")
+    assert read_scores(path) == {} and file_origin(path) == "0123456789abcdef"
+    theirs = np.load(path, allow_pickle=True)  # as docs/outputs.md says that others read them
+    assert ({k: theirs[k] for k in theirs} if compressed else theirs.item()) == {}
+    with pytest.raises(UserError, match=r"x\.npy: not a score file of ours \(no maps\)"):
+        read_scores(path, empty=False)  # CRF scores have a background
+
+
+def test_irn_files_of_an_image_without_any_class(tmp_path):
+    np.save(tmp_path / "x.npy", {"keys": np.array([], int), "high_res": MAPS[:0]})
+    assert read_scores(tmp_path / "x.npy") == {}
+
+
+def test_without_any_class_all_is_background():
+    image = np.zeros((3, 5, 3), np.uint8)
+    for alpha, scores in crf_with_alphas(image, {}, [2, 21]).items():
+        assert list(scores) == [0] and scores[0].dtype == np.float32, alpha
+        assert np.array_equal(scores[0], np.ones((3, 5)))
+    truth = np.array([[0, 0, 1], [1, 255, 0]], np.uint8)
+    sweep = ThresholdSweep(2, (0.0, 0.3), boundaries=True)
+    sweep.add(truth, {})
+    assert sweep.confusions().tolist() == [[[3, 0], [2, 0]]] * 2
+    zeros = ThresholdSweep(2, (0.0, 0.3), boundaries=True)
+    zeros.add(truth, {0: np.zeros(truth.shape, np.float32)})  # as an image of the class whose map is empty
+    assert np.array_equal(sweep.boundary, zeros.boundary)
 
 
 def test_plain_arrays_pickles_and_text_are_refused(tmp_path):

@@ -297,14 +297,8 @@ def test_truncated_jpeg(broken, tmp_path, workers):
     assert "Traceback" not in result.stderr
 
 
-def test_labels_that_are_missing_or_empty(broken, tmp_path):
-    xml = broken / "Annotations" / "toy_00002.xml"
-    text = xml.read_text()
-    for name in ("bird", "bottle", "car", "cat", "tvmonitor"):
-        text = text.replace(f"<name>{name}<", "<name>unicorn<")
-    xml.write_text(text)
-    refused("train.py", *quick(broken, tmp_path), says="toy_00002")
-    xml.unlink()
+def test_labels_that_are_missing(broken, tmp_path):
+    (broken / "Annotations" / "toy_00002.xml").unlink()
     refused("train.py", *quick(broken, tmp_path), says="toy_00002")
 
 

@@ -83,16 +83,19 @@ def refine(image, probabilities, iterations):
 
 
 def background_score(cams, alpha):
-    """(1 - max over classes)^alpha. cams: K x H x W in [0, 1] -> H x W."""
-    return np.power(1 - cams.max(0), alpha)
+    """(1 - max over classes)^alpha. cams: K x H x W in [0, 1] -> H x W; 1 without any class."""
+    return np.power(1 - cams.max(0, initial=0), alpha)
 
 
 def crf_with_alphas(image, cams, alphas, iterations=ITERATIONS):
     """Refine class activation maps, once for each background power alpha.
 
     image: H x W x 3 uint8 RGB. cams: {class index from 0: H x W float32 in [0, 1]}. alphas: background powers > 0.
-    Returns {alpha: {0: background, c + 1: class c}} of H x W float32 maps; each pixel's values sum to 1.
+    Returns {alpha: {0: background, c + 1: class c}} of H x W float32 maps; each pixel's values sum to 1. Without any
+    class the background is 1 everywhere.
     """
+    if not cams:
+        return {alpha: {0: np.ones(image.shape[:2], np.float32)} for alpha in alphas}
     keys = sorted(cams)
     stack = np.stack([cams[k] for k in keys])
     unaries = np.stack([np.concatenate([background_score(stack, alpha)[None], stack]) for alpha in alphas])

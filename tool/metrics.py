@@ -265,11 +265,9 @@ class ThresholdSweep(Counts):
         self.limits = self.thresholds.astype(np.float32)  # scores are float32: compare as released does
 
     def add(self, truth, scores):
-        """truth: H x W uint8 with 255 ignored; scores: {class index from 0: H x W float32}."""
-        first, *others = sorted(scores)
-        top = scores[first].astype(np.float32)
-        labels = np.full(top.shape, first + 1, np.uint8)
-        for key in others:
+        """truth: H x W uint8 with 255 ignored; scores: {class index from 0: H x W float32}, of no class too."""
+        top, labels = np.zeros(truth.shape, np.float32), np.zeros(truth.shape, np.uint8)
+        for key in sorted(scores):  # a score of 0 or less is above no threshold
             score = scores[key].astype(np.float32, copy=False)
             better = score > top
             np.copyto(top, score, where=better)

@@ -13,10 +13,13 @@ from tool.random_walk import propagate, sparse_affinity
 CRF_ITERATIONS = 1  # after the walk
 
 
-def stack_scores(cams, dup):
-    """{class: H x W} -> (keys, (K + 1) x H x W float32): background score (1 - max)^dup first, keys 0, c + 1 ..."""
+def stack_scores(cams, dup, size=(0, 0)):
+    """{class: H x W} -> (keys, (K + 1) x H x W float32): background score (1 - max)^dup first, keys 0, c + 1 ...
+
+    size: (H, W), for an image without any class, whose background is 1 everywhere.
+    """
     keys = sorted(cams)
-    maps = np.stack([cams[k] for k in keys]).astype(np.float32)
+    maps = np.stack([cams[k] for k in keys]).astype(np.float32) if keys else np.zeros((0, *size), np.float32)
     return np.array([0, *(k + 1 for k in keys)]), np.concatenate([background_score(maps, dup)[None], maps])
 
 

@@ -34,7 +34,8 @@ def read_results(ids, folder, mask, task, num_labels):
             notes.add(path, oddities(task, result))
         if task == "crf":
             result = best_labels(result)
-        check_size(truth, next(iter(result.values())).shape if task == "cam" else result.shape, path)
+        if task != "cam" or result:
+            check_size(truth, next(iter(result.values())).shape if task == "cam" else result.shape, path)
         yield image_id, truth, result
     notes.say()
 
@@ -42,17 +43,17 @@ def read_results(ids, folder, mask, task, num_labels):
 def read_result(path, task, num_labels):
     """What a stage says of an image: {class: H x W} of task cam, {label: H x W} of crf, H x W uint8 labels of png."""
     if task != "png":
-        return read_keys(path, num_labels - (task == "cam"))
+        return read_keys(path, num_labels - (task == "cam"), task == "cam")
     labels = open_mask(path, num_labels)
     if labels.max() >= num_labels:
         raise UserError(f"{path}: a pseudo label has 255 (ignored) pixels; every pixel needs a class")
     return labels
 
 
-def read_keys(path, limit):
-    """A score file whose keys are below `limit`, else UserError."""
-    scores = read_scores(path)
-    if max(scores) >= limit:
+def read_keys(path, limit, empty):
+    """A score file whose keys are below `limit`, else UserError. empty: whether it may hold none."""
+    scores = read_scores(path, empty)
+    if max(scores, default=-1) >= limit:
         raise UserError(f"{path}: holds key {max(scores)}, but there are {limit} labels; check --task and --classes")
     return scores
 
@@ -81,10 +82,15 @@ def score(ids, folder, mask, task, thresholds, names, parts=None):
     }
 
 
-def labels_of(result, task, threshold=None):
-    """H x W labels of what `read_result` gives; threshold: of the background, for class activation maps."""
+def labels_of(result, task, threshold=None, size=(0, 0)):
+    """H x W labels of what `read_result` gives; threshold: of the background, for class activation maps.
+
+    size: (H, W), for an image without any map, which is background.
+    """
     if task == "png":
         return result
+    if not result:
+        return np.full(size, BACKGROUND)
     labels = best_labels(result)
     if task == "crf":
         return labels
@@ -148,6 +154,8 @@ def oddities(kind, scores):
     """What is strange about one score file, in words: a list, mostly empty."""
     if kind == "crf" and BACKGROUND not in scores:
         return ["has no background (key 0), so that every pixel is given a class"]
+    if not scores:
+        return []
     low, high = min(score.min() for score in scores.values()), max(score.max() for score in scores.values())
     if kind == "cam" and (low < -ROUNDING or high > 1 + ROUNDING):
         return ["has values outside [0, 1], which the thresholds are meant for"]

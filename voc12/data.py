@@ -159,17 +159,20 @@ def read_score_pair(low_path, high_path, size, num_labels=256):
 
     A class that one of them lacks is 0 there. UserError where a file is broken or not of the image's size (h, w).
     """
-    pair = [read_maps(path, size, num_labels) for path in (low_path, high_path)]
+    pair = [read_maps(path, size, num_labels, empty=False) for path in (low_path, high_path)]
     keys = sorted({0, *pair[0], *pair[1]})
     zero = np.zeros(size, np.float32)
     return tuple(np.stack([scores.get(k, zero) for k in keys]).astype(np.float32) for scores in pair)
 
 
-def read_maps(path, size, num_keys):
-    """Score maps of an image of `size` (h, w) -> {key: H x W}; UserError also where a key is not below num_keys."""
-    scores = read_scores(path)
+def read_maps(path, size, num_keys, empty=True):
+    """Score maps of an image of `size` (h, w) -> {key: H x W}; UserError also where a key is not below num_keys.
+
+    empty: of `read_scores`.
+    """
+    scores = read_scores(path, empty)
     check_score_size(path, scores, size)
-    if max(scores) >= num_keys:
+    if max(scores, default=-1) >= num_keys:
         raise UserError(f"{path}: holds class {max(scores)}, but there are {num_keys}; check --classes")
     return scores
 
@@ -179,7 +182,8 @@ def in_range(maps, path, said):
 
     said: an empty set at first, which remembers that it was said.
     """
-    low, high = min(float(m.min()) for m in maps.values()), max(float(m.max()) for m in maps.values())
+    low = min((float(m.min()) for m in maps.values()), default=0)
+    high = max((float(m.max()) for m in maps.values()), default=0)
     if not said and (low < -TOLERANCE or high > 1 + TOLERANCE):
         said.add(path)
         print(
@@ -191,7 +195,7 @@ def in_range(maps, path, said):
 
 def check_score_size(path, scores, size):
     """UserError where score maps are not of the image's size (h, w)."""
-    shape = next(iter(scores.values())).shape
+    shape = next((score.shape for score in scores.values()), tuple(size))
     if shape != tuple(size):
         raise UserError(
             f"{path}: scores of {shape[1]} x {shape[0]} pixels for an image of {size[1]} x {size[0]}; "

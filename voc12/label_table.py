@@ -12,9 +12,9 @@ def read_table(path, locate):
     """Labels of a CSV -> (class names in the order of the header, or None in the form `image,labels`; {key: names}).
 
     path: UTF-8 with or without a byte-order mark. locate: called with an image's relative path as the table has it,
-    slashes made plain; returns the key to gather it under. names: a frozenset. An image may have several rows when they
-    say the same. UserError, with the line: no header, another encoding, a broken row, a path out of the folder,
-    contradicting rows.
+    slashes made plain; returns the key to gather it under. names: a frozenset, empty of an image that shows none of the
+    classes. An image may have several rows when they say the same. UserError, with the line: no header, another
+    encoding, a broken row, a path out of the folder, contradicting rows.
     """
     labels, begin = {}, 1
     try:

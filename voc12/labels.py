@@ -81,6 +81,10 @@ class LabelTable(Mapping):
     def __len__(self):
         return len(self.rows)
 
+    def without_class(self):
+        """IDs of the images that show none of the classes."""
+        return [image_id for image_id, shown in zip(self, self.matrix.any(axis=1)) if not shown]
+
 
 def write_cls_labels(path, labels):
     """Write {ID: vector of 0 and 1} in the form that the suffix of `path` asks for; `read_cls_labels` reads either.
@@ -106,6 +110,8 @@ def read_cls_labels(path):
     try:
         data = Path(path).read_bytes()
         table = unzip_labels(data) if data.startswith(ZIP_MAGIC) else name_keys(unpickle_dict(data))
+        if not table or not all(isinstance(key, str) for key in table):
+            raise ValueError("its keys are not image IDs" if table else "it is empty")
     except FileNotFoundError:
         raise UserError(f"{path}: no such file; {FORM}; without it the labels come from Annotations") from None
     except OSError:
@@ -169,8 +175,14 @@ def find_label(image_id, voc12_root, classes, table, cls_labels):
     return vector
 
 
-def lookup_labels(ids, voc12_root, classes, cls_labels=None, failed=None):
-    """As load_labels, but an image that shows none of the classes gets its vector of zeros."""
+def load_labels(ids, voc12_root, classes, cls_labels=None, failed=None):
+    """Labels of the listed images: LabelTable of {ID: float32[len(classes)] of 0 and 1}; one that shows none has zeros.
+
+    ids: IDs in any order. cls_labels: path of a table; for an ID that it lacks the XML under voc12_root/Annotations is
+    read, and for all of them where it is None. failed: called with (ID, UserError) of each image that has no usable
+    label, which is left out; without it the first one raises that error. UserError: an image without label, a broken or
+    missing file, a table made with other classes.
+    """
     table = {} if cls_labels is None else read_cls_labels(cls_labels)
     matrix = np.zeros((len(ids), len(classes)), dtype=np.uint8)
     found, missing = [], []
@@ -190,25 +202,20 @@ def lookup_labels(ids, voc12_root, classes, cls_labels=None, failed=None):
     if missing:
         where = f"not in {cls_labels}, and " if table else ""
         where = f"{where}no {Path(voc12_root) / 'Annotations'}/ID.xml"
-        refuse(missing, ids, "have no label", f" ({where}); check --voc12_root or take them off the list", failed)
+        hint = f"({where}); check --voc12_root or take them off the list"
+        if failed is None:
+            raise UserError(f"{len(missing)} of {len(ids)} images have no label, the first is {missing[0]} {hint}")
+        for image_id in missing:
+            failed(image_id, UserError(f"{image_id}: one of the images that have no label {hint}"))
     return LabelTable(found, matrix[: len(found)])
 
 
-def load_labels(ids, voc12_root, classes, cls_labels=None, failed=None):
-    """Labels of the listed images: LabelTable of {ID: float32[len(classes)] of 0 and 1, with at least one 1}.
-
-    ids: IDs in any order. cls_labels: path of a table; for an ID that it lacks the XML under voc12_root/Annotations is
-    read, and for all of them where it is None. failed: called with (ID, UserError) of each image that has no usable
-    label, which is left out; without it the first one raises that error. UserError: an image without label, an image
-    without any class, a broken or missing file, a table made with other classes.
-    """
-    labels = lookup_labels(ids, voc12_root, classes, cls_labels, failed)
-    shown = labels.matrix.any(axis=1)
-    if shown.all():
-        return labels
-    empty = [image_id for image_id, any_class in zip(labels, shown) if not any_class]
-    refuse(empty, ids, f"show none of the {len(classes)} classes", "; remove them from the list", failed)
-    return LabelTable([image_id for image_id, any_class in zip(labels, shown) if any_class], labels.matrix[shown])
+def load_training_labels(ids, source, *options):
+    """`load_labels` of a set to learn from; UserError where no image at all shows any class. source: what lists it."""
+    labels = load_labels(ids, *options)
+    if not labels.matrix.any():
+        raise UserError(f"{source}: none of {len(ids)} images shows any of the classes; check --classes")
+    return labels
 
 
 def refuse(wrong, ids, what, hint, failed):
@@ -219,9 +226,16 @@ def refuse(wrong, ids, what, hint, failed):
         failed(image_id, UserError(f"{image_id}: one of the images that {what}{hint}"))
 
 
+def describe_negatives(labels):
+    """How many images of a LabelTable show no class, to follow other counts; "" where none does, or for None."""
+    count = len(labels.without_class()) if labels is not None else 0
+    return f", {count} show none of the classes" if count else ""
+
+
 def any_negative(labels):
-    """Whether any two images share no class. labels: N x C of 0 and 1."""
+    """Whether any image with a class shares none with some other. labels: N x C of 0 and 1."""
     rows = np.unique(labels, axis=0).astype(np.float32)
     if rows.all(axis=0).any():  # a class that all of them have
         return False
-    return any((rows @ row == 0).any() for row in rows[np.argsort(rows.sum(axis=1))])  # few classes find one soonest
+    order = np.argsort(rows.sum(axis=1))  # few classes find one soonest
+    return any((rows @ row == 0).any() for row in rows[order] if row.any())

@@ -190,6 +190,9 @@ def print_classes(classes, labels, lists):
         print(f"no image shows {len(absent)} of the {len(classes)} classes ({first_names(absent)})")
     several = sum(len(indices) > 1 for indices in labels.values())
     print(f"{len(labels)} images, {several} of them with several classes")
+    negatives = [image_id for image_id, indices in labels.items() if not indices]
+    if negatives:
+        print(f"{len(negatives)} of them show none of the classes ({first_names(negatives)})")
 
 
 def print_sizes(sizes):

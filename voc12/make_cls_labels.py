@@ -16,7 +16,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))  # run as a scri
 from tool.cli import run_script
 from tool.io.files import UserError, read_list
 from voc12.classes import load_classes
-from voc12.labels import lookup_labels, write_cls_labels
+from voc12.labels import load_training_labels, write_cls_labels
 
 
 def get_args_parser():
@@ -55,16 +55,14 @@ def main(args):
         ids = annotated_ids(args.voc12_root)
     else:
         ids = list(dict.fromkeys(image_id for path in args.lists for image_id in read_list(path)))
-    labels = lookup_labels(ids, args.voc12_root, classes)
-    empty = [image_id for image_id, shown in zip(labels, labels.matrix.any(axis=1)) if not shown]
-    if len(empty) == len(ids):
-        raise UserError(f"{args.voc12_root}: none of {len(ids)} images shows any of the classes; check --classes")
+    labels = load_training_labels(ids, args.voc12_root, args.voc12_root, classes)
+    empty = labels.without_class()
     write_cls_labels(args.out, labels)
     print(f"{args.out}: labels of {len(ids)} images, {len(classes)} classes")
     if empty:
         print(
-            f"warning: {len(empty)} of them show none of the classes, the first is {empty[0]}; training and "
-            "inference refuse lists with such images",
+            f"warning: {len(empty)} of them show none of the classes, the first is {empty[0]}; to the stages they are "
+            "background alone",
             file=sys.stderr,
         )
 

@@ -2,6 +2,7 @@
 
 Reads:  --images with all folders below, and which classes they show: from --labels, a CSV `image,labels` (labels
         separated by ;) or `image,<class>,<class>,...` (0 or 1), or with --by_folder from the folders in --images
+        photographs that show none of the classes: no label or zeros in the table, or --negatives, a folder of them
         --masks, for scores only: a mask for photograph a/b.jpg is a/b.png, 0 background, k the k-th class, 255 ignored
 Writes: OUT/JPEGImages, SegmentationClass, classes.txt, cls_labels.npy, ImageSets/Segmentation/train.txt, val.txt
 
@@ -9,6 +10,7 @@ python voc12/make_dataset.py --images photos --labels labels.csv --out data/mine
 """
 
 import argparse
+import os
 import sys
 from pathlib import Path
 
@@ -38,6 +40,8 @@ from voc12.layout import (
     write_set,
 )
 
+NO_CLASS = -1  # stands for a class where images have none
+
 
 def get_args_parser():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -47,6 +51,8 @@ def get_args_parser():
     source.add_argument(
         "--by_folder", action="store_true", help="a photograph shows the class that its folder in --images is named by"
     )
+    text = "folder of photographs that show none of the classes, one in --images or any other"
+    parser.add_argument("--negatives", type=str, default=None, metavar="DIR", help=text)
     parser.add_argument("--out", type=str, required=True, help="folder to make, for --voc12_root of the stages")
     parser.add_argument("--masks", type=str, default=None, help="folder of masks: the photographs' names with .png")
     parser.add_argument(
@@ -96,8 +102,32 @@ def table_labels(path, images, photos):
 
 
 def folder_labels(photos):
-    """{photograph: the name of its folder in --images}; none for photographs beside these folders."""
-    return {photo: frozenset(photo.split("/")[:1] if "/" in photo else ()) for photo in photos}
+    """{photograph: the name of its folder in --images}, without photographs beside these folders."""
+    return {photo: frozenset(photo.split("/")[:1]) for photo in photos if "/" in photo}
+
+
+def negative_photographs(folder, images, without):
+    """{name: path} of the photographs in --negatives; {} without that folder.
+
+    name: the path below --images, or, where the folder lies elsewhere, from the folder's own name on.
+    """
+    if folder is None:
+        return {}
+    real, inside = Path(os.path.realpath(folder)), os.path.realpath(images)
+    if real == Path(inside):
+        raise UserError(f"--negatives {folder}: is --images itself; give a folder in it, or another")
+    place = real.relative_to(inside if real.is_relative_to(inside) else real.parent)
+    return {(place / name).as_posix(): real / name for name in find_photographs(folder, [*without, images])}
+
+
+def check_negatives(negatives, photos, labels, folder):
+    """UserError where photographs in --negatives have labels, or names that photographs in --images have."""
+    both = [name for name in negatives if name in photos or labels.get(name)]
+    if both:
+        raise UserError(
+            f"--negatives {folder}: {len(both)} of its photographs have labels, or the names of some in --images "
+            f"({first_names(both)}); remove or rename one"
+        )
 
 
 def number_labels(labels, classes, origin):
@@ -130,15 +160,16 @@ def check_mask(path, size, num_classes):
     return tuple(k - 1 for k in sorted(classes_in(mask)))
 
 
-def read_sizes(images, masks, names, num_classes, failures):
+def read_sizes(images, paths, masks, names, num_classes, failures):
     """Look at every photograph's header and every mask -> ({ID: (w, h)}, {ID: class indices in its mask}).
 
-    names: {ID: relative path}. What cannot be used raises a UserError or goes to `failures`.
+    paths: {ID: photograph}; names: {ID: relative path}, which its mask has too. What cannot be used raises a UserError
+    or goes to `failures`.
     """
     sizes, shown = {}, {}
 
     def check(image_id):
-        size = check_photograph(images / names[image_id])
+        size = check_photograph(paths[image_id])
         mask = mask_of(masks, names[image_id])
         if mask and mask.is_file():
             shown[image_id] = check_mask(mask, size, num_classes)
@@ -162,8 +193,10 @@ def mask_of(masks, name):
 def choose_part(labels, part, seed):
     """A seeded part of the IDs in which every class has that part of its images, as far as single images allow.
 
-    labels: {ID: class indices}. Classes are served from the rarest on; each keeps at least one image outside.
+    labels: {ID: class indices}. Classes are served from the rarest on; each keeps at least one image outside. Images
+    without any class count as one more class.
     """
+    labels = {image_id: indices or (NO_CLASS,) for image_id, indices in labels.items()}
     order = np.random.default_rng(seed).permutation(sorted(labels)).tolist()
     members = {}
     for image_id in order:
@@ -196,7 +229,9 @@ def warn_of_other_labels(shown, labels):
 def main(args):
     images, masks = Path(args.images), Path(args.masks) if args.masks else None
     check_out(args.out, args.overwrite)
-    photos = find_photographs(images, without=[args.out, *([args.masks] if masks else [])])
+    others = [args.out, *([args.masks] if masks else [])]
+    negatives = negative_photographs(args.negatives, images, others)
+    photos = find_photographs(images, [*others, *([args.negatives] if negatives else [])])
     if args.by_folder:
         origin, classes, found, missing = images, None, folder_labels(photos), []
     else:
@@ -204,6 +239,7 @@ def main(args):
         classes, found, missing = table_labels(args.labels, images, photos)
     if not any(found.values()):
         raise UserError(f"{origin}: no photograph has a label")
+    check_negatives(negatives, photos, found, args.negatives)
     if args.classes:
         classes = load_classes(args.classes)
     elif classes is None:
@@ -212,15 +248,16 @@ def main(args):
     found = number_labels(found, classes, origin)
     left_out = {
         "rows without a photograph": missing,
-        "photographs without a row": [photo for photo in photos if photo not in found],
-        "photographs without a label": [photo for photo, indices in found.items() if not indices],
+        f"photographs without a {'label' if args.by_folder else 'row'}": [p for p in photos if p not in found],
     }
-    names = fold_names(photo for photo, indices in found.items() if indices)
+    found |= dict.fromkeys(negatives, ())
+    names = fold_names(found)
+    paths = {image_id: negatives.get(name, images / name) for image_id, name in names.items()}
     with new_set(args.out, "voc12/make_dataset.py", args) as folder:
         failures = Failures(args.on_error, folder / "failed.txt")
-        sizes, shown = read_sizes(images, masks, names, len(classes), failures)
+        sizes, shown = read_sizes(images, paths, masks, names, len(classes), failures)
         labels = {image_id: found[names[image_id]] for image_id in sizes}
-        pairs = [(images / names[i], f"JPEGImages/{i}{Path(names[i]).suffix}") for i in sizes]
+        pairs = [(paths[i], f"JPEGImages/{i}{Path(names[i]).suffix}") for i in sizes]
         pairs += [(mask_of(masks, names[i]), f"SegmentationClass/{i}.png") for i in shown]
         link_all(pairs, folder, args.out, args.copy)
         val = choose_part({image_id: labels[image_id] for image_id in shown}, args.val, args.seed)

@@ -86,8 +86,8 @@ def walk_score(net, world, walks, dup):
     num_labels = walks.num_classes + 1
     counts = np.zeros((num_labels, num_labels), dtype=np.int64)
     for index in progress_bar(world.share(range(len(walks))), world):
-        image_id, _, view, maps = walks[index]
-        keys, scores = stack_scores(maps, dup)
+        image_id, photo, view, maps = walks[index]
+        keys, scores = stack_scores(maps, dup, photo.shape[:2])
         predicted = keys[walk_scores(net, view, scores, device_of(net)).argmax(0)]
         truth = open_mask(mask_path(walks.root, image_id), num_labels)
         check_size(truth, predicted.shape, image_id)

@@ -71,7 +71,8 @@ class Gallery:
         name = card["panels"][0]["src"].split("/")[-1][:5] + str(k)
         try:
             result = read_result(stage.path(image_id), task, len(names))
-            labels = labels_of(result, task, entry.threshold(self.threshold))
+            size = (0, 0) if truth is None else truth.shape
+            labels = labels_of(result, task, entry.threshold(self.threshold), size)
             if truth is not None and truth.shape == labels.shape:
                 card["ious"][k] = image_iou(truth, labels, len(names))
         except UserError as error:  # made again at this moment, or broken
@@ -83,6 +84,8 @@ class Gallery:
             picture = label_overlay(photo, shrink_labels(labels, photo))
             return [self.panel(stage.kind.title, picture, name, self.describe(labels), stage.name, iou)]
         card["shown"] |= {c + 1 for c in result}
+        if not result:
+            return [{"title": "Activation", "detail": "", "missing": "shows none of the classes"}]
         return [
             self.panel(
                 "Activation",

@@ -98,7 +98,7 @@ def image_scores(stage, ids, data, threshold, cache):
         for image_id in tqdm(ids, "images", unit="image", disable=None):
             truth = open_mask(data.mask(image_id), len(data.names))
             result = read_result(stage.path(image_id), stage.kind.task, len(data.names))
-            labels = labels_of(result, stage.kind.task, threshold)
+            labels = labels_of(result, stage.kind.task, threshold, truth.shape)
             check_size(truth, labels.shape, stage.path(image_id))
             values[image_id] = image_iou(truth, labels, len(data.names))
         return values

@@ -31,7 +31,7 @@ def pickle_dict(value):
 
 
 def unpickle_dict(data):
-    """bytes of `np.save(dict)` -> that dict, not empty, of plain values, arrays, and lists for arrays of objects.
+    """bytes of `np.save(dict)` -> that dict of plain values, arrays, and lists for arrays of objects.
 
     The caller checks keys and values. ValueError and what unpickling raises where it is anything else.
     """
@@ -52,8 +52,8 @@ def unpickle_dict(data):
             gc.enable()
     while isinstance(value, Array) and isinstance(value.values, list) and len(value.values) == 1:
         value = value.values[0]
-    if not isinstance(value, dict) or not value:
-        raise ValueError("not a dict, or an empty one")
+    if not isinstance(value, dict):
+        raise ValueError("not a dict")
     return {key: v.values if isinstance(v, Array) else v for key, v in value.items()}
 
 

@@ -13,7 +13,7 @@ from tool.io.files import UserError, write_bytes
 from tool.io.pickles import MAX_HEADER, pickle_dict, unpickle_dict
 
 ORIGIN_MARK = b"AEFT-origin\0"  # as a PNG text chunk has it: keyword, zero byte, text
-ZIP_MAGIC = b"PK\3\4"
+ZIP_MAGIC = (b"PK\3\4", b"PK\5\6")  # the second: of an archive without members
 FULL_SIZE = ("high_res", "attn_highres", "hr_cam")  # names of maps of the image's size in files of IRN and others
 COMPRESSED_LIMIT = 2**28  # bytes of all maps of a file before compression: 134 million values
 HEADER_ROOM = 128  # bytes of an .npy header
@@ -21,7 +21,7 @@ FORM = "one holds {class index: height x width floats}, or keys and high_res as 
 
 
 def write_scores(path, scores, compressed=False, origin=""):
-    """Write {class index: H x W scores in [0, 1]}; `read_scores` reads either form.
+    """Write {class index: H x W scores in [0, 1]}, {} of an image without any class; `read_scores` reads either form.
 
     Plain: `np.save` of that dict with float32 maps, the format that other tools of the field read. Compressed: see
     `zip_scores`; where the maps are too large for it (COMPRESSED_LIMIT), they are written plainly. origin: 16 hex
@@ -48,8 +48,10 @@ def file_origin(path):
     return found and found.group(1).decode()
 
 
-def read_scores(path):
+def read_scores(path, empty=True):
     """Read a score file, plain or compressed, without trusting it: {int: H x W float array}, all of one size, finite.
+
+    {} of an image that shows none of the classes; refused where not `empty`, as CRF scores have a background.
 
     The plain format is a pickle, which can run code; only plain dicts, ints, numpy arrays and torch tensors are built,
     anything else is refused. Other methods' stacks of maps are read as well, see `split_stack`. Half floats, as
@@ -62,6 +64,8 @@ def read_scores(path):
     try:
         value = unzip_scores(data) if data.startswith(ZIP_MAGIC) else unpickle_dict(data)
         scores = check_maps(split_stack(value) if "keys" in value or "cam" in value else value)
+        if not scores and not empty:
+            raise ValueError("no maps")
     except Exception as error:  # a broken pickle or zip raises nearly anything; none of it may escape as a traceback
         reason = " ".join(str(error).split())[:120] or type(error).__name__
         raise UserError(f"{path}: not a score file of ours ({reason}); {FORM}") from None
@@ -102,8 +106,6 @@ def check_maps(value):
 
     Half floats become float32: nothing is lost, and arithmetic goes on in it.
     """
-    if not value:
-        raise ValueError("no maps")
     for key, score in value.items():
         if not isinstance(key, int | np.integer) or not 0 <= key <= 255:
             raise ValueError(f"key {key!r} is not a class index")
@@ -152,8 +154,6 @@ def unzip_scores(data):
                 raise ValueError("compressed in another way than ours")
             with archive.open(member) as stream:
                 scores[int(key)] = half_map(stream.read(member.file_size))
-    if not scores:
-        raise ValueError("an empty archive")
     return scores
 
 
