@@ -127,7 +127,7 @@ def output_folders(args, place, weights, classes):
     settings = {"compress": args.compress, "classes": list(classes)}
     if weights:
         settings |= {"weights": file_hash(weights), "epoch": args.load_epo, "model": args.model, "scales": args.scales}
-        settings |= {key: getattr(args, key) for key in ("width", "trunk", "output_stride", "amp")}
+        settings |= {key: getattr(args, key) for key in ("width", "trunk", "output_stride", "pool", "amp")}
         if args.labels == "predicted":
             settings |= {"labels": "predicted", "min_score": args.min_score}
     else:

@@ -176,8 +176,9 @@ def plan(args, images):
     """Phases of the run as (first epoch, batch size, steps), and the steps that the poly schedule is planned for."""
     warm_up = min(args.T, args.epochs) * (images // args.batch_size)
     triplet = max(0, args.epochs - args.T) * (images // args.batch_size_triplet)
-    # released: planned as if every batch had the warm-up's size, so the rate ends at about 0.45 of its start
-    planned = images // args.batch_size * args.epochs
+    # released: planned as if every batch had the warm-up's size, so the rate ends at about 0.45 of its start; where
+    # batches become smaller there are more steps than that, and the schedule does not end before them
+    planned = max(images // args.batch_size * args.epochs, warm_up + triplet)
     return [(0, args.batch_size, warm_up), (args.T, args.batch_size_triplet, triplet)], planned
 
 
@@ -224,7 +225,8 @@ def main(args):
         (_, size, warm_up), (first, triplet_size, triplet) = phases
         counts = f"{count_parameters(net):,} parameters, {len(dataset)} images, {len(classes)} classes"
         steps = f"{warm_up} warm-up steps of {size} until epoch {first}, then {triplet} triplet steps of {triplet_size}"
-        lines = [f"{args.model}: {counts}", f"schedule: {steps}; poly planned for {planned}"]
+        more = ", not for the released fewer, which would end before the run" if triplet_size < size and triplet else ""
+        lines = [f"{args.model}: {counts}", f"schedule: {steps}; poly planned for {planned}{more}"]
         run.describe("train.py", lines)
         run.restore_checkpoint(progress, save_weights)
         failures = Failures(args.on_error, run.folder / "failed.txt")

@@ -31,7 +31,7 @@ def map_views(maps, view):
 
 @torch.no_grad()
 def multi_scale_cam(net, views, label, size):
-    """Sum of the class maps of every view, scaled to [0, 1] a class (released infer.py).
+    """Sum of the positive class maps of every view, scaled to [0, 1] a class (released infer.py).
 
     net: gives `class_maps(B x 3 x h x w) -> B x C x h' x w'`.
     views: list of tensors n x 3 x h x w, one a scale: the image and, where n is 2, its mirror image as second.
@@ -40,8 +40,8 @@ def multi_scale_cam(net, views, label, size):
     """
     total = 0
     for view in views:
-        maps = F.relu(map_views(net.class_maps, view))  # n x C x h' x w'
-        maps = upsample(maps, size)
+        # upsampled first, then ReLU (released): a cell without evidence lowers those beside it
+        maps = F.relu_(upsample(map_views(net.class_maps, view), size))  # n x C x H x W
         total = total + maps[0]
         if len(maps) > 1:
             total = total + maps[1].flip(-1)

@@ -39,7 +39,7 @@ class Parser(argparse.ArgumentParser):
 
     def __init__(self, prog, description, begins=False):
         """begins: whether the script is the first stage, which may start an experiment anew."""
-        super().__init__(prog, description=description, formatter_class=HelpFormatter)
+        super().__init__(prog, description=description, formatter_class=HelpFormatter, allow_abbrev=False)
         self.begins = begins
         self.data, self.network, self.schedule, self.method, self.run = map(self.add_argument_group, GROUPS)
         self.splits = {}  # {dest of a list flag: name of the data set's own list that is its default}
