@@ -67,11 +67,11 @@ def get_args_parser():
     add = parser.method.add_argument
     add("--scales", type=positive, nargs="+", help="sizes at which an image is seen, relative to its own")
     text = "see each of them mirrored as well"
-    add("--mirror", action=argparse.BooleanOptionalAction, default=True, help=text)
+    add("--mirror", action=argparse.BooleanOptionalAction, help=text)
     text = "how the views are merged: mean of logits, or maximum of probabilities"
     add("--merge", type=str, choices=MERGES, help=text)
     add("--crf", action="store_true", help="also write labels that a dense CRF has refined")
-    text = "defaults of --scales and --merge, ours or MCTformer's; flags that are given win"
+    text = "defaults of --scales, --mirror and --merge, ours or MCTformer's; flags that are given win"
     parser.add_presets(parser.method, "--recipe", TEST_RECIPES, text)
     add = parser.run.add_argument
     add("--vis", action="store_true", help="also write overlays of the final labels")

@@ -17,6 +17,7 @@ import torch
 from models.checkpoint import load_weights, save_weights
 from models.deeplab import (
     DEEPLAB,
+    LOSS_AT,
     MSC_SCALES,
     RESNET38D,
     SMP,
@@ -24,7 +25,7 @@ from models.deeplab import (
     multi_scale_loss,
     network_settings,
 )
-from models.resnet38d import count_parameters
+from models.resnet38d import STEM, count_parameters
 from tool.io.files import UserError, read_list
 from tool.io.images import BACKGROUND, IGNORE, header_size
 from tool.run.arguments import (
@@ -34,6 +35,7 @@ from tool.run.arguments import (
     add_data_arguments,
     add_training_arguments,
     flag,
+    fraction,
     next_command,
     positive,
 )
@@ -92,9 +94,15 @@ def get_args_parser():
     text = "start weights, timm to let it fetch them, or none; auto: the experiment's newest classifier where that has "
     text += f"the same trunk, else {PSA_WEIGHTS} or {IMAGENET_WEIGHTS} for resnet38d, and timm for others"
     parser.network.add_argument("--pretrained", type=str, help=text)
+    add = parser.network.add_argument
+    text = "probabilities of --dropout in the last two blocks of resnet38d"
+    add("--dropout_rates", type=fraction, nargs=2, metavar=("B6", "B7"), help=text)
+    add("--train_b2", action=switch, help="of resnet38d with pretrained weights freeze conv1a alone, not b2 as well")
     add_training_arguments(parser, epochs=30, crop_size=321, jitter=[0.3, 0.3, 0.3, 0.1], scratch_lr_mult=10.0)
     text = "cross entropy at scales 1, 0.75, 0.5 and of their maximum, summed, instead of at scale 1 alone"
     parser.method.add_argument("--msc", action=switch, help=text)
+    text = "labels are brought to the cells of the logits, or logits to the pixels of the labels"
+    parser.method.add_argument("--loss_at", type=str, choices=LOSS_AT, help=text)
     text = "what best.pth is: the last epoch, or the best mIoU on the masks of --val_list"
     parser.schedule.add_argument("--select", type=str, default="last", choices=["last", "best"], help=text)
     text = "defaults of the other flags, ours or MCTformer's; flags that are given win"
@@ -152,7 +160,10 @@ def find_weights(args, experiment):
 def build_net(args, weights, num_labels):
     """The network; where it starts from pretrained weights, BatchNorm and stem of its trunk are frozen."""
     network = network_settings(args.arch, vars(args))
-    net = make_segmentation_net(**network, num_labels=num_labels, fetch=weights == "timm")
+    options = {"fetch": weights == "timm", "dropout": args.dropout_rates}
+    net = make_segmentation_net(**network, num_labels=num_labels, **options)
+    if args.train_b2 and args.arch == RESNET38D:
+        net.trunk.stem = STEM[:1]
     net.trunk.checkpoint_activations = args.checkpoint_activations
     if not args.dropout:
         net.drop_dropout()
@@ -162,15 +173,15 @@ def build_net(args, weights, num_labels):
 
 
 class Criterion:
-    """The loss of a batch, for tool/run/training.py: train_step. scales: of `multi_scale_loss`."""
+    """The loss of a batch, for tool/run/training.py: train_step. scales, at: of `multi_scale_loss`."""
 
     terms = ("total",)
 
-    def __init__(self, scales, world):
-        self.scales, self.world = scales, world
+    def __init__(self, scales, at, world):
+        self.scales, self.at, self.world = scales, at, world
 
     def __call__(self, model, image, label, progress):
-        loss = multi_scale_loss(model, image, label, self.scales, over_all=self.world.sum)
+        loss = multi_scale_loss(model, image, label, self.scales, self.world.sum, self.at)
         return loss, self.world.sum(loss.detach()[None])
 
 
@@ -207,7 +218,7 @@ def main(args):
     model = prepare_network(net, device, world, args.amp, args.seed, args.compile)
     groups = net.param_groups(args.lr, args.wt_dec, args.scratch_lr_mult)
     optimizer = build_optimizer(args.optimizer, groups, args.momentum)
-    criterion = Criterion(MSC_SCALES if args.msc else MSC_SCALES[:1], world)
+    criterion = Criterion(MSC_SCALES if args.msc else MSC_SCALES[:1], args.loss_at, world)
     steps = len(dataset) // args.batch_size * args.epochs
     run = Run(args, world, device, experiment / "ckpt_seg" / args.arch / "{:02d}.pth", f"log_seg_{args.arch}", steps)
     if args.check:

@@ -22,25 +22,26 @@ HIDDEN = 512  # channels of DeepLab's head
 DILATION = 12  # of the head's convolutions; two of them see 49 cells: a "large field of view"
 STRIDE = 8  # pixels a cell of DeepLab's trunk
 MSC_SCALES = (1.0, 0.75, 0.5)  # of the multi-scale loss
+LOSS_AT = ("cells", "pixels")  # where logits and labels of a loss meet
 CNN = "take a CNN of timm as encoder, such as resnet50"
 NOT_ANY_SIZE = ("DPT", "PAN")  # architectures that take images of one size only, or no small ones
 
 
-def make_segmentation_net(arch, num_labels=21, width=1.0, output_stride=None, fetch=False):
+def make_segmentation_net(arch, num_labels=21, width=1.0, output_stride=None, fetch=False, dropout=(0.2, 0.2)):
     """The network of a name: `deeplab_TRUNK` (models/trunks.py: make_trunk), or `smp:ARCH:ENCODER`.
 
-    width: of resnet38d. output_stride: pixels a cell of DeepLab's trunk, None for 8 or, where the trunk has no choice,
-    its own. fetch: let timm fetch the weights of its trunk or encoder.
+    width, dropout: of resnet38d. output_stride: pixels a cell of DeepLab's trunk, None for 8 or, where the trunk has no
+    choice, its own. fetch: let timm fetch the weights of its trunk or encoder.
     UserError: no such network, or it cannot be had like this.
     """
     if arch.startswith(DEEPLAB):
         trunk = arch.removeprefix(DEEPLAB)
         try:
-            return DeepLab(make_trunk(trunk, width, output_stride or STRIDE, fetch=fetch), num_labels)
+            return DeepLab(make_trunk(trunk, width, output_stride or STRIDE, dropout, fetch), num_labels)
         except UserError:
             if output_stride is not None:
                 raise
-            return DeepLab(make_trunk(trunk, width, fetch=fetch), num_labels)
+            return DeepLab(make_trunk(trunk, width, None, dropout, fetch), num_labels)
     parts = arch.split(":")
     if not arch.startswith(SMP) or len(parts) != 3:
         raise UserError(f"--arch {shorten(arch, 100)}: there are {', '.join(ARCHITECTURES)}")
@@ -199,7 +200,7 @@ def padded_label(net, label, seen):
 def multi_scale_loss(net, image, label, scales=MSC_SCALES, over_all=lambda x: x, at="cells"):
     """The sum of `label_loss` over `pyramid_logits`, as DeepLabV2 is trained (Chen et al., TPAMI 2018).
 
-    at: "cells" = labels are brought to the logits' cells; "pixels" = logits are brought to the labels' pixels.
+    at: one of LOSS_AT: labels are brought to the logits' cells, or logits to the labels' pixels.
     """
     sizes = [scaled(image, scale) for scale in (*scales, scales[0])]  # the last one for the maximum
     loss = 0

@@ -11,7 +11,7 @@ from tool.cam import multi_scale_cam
 from tool.io.files import UserError, missing_files, read_list, require_files
 from tool.io.images import open_mask
 from tool.metrics import ThresholdSweep, check_size, confusion, iou, mean_iou
-from tool.pseudo_labels import stack_scores, walk_scores
+from tool.pseudo_labels import refine_labels, stack_scores, walk_scores
 from tool.segmentation import label_map, multi_scale_scores
 from voc12.data import Broken, InferenceSet, check_scores, image_path, inference_loader, mask_path, mask_paths
 from voc12.labels import load_labels
@@ -74,10 +74,11 @@ def can_validate(select, list_path, voc12_root, dict_dir):
 
 
 @torch.no_grad()
-def walk_miou(net, walks, dup, device, world):
-    """mIoU (percent, absent classes as 0, as released) of the walked maps' best label, without CRF; ranks share it.
+def walk_miou(net, walks, dup, device, world, crf=False):
+    """mIoU (percent, absent classes as 0, as released) of the walked maps' best label; ranks share the images.
 
-    walks: WalkSet of a list with masks; dup: background power of the maps.
+    walks: WalkSet of a list with masks; dup: background power of the maps. crf: after one CRF iteration, as released,
+    which takes longer than a GPU takes for the walk.
     """
     num_labels = walks.num_classes + 1
     counts = np.zeros((num_labels, num_labels), dtype=np.int64)
@@ -85,9 +86,10 @@ def walk_miou(net, walks, dup, device, world):
     net.eval()
     mine = world.share(range(len(walks)))
     for index in tqdm(mine, "validate", unit="image", disable=None if world.main else True, leave=False):
-        image_id, _, view, maps = walks[index]
+        image_id, photo, view, maps = walks[index]
         keys, scores = stack_scores(maps, dup)
-        predicted = keys[walk_scores(net, view, scores, device).argmax(0)]
+        walked = walk_scores(net, view, scores, device)
+        predicted = refine_labels(photo, keys, walked) if crf else keys[walked.argmax(0)]
         truth = open_mask(mask_path(walks.root, image_id), num_labels)
         check_size(truth, predicted.shape, image_id)
         counts += confusion(truth, predicted, num_labels)
