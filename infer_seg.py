@@ -56,11 +56,11 @@ def get_args_parser():
     parser.network("--weights", role=FREE, type=str, default=None, help=text)
     add = parser.method
     add("--scales", type=positive, nargs="+", help="sizes at which an image is seen, relative to its own")
-    add("--mirror", action=SWITCH, default=True, help="see each of them mirrored as well")
+    add("--mirror", action=SWITCH, help="see each of them mirrored as well")
     text = "how the views are merged: mean of logits, or maximum of probabilities"
     add("--merge", type=str, choices=MERGES, help=text)
     add("--crf", role=FREE, action="store_true", help="also write labels that a dense CRF has refined")
-    text = "defaults of --scales and --merge, ours or MCTformer's; flags that are given win"
+    text = "defaults of --scales, --mirror and --merge, ours or MCTformer's; flags that are given win"
     parser.add_presets(parser.method, "--recipe", TEST_RECIPES, text)
     parser.run("--vis", action="store_true", help="also write overlays of the final labels")
     text = "pack the final labels of the whole list for VOC's evaluation server"

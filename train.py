@@ -103,7 +103,8 @@ def build_plan(args, images):
     """Where the checkpoints go, the two phases, and the length of the poly schedule."""
     warm_up = Phase("warm-up", 0, min(args.T, args.epochs), args.batch_size)
     triplet = Phase("triplet", args.T, args.epochs, args.batch_size_triplet, erase=True)
-    # released: planned as if every batch had the warm-up's size, so the rate ends at about 0.45 of its start
+    # released: planned as if every batch had the warm-up's size, so the rate ends at about 0.45 of its start; where
+    # batches become smaller there are more steps than that, and the schedule does not end before them (Training)
     planned = images // args.batch_size * args.epochs
     following = "infer.py", ("--load_epo", "{last}", "--dict", "--crf", *flag("--infer_list", args.train_list))
     return Plan(Experiment.of(args).classifier, [warm_up, triplet], following, planned)

@@ -51,6 +51,10 @@ def get_args_parser():
     add_walk_flags(parser)
     add = parser.schedule
     add("--val_every", type=positive_int, default=500, help="steps between two validations")
+    text = "validate after one CRF iteration, as released: about 0.3 s more an image"
+    add("--val_crf", action="store_true", help=text)
+    text = "validate after one CRF iteration, as released: about 0.3 s more an image"
+    add("--val_crf", action="store_true", help=text)
     text = "what best.pth is: the best walk on the masks of --val_list (released), or the last epoch"
     add("--select", type=str, default="best", choices=["best", "last"], help=text)
     return parser
@@ -76,14 +80,15 @@ def build_validation(args, maps, num_classes, look):
         return None
     check_scores(ids, maps, args.val_list, "run infer.py --dict on that list, or use --select last")
     walks = WalkSet(args.voc12_root, ids, maps, num_classes, args.scale, look)
-    score = partial(walk_score, walks=walks, dup=args.dup)
+    score = partial(walk_score, walks=walks, dup=args.dup, crf=args.val_crf)
     return Validation(score, "random walk mIoU", "", every=args.val_every, select=True)
 
 
 def describe_selection(args, validation):
     if validation is None:
         return "selection: best.pth is the last epoch; no ground truth is used"
-    how = f"by mIoU of the walk on the masks of {args.val_list}, every {args.val_every} steps"
+    scored = "the walk and one CRF iteration" if args.val_crf else "the walk"
+    how = f"by mIoU of {scored} on the masks of {args.val_list}, every {args.val_every} steps"
     return f"selection: best.pth is chosen {how}: ground truth picks it (released; --select last uses none)"
 
 

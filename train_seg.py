@@ -25,13 +25,17 @@ from engine.flags import (
     add_training_flags,
     check_range,
     flag,
+    fraction,
+    positive,
 )
 from engine.recipes import RECIPES
 from engine.record import origin
-from engine.training import Facts, Phase, Plan, Training, Validation, build_optimizer, train_one_epoch
+from engine.resume import fingerprint
+from engine.training import Facts, Phase, Plan, Training, Validation, build_optimizer, first_weights, train_one_epoch
 from models.checkpoint import START_WEIGHTS, first_weights
 from models.deeplab import (
     DEEPLAB,
+    LOSS_AT,
     MSC_SCALES,
     RESNET38D,
     SMP,
@@ -39,7 +43,8 @@ from models.deeplab import (
     multi_scale_loss,
     network_settings,
 )
-from tool.cli import positive, run_script
+from models.resnet38d import STEM
+from tool.cli import fraction, positive, run_script
 from tool.io.files import UserError, fingerprint, read_list
 from tool.io.images import BACKGROUND, IGNORE
 from voc12.classes import load_classes
@@ -72,6 +77,12 @@ def get_args_parser():
     text += f"the same trunk, else {' or '.join(START_WEIGHTS)} for resnet38d, and timm for others"
     parser.network("--pretrained", type=str, help=text)
     add_training_flags(parser, epochs=30, crop_size=321, jitter=[0.3, 0.3, 0.3, 0.1], scratch_lr_mult=10.0)
+    add = parser.network
+    text = "probabilities of --dropout in the last two blocks of resnet38d"
+    add("--dropout_rates", type=fraction, nargs=2, metavar=("B6", "B7"), help=text)
+    add("--train_b2", action=SWITCH, help="of resnet38d with pretrained weights freeze conv1a alone, not b2 as well")
+    text = "labels are brought to the cells of the logits, or logits to the pixels of the labels"
+    parser.method("--loss_at", type=str, choices=LOSS_AT, help=text)
     text = "cross entropy at scales 1, 0.75, 0.5 and of their maximum, summed, instead of at scale 1 alone"
     parser.method("--msc", action=SWITCH, help=text)
     text = "what best.pth is: the last epoch, or the best mIoU on the masks of --val_list"
@@ -132,7 +143,10 @@ def main(args):
 
     weights = find_weights(args, experiment.classifier.newest())
     network = network_settings(args.arch, vars(args))
-    net = make_segmentation_net(**network, num_labels=len(classes) + 1, fetch=weights == "timm")
+    options = {"fetch": weights == "timm", "dropout": args.dropout_rates}
+    net = make_segmentation_net(**network, num_labels=len(classes) + 1, **options)
+    if args.train_b2 and args.arch == RESNET38D:
+        net.trunk.stem = STEM[:1]
     net.start(weights, args.dropout, args.checkpoint_activations)
     groups = net.param_groups(args.lr, args.wt_dec, args.scratch_lr_mult)
     optimizer = build_optimizer(args.optimizer, groups, args.momentum)
@@ -143,7 +157,7 @@ def main(args):
 
     def criterion(model, image, label, run):
         """image: B x 3 x H x W; label: B x H x W of ids, 255 ignored."""
-        loss = multi_scale_loss(model, image, label, scales, over_all=run.world.sum)
+        loss = multi_scale_loss(model, image, label, scales, run.world.sum, args.loss_at)
         return loss, run.world.sum_all({"total": loss})
 
     data = {

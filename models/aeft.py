@@ -3,6 +3,7 @@
 On ResNet-38 of width 1, with 20 classes, this should have 106,129,440 parameters and 241 state entries.
 """
 
+import torch
 import torch.nn.functional as F
 from torch import nn
 
@@ -29,8 +30,8 @@ class AEFTNet(TrunkNet):
         self.bn8 = nn.BatchNorm2d(HIDDEN).requires_grad_(False)  # released state has it, released forward does not
         self.fc9 = Conv1x1(HIDDEN, num_classes)
         self.gpp = make_pooling(self.pool, num_classes)
-        nn.init.kaiming_normal_(self.fc8.weight, nonlinearity="relu")
-        nn.init.xavier_uniform_(self.fc9.weight)
+        for layer in (self.fc8, self.fc9):
+            nn.init.xavier_uniform_(layer.weight)
 
     def class_maps(self, image):
         """image B x 3 x H x W -> cam B x C x h x w; all that inference needs."""
@@ -39,7 +40,8 @@ class AEFTNet(TrunkNet):
     def forward(self, image):
         cam = self.class_maps(image)
         # the pooling head is small and sensitive to rounding: float32 also under autocast
-        cam = cam.float()
-        gpp = self.gpp(cam).float()
-        logits = average_logits(cam) if self.pool == "gap" else class_logits(cam, gpp)
+        with torch.autocast(cam.device.type, enabled=False):
+            cam = cam.float()
+            gpp = self.gpp(cam)
+            logits = average_logits(cam) if self.pool == "gap" else class_logits(cam, gpp)
         return cam, logits, gpp

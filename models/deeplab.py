@@ -11,7 +11,7 @@ from torch import nn
 
 from models.network import TrunkNet
 from models.trunks import SmpEncoder, check_timm, make_trunk, not_fetched
-from tool.cam import upsample
+from tool.cam import on_pixels, padding_of, upsample
 from tool.io.files import UserError, shorten
 from tool.io.images import IGNORE
 
@@ -22,25 +22,26 @@ HIDDEN = 512  # channels of DeepLab's head
 DILATION = 12  # of the head's convolutions; two of them see 49 cells: a "large field of view"
 STRIDE = 8  # pixels a cell of DeepLab's trunk
 MSC_SCALES = (1.0, 0.75, 0.5)  # of the multi-scale loss
+LOSS_AT = ("cells", "pixels")  # where logits and labels of a loss meet
 CNN = "take a CNN of timm as encoder, such as resnet50"
 NOT_ANY_SIZE = ("DPT", "PAN")  # architectures that take images of one size only, or no small ones
 
 
-def make_segmentation_net(arch, num_labels=21, width=1.0, output_stride=None, fetch=False):
+def make_segmentation_net(arch, num_labels=21, width=1.0, output_stride=None, fetch=False, dropout=(0.2, 0.2)):
     """The network of a name: `deeplab_TRUNK` (models/trunks.py: make_trunk), or `smp:ARCH:ENCODER`.
 
-    width: of resnet38d. output_stride: pixels a cell of DeepLab's trunk, None for 8 or, where the trunk has no choice,
-    its own. fetch: let timm fetch the weights of its trunk or encoder.
+    width, dropout: of resnet38d. output_stride: pixels a cell of DeepLab's trunk, None for 8 or, where the trunk has no
+    choice, its own. fetch: let timm fetch the weights of its trunk or encoder.
     UserError: no such network, or it cannot be had like this.
     """
     if arch.startswith(DEEPLAB):
         trunk = arch.removeprefix(DEEPLAB)
         try:
-            return DeepLab(make_trunk(trunk, width, output_stride or STRIDE, fetch=fetch), num_labels)
+            return DeepLab(make_trunk(trunk, width, output_stride or STRIDE, dropout, fetch), num_labels)
         except UserError:
             if output_stride is not None:
                 raise
-            return DeepLab(make_trunk(trunk, width, fetch=fetch), num_labels)
+            return DeepLab(make_trunk(trunk, width, None, dropout, fetch), num_labels)
     parts = arch.split(":")
     if not arch.startswith(SMP) or len(parts) != 3:
         raise UserError(f"--arch {shorten(arch, 100)}: there are {', '.join(ARCHITECTURES)}")
@@ -144,29 +145,69 @@ def label_loss(logits, label, over_all=lambda x: x):
     label: B x H x W ids, 255 ignored; brought to h x w by the nearest pixel. over_all: with several processes, what
     sums a tensor over them (World.sum); the results of all then sum to the loss of the global batch.
     """
-    label = F.interpolate(label[:, None].float(), logits.shape[-2:], mode="nearest-exact")[:, 0].long()
+    label = nearest(label, logits.shape[-2:]).long()
     loss = F.cross_entropy(logits.float(), label, ignore_index=IGNORE, reduction="sum")
     pixels = over_all((label != IGNORE).sum())
     return loss / pixels.clamp(min=1)
 
 
+def nearest(label, size):
+    """B x H x W ids -> float32, at `size` (h, w): of the pixel nearest to the middle of each of its own."""
+    return F.interpolate(label[:, None].float(), size, mode="nearest-exact")[:, 0]
+
+
 def pyramid_logits(net, image, scales=MSC_SCALES):
     """Logits of an image at several sizes, and their maximum: a list, len(scales) + 1 long, of one where scales is.
 
-    image: B x 3 x H x W; the first scale gives the size of the maximum, to which the others are upsampled.
+    image: B x 3 x H x W; the first scale gives the cells of the maximum, to which the others are brought.
     """
-    pyramid = [net(resized(image, scale)) for scale in scales]
+    views = [resized(image, scale) for scale in scales]
+    pyramid = [net(view) for view in views]
     if len(pyramid) == 1:
         return pyramid
-    same_size = [pyramid[0]] + [upsample(logits, pyramid[0].shape[-2:]) for logits in pyramid[1:]]
-    return [*pyramid, torch.stack(same_size).amax(0)]
+    first, size = pyramid[0], views[0].shape[-2:]
+    others = [on_cells(net, logits, view.shape[-2:], first, size) for logits, view in zip(pyramid[1:], views[1:])]
+    return [*pyramid, torch.stack([first, *others]).amax(0)]
+
+
+def on_cells(net, logits, seen, first, size):
+    """Logits of a view of `seen` (H, W) on the cells of `first`, the logits of another of `size`.
+
+    Cells of padded views lie otherwise in each: by way of the pixels.
+    """
+    padding = padding_of(net, *size)
+    if any((*padding, *padding_of(net, *seen))):
+        logits = F.pad(on_pixels(net, logits, seen, size), padding, mode="replicate")
+    return upsample(logits, first.shape[-2:])
 
 
 def resized(image, scale):
     """B x 3 x H x W, both sides times `scale`, rounded."""
-    return image if scale == 1 else upsample(image, [max(1, round(side * scale)) for side in image.shape[-2:]])
+    return upsample(image, scaled(image, scale))
 
 
-def multi_scale_loss(net, image, label, scales=MSC_SCALES, over_all=lambda x: x):
-    """The sum of `label_loss` over `pyramid_logits`, as DeepLabV2 is trained (Chen et al., TPAMI 2018)."""
-    return sum(label_loss(logits, label, over_all) for logits in pyramid_logits(net, image, scales))
+def scaled(image, scale):
+    """(height, width) of an image ... x H x W, times `scale`."""
+    return [max(1, round(side * scale)) for side in image.shape[-2:]]
+
+
+def padded_label(net, label, seen):
+    """The label of an image that the network sees at `seen` (H, W): as it is, or with 255 where the network pads."""
+    padding = padding_of(net, *seen)
+    return F.pad(nearest(label, seen), padding, value=IGNORE) if any(padding) else label
+
+
+def multi_scale_loss(net, image, label, scales=MSC_SCALES, over_all=lambda x: x, at="cells"):
+    """The sum of `label_loss` over `pyramid_logits`, as DeepLabV2 is trained (Chen et al., TPAMI 2018).
+
+    at: one of LOSS_AT: labels are brought to the logits' cells, or logits to the labels' pixels.
+    """
+    sizes = [scaled(image, scale) for scale in (*scales, scales[0])]  # the last one for the maximum
+    loss = 0
+    for logits, seen in zip(pyramid_logits(net, image, scales), sizes):
+        if at == "pixels":
+            logits, target = on_pixels(net, logits.float(), seen, label.shape[-2:]), label
+        else:
+            target = padded_label(net, label, seen)
+        loss = loss + label_loss(logits, target, over_all)
+    return loss

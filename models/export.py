@@ -11,7 +11,7 @@ from pathlib import Path
 import torch
 from torch import nn
 
-from tool.cam import upsample
+from tool.cam import on_pixels
 from tool.io.files import UserError, atomic, remove_stale, shorten
 
 OPSET = 17
@@ -29,7 +29,8 @@ class Deployed(nn.Module):
             self.register_buffer(name, torch.tensor(getattr(net.trunk, name)).view(1, 3, 1, 1))
 
     def forward(self, image):
-        return upsample(self.net((image - self.mean) / self.std), image.shape[-2:])
+        size = image.shape[-2:]
+        return on_pixels(self.net, self.net((image - self.mean) / self.std), size, size)
 
 
 def check_export(path):

@@ -14,6 +14,8 @@ from torch.utils.checkpoint import checkpoint
 from tool.io.files import UserError
 from tool.io.images import MEAN, STD
 
+STEM = ("conv1a", "b2", "b2_1", "b2_2")  # what fine-tuning leaves as it is (released)
+
 
 class Conv1x1(nn.Conv2d):
     """1x1 convolution without bias whose stride is taken by slicing before the product.
@@ -127,6 +129,7 @@ class ResNet38d(nn.Module):
         self.b6 = Bottleneck(c(1024), c(2048), dilation=4, dropout=dropout[0])
         self.b7 = Bottleneck(c(2048), c(4096), dilation=4, dropout=dropout[1])
         self.bn7 = nn.BatchNorm2d(c(4096))
+        self.stem = STEM  # names of the layers that fine-tuning leaves as they are
         self.checkpoint_activations = False  # compute a block's activations again in backward, to save memory
         self.level_channels = (c(512), c(1024), c(4096))
         self.out_channels = c(4096)
@@ -135,9 +138,8 @@ class ResNet38d(nn.Module):
                 nn.init.kaiming_normal_(module.weight, nonlinearity="relu")
 
     def stem_parameters(self):
-        """What fine-tuning leaves as it is (released): conv1a and b2*."""
-        for stem in (self.conv1a, self.b2, self.b2_1, self.b2_2):
-            yield from stem.parameters()
+        for name in self.stem:
+            yield from getattr(self, name).parameters()
 
     def synchronise_batchnorm(self):
         nn.SyncBatchNorm.convert_sync_batchnorm(self)

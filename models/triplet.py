@@ -18,7 +18,7 @@ import torch
 import torch.nn.functional as F
 
 from models.resnet38d import running_statistics_kept
-from tool.cam import EPS, maxnorm, upsample
+from tool.cam import EPS, maxnorm, on_pixels
 
 MIN_HARD_PAIRS = 4  # the repel term needs more hard pairs than this (released)
 ATTRACT = ("soft", "rigid", "none")
@@ -85,7 +85,7 @@ class TripletErasing:
         maps = self.embedded(cam, gpp)
         if erase and self.attraction != "none":
             with running_statistics_kept(net):
-                cam_positive, logits_positive, gpp_positive = net(self.erase(image, cam, label))
+                cam_positive, logits_positive, gpp_positive = net(self.erase(image, cam, label, net))
             if self.attraction == "rigid":
                 attract = self.rigid(gather(logits_positive), labels)
             else:
@@ -105,12 +105,14 @@ class TripletErasing:
         """Binary cross entropy of the first `cls_batch` samples."""
         return F.binary_cross_entropy_with_logits(logits[: self.cls_batch], label[: self.cls_batch])
 
-    def erase(self, image, cam, label):
+    def erase(self, image, cam, label, net=None):
         """The positive image: what is most active is removed, the rest kept in proportion to its activation.
 
-        Soft, so gradients flow to the class maps through the activation f. Returns B x 3 x H x W.
+        Soft, so gradients flow to the class maps through the activation f. net: whose maps these are, where it may pad
+        images. Returns B x 3 x H x W.
         """
-        activation = maxnorm(upsample(F.relu(cam), image.shape[-2:]))  # B x C x H x W
+        size = image.shape[-2:]
+        activation = maxnorm(on_pixels(net, F.relu(cam), size, size))  # B x C x H x W
         f = (activation * label[:, :, None, None]).amax(dim=1, keepdim=True)  # B x 1 x H x W
         return image * f * (f < self.high)
 

@@ -8,6 +8,8 @@ A *trunk* is a module with
     levels(x)                      -> three maps of forward's height and width, the last of them forward's
     stem_parameters()              what stays as it is while pretrained weights are fine-tuned, beside every BatchNorm
     synchronise_batchnorm()        BatchNorm over the batches of all processes
+    padding(height, width)         only of one that pads images to whole cells: pixels (left, right, top, bottom);
+                                   tool/cam.py: on_pixels cuts that off its maps
     checkpoint_activations         bool, may be set: compute activations again in backward, to save memory
 """
 
@@ -140,11 +142,15 @@ class TimmTrunk(nn.Module):
         first, second = (F.adaptive_avg_pool2d(level, out.shape[2:]) for level in (maps[0], maps[-1]))
         return first, second, out
 
-    def _padded(self, x):
+    def padding(self, height, width):
+        """Pixels that `forward` adds to an image on its (left, right, top, bottom)."""
         if self.rounds_up:
-            return x
-        down, right = (-side % self.stride for side in x.shape[2:])
-        return F.pad(x, (right // 2, right - right // 2, down // 2, down - down // 2))
+            return 0, 0, 0, 0
+        down, right = -height % self.stride, -width % self.stride
+        return right // 2, right - right // 2, down // 2, down - down // 2
+
+    def _padded(self, x):
+        return x if self.rounds_up else F.pad(x, self.padding(*x.shape[2:]))
 
     def _map(self, features, x):
         """What the model gives for x -> B x C x h x w."""

@@ -207,6 +207,20 @@ def test_loss_by_hand():
     assert label_loss(logits, label).item() == pytest.approx((LN2 + math.log(8 / 6) + math.log(3)) / 3)
 
 
+def test_loss_at_pixels_by_hand():
+    """Two cells with logits of 0 and ln 9 for class 1 are four pixels of 0, a quarter, three quarters, and ln 9."""
+
+    def net(image):
+        return torch.tensor([[0.0, 0.0], [0.0, math.log(9)]]).view(1, 2, 1, 2)
+
+    label = torch.tensor([[[0, 1, 255, 1]]])
+    at = [math.log(1 + 9**share) - share * math.log(9) * wrong for share, wrong in ((0, 0), (0.25, 1), (1, 1))]
+    loss = multi_scale_loss(net, torch.zeros(1, 3, 1, 4), label, (1.0,), at="pixels")
+    assert loss.item() == pytest.approx(sum(at) / 3)
+    cells = multi_scale_loss(net, torch.zeros(1, 3, 1, 4), label, (1.0,))
+    assert cells.item() == pytest.approx((LN2 + math.log(10) - math.log(9)) / 2)  # of the pixels 1 and 3
+
+
 def test_loss_of_nothing_but_ignored_pixels_is_zero():
     logits = torch.randn(2, 3, 4, 4, requires_grad=True)
     loss = label_loss(logits, torch.full((2, 8, 8), 255))

@@ -335,6 +335,18 @@ def test_predicted_labels_of_a_list(toy, trained, tmp_path):
     assert "min_score" in line
 
 
+def test_predicted_labels_of_another_pooling(trained, photographs, tmp_path):
+    """gpp_inverse has the same weights, and other logits, which find other classes."""
+    flags = predict_flags(trained, photographs, tmp_path / "out")
+    place = flags.index("--name")
+    flags[place + 1] = "published"  # an experiment that remembers no pooling
+    flags = [*without_checkpoint(flags), "--weights", trained / "n/ckpt/003net_main.pth"]
+    prints("infer.py", *flags, "--alphas", 2)
+    says = ["pool gpp, not gpp_inverse", "--overwrite"]
+    refused("infer.py", *flags, "--alphas", 2, "--pool", "gpp_inverse", says=says)
+    assert "4 images, 4 done before" in prints("infer.py", *flags, "--alphas", 2)
+
+
 def test_the_best_class_is_always_found():
     logits = torch.tensor([-3.0, -1.0, 0.2, 2.0])
     for min_score, expected in ((0, [1, 1, 1, 1]), (0.5, [0, 0, 1, 1]), (0.9, [0, 0, 0, 1]), (1, [0, 0, 0, 1])):

@@ -237,6 +237,26 @@ def test_logits_of_poolings_by_hand(pool, logit):
 
 
 @pytest.mark.parametrize("pool", POOLS)
+def test_pooling_is_float32_under_autocast_too(pool):
+    """Of class maps that came in bfloat16: the gates' convolutions are not rounded a second time."""
+    torch.manual_seed(0)
+    net, cam = MapsGiven(ResNet38d(1 / 16), 5, pool), torch.randn(2, 5, 20, 20).bfloat16()
+    expected = net(cam.float())
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        mixed = net(cam)
+    assert all(out.dtype == torch.float32 and torch.equal(out, full) for out, full in zip(mixed, expected))
+
+
+def test_new_layers_start_as_released():
+    """Both 1 x 1 convolutions: uniform, Xavier's bound sqrt(6 / (in + out))."""
+    net = AEFTNet(ResNet38d(1 / 16))
+    for layer in (net.fc8, net.fc9):
+        bound = math.sqrt(6 / (layer.in_channels + layer.out_channels))
+        assert 0.99 * bound < layer.weight.abs().max() <= bound
+        assert layer.weight.std().item() == pytest.approx(bound / math.sqrt(3), rel=0.03)
+
+
+@pytest.mark.parametrize("pool", POOLS)
 def test_poolings_without_gates_have_no_entries(pool):
     names = set(AEFTNet(ResNet38d(1 / 16), pool=pool).released_state())
     everything = set(state_shapes("aeft_gpp"))

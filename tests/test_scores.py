@@ -15,6 +15,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
+from tests.bench.reference import cam_of_views
 from tool import crf
 from tool.cam import multi_scale_cam
 from tool.crf import crf_with_alphas
@@ -104,6 +105,19 @@ def test_multi_scale_cam_sums_views_before_dividing():
     large[:, 0, :8] = 3.0
     cam = multi_scale_cam(MapNet(), [small, large], torch.ones(2), (2, 2))
     np.testing.assert_allclose(cam[0, :, 0].numpy(), [4 / (4 + 1e-5), 1 / (4 + 1e-5)], rtol=1e-5)
+
+
+@pytest.mark.parametrize("mirror", [True, False])
+def test_maps_are_upsampled_before_relu_by_hand(mirror):
+    """Cells of -2 and 2 are -2, -1, 1 and 2 at twice the size, so 0, 0, 1, 2; a view without evidence adds nothing."""
+    image, nothing = torch.zeros(3, 8, 16), torch.full((1, 3, 8, 8), -6.0)
+    image[0, :, :8], image[0, :, 8:] = -2.0, 2.0
+    views = torch.stack([image, image.flip(-1)] if mirror else [image])
+    expected = torch.tensor([[0.0, 0.0, 1.0, 2.0]]) * len(views)
+    for form, seen in ((multi_scale_cam, [views, nothing]), (cam_of_views, [*views[:, None], nothing])):
+        if form is multi_scale_cam or mirror:  # the other takes pairs
+            cam = form(MapNet(), seen, torch.tensor([1.0, 0.0]), (1, 4))
+            torch.testing.assert_close(cam[0], expected / (2 * len(views) + 1e-5))
 
 
 # ---------------------------------------------------------------- score files

@@ -10,7 +10,7 @@ import time
 import numpy as np
 import pytest
 import torch
-from conftest import ROOT, infer_flags, refused, run_script, succeeds
+from conftest import ROOT, infer_flags, prints, refused, run_script, succeeds
 from PIL import Image
 
 from tool.io.files import read_list
@@ -46,6 +46,29 @@ def test_training_log_shows_both_phases_and_validates_from_T_minus_1(trained):
     text = (trained / "n" / "log.txt").read_text()
     assert "6 warm-up steps of 4 until epoch 2, then 4 triplet steps of 6; poly planned for 12" in text
     assert "12 images" in text and "group trunk weight" in text
+
+
+@pytest.mark.parametrize(
+    ("epochs", "first", "size", "planned"),
+    [(3, 1, 2, 3 + 2 * 6), (3, 0, 3, 3 * 4), (2, 2, 2, 2 * 3), (3, 1, 4, 9), (3, 1, 6, 9)],
+)
+def test_the_schedule_does_not_end_before_the_run(toy_flags, tmp_path, epochs, first, size, planned):
+    """A dozen images in batches of 4 before epoch T; 9 steps are 3 epochs of them, as released plans."""
+    few = ["--epochs", epochs, "--T", first, "--batch_size_triplet", size, "--val_list", "none"]
+    out = prints("train.py", "--name", "n", "--experiment", tmp_path, *toy_flags, *few)
+    last = [json.loads(line) for line in (tmp_path / "n" / "log.jsonl").read_text().splitlines()][-1]
+    assert last["planned_steps"] == planned >= last["global_step"]
+    assert last["lr"] == pytest.approx(0.01 * (1 - (last["global_step"] - 1) / planned) ** 0.9) and last["lr"] > 0
+    assert ("not for the released fewer" in out) == (planned > 3 * epochs)
+
+
+def test_a_longer_run_that_goes_on_has_a_longer_schedule(toy_flags, tmp_path):
+    common = ["--name", "n", "--experiment", tmp_path, *toy_flags, "--batch_size_triplet", 2, "--val_list", "none"]
+    prints("train.py", *common, "--epochs", 2, "--T", 1)
+    prints("train.py", *common, "--epochs", 3, "--T", 1, "--resume")
+    records = [json.loads(line) for line in (tmp_path / "n" / "log.jsonl").read_text().splitlines()]
+    assert [r["planned_steps"] for r in records] == [9, 9, 15] and records[-1]["global_step"] == 15
+    assert records[-1]["lr"] == pytest.approx(0.01 * (1 / 15) ** 0.9)
 
 
 def test_two_and_two_epochs_equal_four(trained, toy_flags, tmp_path):

@@ -107,6 +107,17 @@ def test_training_keeps_the_best_walk(affine):
     assert "group scratch weight: 4 tensors" in text and "lr 0.1" in text  # tenfold
 
 
+def test_validation_with_crf_scores_what_infer_aff_writes(toy, copy):
+    train = [*train_aff_flags(toy, copy), "--epochs", 1, "--val_every", 3, "--val_crf", "--overwrite"]
+    out = prints("train_aff.py", *train)
+    assert "by mIoU of the walk and one CRF iteration on the masks" in out
+    prints("infer_aff.py", *aff_flags(toy, copy), "--crf_workers", 1)
+    place = ["--name", "n", "--experiment", copy, "--list", toy / "train.txt", "--json", copy / "s.json"]
+    prints("evaluation.py", *place, "--task", "png", "--dict_dir", "rw/02_1908")
+    (record,) = [json.loads(k) for k in (copy / "n" / "log_aff021908.jsonl").read_text().splitlines()]
+    assert record["best"] == pytest.approx(json.loads((copy / "s.json").read_text())["miou"])
+
+
 def test_a_signal_and_resume_give_the_same_weights(toy, affine, copy):
     shutil.rmtree(copy / "n" / "ckpt_aff")
     flags = train_aff_flags(toy, copy)

@@ -131,8 +131,29 @@ def test_flags_win_over_the_recipe():
     assert (theirs.batch_size, theirs.lr, theirs.momentum, theirs.wt_dec) == (4, 7e-4, 1e-5, 0.0)
     assert (theirs.random_scale, theirs.scale_by_batch, theirs.padding, theirs.msc) == ([0.7, 1.3], True, 0, False)
     assert theirs.pretrained == "pretrained/res38_cls.pth" and not any(theirs.jitter)
+    assert (ours.loss_at, ours.dropout_rates, ours.train_b2) == ("cells", [0.2, 0.2], False)
+    assert (theirs.loss_at, theirs.dropout_rates, theirs.train_b2) == ("pixels", [0.3, 0.5], True)
     mixed = parser.parse_args([*flags, "--msc", "--lr", "0.5", "--padding", "255", "--pretrained", "none"])
     assert (mixed.msc, mixed.lr, mixed.padding, mixed.pretrained, mixed.batch_size) == (True, 0.5, 255, "none", 4)
+
+
+def test_what_the_other_recipe_trains(toy, trained, tmp_path):
+    """Of the pretrained trunk conv1a and BatchNorm stay; the dropout of b6 and b7 is AffinityNet's."""
+    start = trained / "n" / "ckpt" / "003net_main.pth"
+    flags = [*train_seg_flags(toy, tmp_path), "--width", 0.0625, "--recipe", "mctformer", "--pretrained", start]
+    runs("train_seg.py", *flags, "--epochs", 1)
+    before, after = torch.load(start, weights_only=True), weights(tmp_path)
+    still = {name for name in before if name in after and torch.equal(before[name], after[name])}
+    assert still == {n for n in before if n in after and ("bn" in n or n.startswith("conv1a"))}
+    script = load_script("train_seg.py")
+    for recipe, rates in (("mctformer", (0.3, 0.5)), ("default", (0.2, 0.2))):
+        args = script.get_args_parser().parse_args(
+            ["--name", "n", "--labels", "x", "--recipe", recipe, "--width", ".1"]
+        )
+        args.arch = ARCH
+        blocks = script.build_net(args, "none", 21).trunk
+        dropped = [(block.dropout_2b1.p, block.dropout_2b2.p) for block in (blocks.b6, blocks.b7)]
+        assert dropped == [(rate, rate) for rate in rates]
 
 
 @pytest.mark.parametrize("more", [["--recipe", "mctformer"], ["--arch", SMP, "--amp"], ["--optimizer", "adamw"]])
@@ -290,10 +311,10 @@ def labels(folder, name="seg"):
     return {p.stem: np.asarray(Image.open(p)) for p in sorted((folder / "n" / name / ARCH).glob("*.png"))}
 
 
-def expected_scores(folder, photo, merge="mean", scales=(0.5, 0.75, 1.0, 1.25, 1.5, 1.75)):
+def expected_scores(folder, photo, merge="mean", scales=(0.5, 0.75, 1.0, 1.25, 1.5, 1.75), mirror=True):
     net = make_segmentation_net(ARCH, 21, 0.0625)
     load_weights(net, ckpt(folder) / "best.pth", part="all")
-    return multi_scale_scores(net.eval(), InferenceViews(scales)(photo), photo.size[::-1], merge).numpy()
+    return multi_scale_scores(net.eval(), InferenceViews(scales, mirror)(photo), photo.size[::-1], merge).numpy()
 
 
 @pytest.fixture(scope="module")
@@ -325,12 +346,14 @@ def test_labels_are_the_networks(toy, labelled):
     assert not np.array_equal(plain[image_id], refined[image_id])
 
 
-def test_the_other_recipe_merges_by_the_maximum(toy, labelled, tmp_path):
+@pytest.mark.parametrize("more", [[], ["--mirror"]])
+def test_the_other_recipe_takes_the_maximum_of_views_without_mirror(toy, labelled, tmp_path, more):
     place = ["--images", toy / "JPEGImages" / "toy_00013.jpg", "--out", tmp_path]
-    runs("infer_seg.py", *infer_seg_flags(toy, labelled), *place, "--recipe", "mctformer", "--scales", 1, 1.5)
+    runs("infer_seg.py", *infer_seg_flags(toy, labelled), *place, "--recipe", "mctformer", "--scales", 1, 1.5, *more)
     photo = open_image(toy / "JPEGImages" / "toy_00013.jpg")
     stored = np.asarray(Image.open(tmp_path / "seg" / "toy_00013.png"))
-    assert np.array_equal(stored, expected_scores(labelled, photo, "max", (1.0, 1.5)).argmax(0))
+    one, other = (expected_scores(labelled, photo, "max", (1.0, 1.5), mirror).argmax(0) for mirror in (True, False))
+    assert np.array_equal(stored, one if more else other) and not np.array_equal(one, other)
 
 
 def test_what_is_done_is_not_done_again(toy, labelled, copy, capsys):

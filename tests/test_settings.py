@@ -9,7 +9,7 @@ import time
 from pathlib import Path
 
 import pytest
-from conftest import load_script, refused, run_here
+from conftest import ROOT, load_script, refused, run_here
 
 from engine.distributed import World
 from engine.experiment import remember
@@ -160,6 +160,26 @@ def test_damaged_settings_are_refused(here, text):
 
 def test_an_unknown_flag_is_one_line_with_the_nearest_one():
     assert "did you mean --width?" in refused("train.py", "--name", "n", "--widht", 1, says="--widht")
+
+
+SCRIPTS = sorted(path.relative_to(ROOT).as_posix() for folder in ("", "voc12") for path in (ROOT / folder).glob("*.py"))
+
+
+@pytest.mark.parametrize("script", [s for s in SCRIPTS if "def get_args_parser" in (ROOT / s).read_text()])
+def test_no_flag_may_be_abbreviated(script):
+    """`--over` must not be `--overwrite`, which deletes checkpoints."""
+    parser = load_script(script).get_args_parser()
+    for needed in (*parser._actions, *parser._mutually_exclusive_groups):
+        needed.required = False
+    options = [option for action in parser._actions for option in action.option_strings if option.startswith("--")]
+    assert len(options) > 3
+    for option in options:
+        for short in {option[:-1], option[:5]} - {*options}:
+            assert parser.parse_known_args([short])[1] == [short]
+
+
+def test_an_abbreviated_flag_is_refused_with_the_whole_one():
+    assert "did you mean --overwrite?" in refused("train.py", "--name", "n", "--overw", says="--overw")
 
 
 def test_every_default_is_shown_and_no_flag_stands_outside_the_groups():

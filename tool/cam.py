@@ -17,8 +17,31 @@ def maxnorm(maps):
 
 
 def upsample(maps, size):
-    """Bilinear, align_corners False. maps: B x C x h x w, size (H, W) -> B x C x H x W."""
+    """Bilinear, align_corners False. maps: B x C x h x w, size (H, W) -> B x C x H x W, `maps` where it is theirs."""
+    if tuple(maps.shape[-2:]) == tuple(size):
+        return maps
     return F.interpolate(maps, size, mode="bilinear", align_corners=False)
+
+
+def padding_of(net, height, width):
+    """(left, right, top, bottom): pixels by which a network pads an image of this size before it makes maps of it.
+
+    Zeros, but for trunks that have `padding` (models/trunks.py). net: also as it is wrapped for several processes.
+    """
+    trunk = getattr(getattr(net, "module", net), "trunk", None)
+    return trunk.padding(height, width) if hasattr(trunk, "padding") else (0, 0, 0, 0)
+
+
+def on_pixels(net, maps, seen, size):
+    """A network's maps, B x C x h x w of an image of `seen` (H, W), at the pixels of `size` (H, W); bilinear.
+
+    Maps of a padded image cover its padding too: they are upsampled to the padded size, and that is cut off.
+    """
+    padding = left, right, top, bottom = padding_of(net, *seen)
+    if any(padding):
+        maps = upsample(maps, (seen[0] + top + bottom, seen[1] + left + right))
+        maps = maps[..., top : top + seen[0], left : left + seen[1]]
+    return upsample(maps, size)
 
 
 def map_views(maps, view):
@@ -31,7 +54,7 @@ def map_views(maps, view):
 
 @torch.no_grad()
 def multi_scale_cam(net, views, label, size):
-    """Sum of the class maps of every view, scaled to [0, 1] a class (released infer.py).
+    """Sum of the positive class maps of every view, scaled to [0, 1] a class (released infer.py).
 
     net: gives `class_maps(B x 3 x h x w) -> B x C x h' x w'`.
     views: list of tensors n x 3 x h x w, one a scale: the image and, where n is 2, its mirror image as second.
@@ -40,8 +63,8 @@ def multi_scale_cam(net, views, label, size):
     """
     total = 0
     for view in views:
-        maps = F.relu(map_views(net.class_maps, view))  # n x C x h' x w'
-        maps = upsample(maps, size)
+        # upsampled first, then ReLU (released): a cell without evidence lowers those beside it
+        maps = F.relu_(on_pixels(net, map_views(net.class_maps, view), view.shape[-2:], size))  # n x C x H x W
         total = total + maps[0]
         if len(maps) > 1:
             total = total + maps[1].flip(-1)
@@ -61,7 +84,5 @@ def predict_label(logits, min_score):
 
 
 def resize_maps(maps, size):
-    """Bilinear; maps C x H x W, size (height, width). The same maps where the size is theirs."""
-    if tuple(maps.shape[-2:]) == tuple(size):
-        return maps
+    """`upsample` of the maps of one image, C x h x w -> C x H x W."""
     return upsample(maps[None], tuple(size))[0]

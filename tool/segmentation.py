@@ -3,7 +3,7 @@
 import numpy as np
 import torch
 
-from tool.cam import map_views, upsample
+from tool.cam import map_views, on_pixels
 from tool.crf import DenseCRF, Pairwise
 
 MERGES = ("mean", "max")
@@ -22,16 +22,15 @@ def multi_scale_scores(net, views, size, merge="mean"):
         raise ValueError(f"merge {merge!r}: must be one of {MERGES}")
     total, count = None, 0
     for view in views:
-        logits = map_views(net, view)  # n x L x h' x w'
+        logits = on_pixels(net, map_views(net, view), view.shape[-2:], size)  # n x L x H x W
         if len(logits) > 1:
             logits[1] = logits[1].flip(-1)
         count += len(logits)
-        if merge == "mean":  # upsampling is linear: once for the image and its mirror image
-            scores = upsample(logits.sum(0, keepdim=True), size)[0]
-            total = scores if total is None else total.add_(scores)
+        scores = logits.sum(0) if merge == "mean" else logits.softmax(1).amax(0)
+        if total is None:
+            total = scores
         else:
-            scores = upsample(logits, size).softmax(1).amax(0)
-            total = scores if total is None else torch.maximum(total, scores)
+            total = total.add_(scores) if merge == "mean" else torch.maximum(total, scores)
     return total.div_(count).softmax(0) if merge == "mean" else total
 
 

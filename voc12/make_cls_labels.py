@@ -20,7 +20,8 @@ from voc12.labels import load_training_labels, write_cls_labels
 
 
 def get_args_parser():
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    options = {"formatter_class": argparse.RawDescriptionHelpFormatter, "allow_abbrev": False}
+    parser = argparse.ArgumentParser(description=__doc__, **options)
     parser.add_argument("--voc12_root", type=str, default="./data/VOC2012", help="data set in VOC layout")
     parser.add_argument(
         "--list",

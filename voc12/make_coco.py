@@ -41,7 +41,8 @@ EXPECTED = {"train": (82081, 82783), "val": (40137, 40504)}  # images with an ob
 
 
 def get_args_parser():
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    options = {"formatter_class": argparse.RawDescriptionHelpFormatter, "allow_abbrev": False}
+    parser = argparse.ArgumentParser(description=__doc__, **options)
     parser.add_argument("--coco", type=str, required=True, help="folder of train2014, val2014 and annotations")
     parser.add_argument("--out", type=str, default="data/COCO2014", help="folder to make, for --voc12_root")
     parser.add_argument(

@@ -44,7 +44,8 @@ NO_CLASS = -1  # stands for a class where images have none
 
 
 def get_args_parser():
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    options = {"formatter_class": argparse.RawDescriptionHelpFormatter, "allow_abbrev": False}
+    parser = argparse.ArgumentParser(description=__doc__, **options)
     parser.add_argument("--images", type=str, required=True, help="folder of photographs, with all folders below it")
     source = parser.add_mutually_exclusive_group(required=True)
     source.add_argument("--labels", type=str, default=None, metavar="CSV", help="table of what each photograph shows")

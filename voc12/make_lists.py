@@ -30,7 +30,8 @@ SCIPY = "SBD's masks are MATLAB files, and reading them needs scipy: pip install
 
 
 def get_args_parser():
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    options = {"formatter_class": argparse.RawDescriptionHelpFormatter, "allow_abbrev": False}
+    parser = argparse.ArgumentParser(description=__doc__, **options)
     parser.add_argument("--voc12_root", type=str, default="./data/VOC2012", help="folder VOC2012 of the kit")
     parser.add_argument("--sbd_root", type=str, default="./data/SBD", help="folder of SBD (benchmark_RELEASE)")
     parser.add_argument("--out", type=str, default="voc12", help="folder to write the lists to")

@@ -54,7 +54,8 @@ PHOTO = re.compile(r"(\d{1,2})_(\d{1,4})_s\.bmp", re.IGNORECASE)
 
 
 def get_args_parser():
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    options = {"formatter_class": argparse.RawDescriptionHelpFormatter, "allow_abbrev": False}
+    parser = argparse.ArgumentParser(description=__doc__, **options)
     parser.add_argument("--msrc", type=str, required=True, help="folder of the unpacked MSRC-v2")
     parser.add_argument("--out", type=str, default="data/msrc12", help="folder to make, for --voc12_root of the stages")
     parser.add_argument("--overwrite", action="store_true", help="make OUT anew; the data set there is kept beside it")

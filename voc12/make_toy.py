@@ -150,7 +150,8 @@ def write_image(out, seed, index, mean_size):
 
 
 def get_args_parser():
-    parser = argparse.ArgumentParser("make_toy.py", description="Draw a small data set in VOC layout.")
+    text = "Draw a small data set in VOC layout."
+    parser = argparse.ArgumentParser("make_toy.py", description=text, allow_abbrev=False)
     parser.add_argument("--out", type=Path, default=Path("data/toy"), help="folder to write")
     parser.add_argument("--images", type=positive_int, default=300, help="training images")
     parser.add_argument("--val_images", type=natural, default=60, help="further images, for val.txt")

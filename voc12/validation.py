@@ -12,7 +12,7 @@ from tool.cam import multi_scale_cam
 from tool.io.files import UserError, missing_files, read_list, require_files
 from tool.io.images import check_size, open_mask
 from tool.metrics import ThresholdSweep, confusion, iou, mean_iou
-from tool.pseudo_labels import stack_scores, walk_scores
+from tool.pseudo_labels import refine_labels, stack_scores, walk_scores
 from tool.segmentation import label_map, multi_scale_scores
 from voc12.data import (
     Broken,
@@ -81,14 +81,19 @@ def mean_ious(counts, world):
     return {"miou": 100 * miou, "miou_present": 100 * present}
 
 
-def walk_score(net, world, walks, dup):
-    """`mean_ious` of the walked maps' best label, without CRF. walks: WalkSet of images with masks; dup: of maps."""
+def walk_score(net, world, walks, dup, crf=False):
+    """`mean_ious` of the walked maps' best label.
+
+    walks: WalkSet of a list with masks; dup: background power of the maps. crf: after one CRF iteration, as released,
+    which takes longer than a GPU takes for the walk.
+    """
     num_labels = walks.num_classes + 1
     counts = np.zeros((num_labels, num_labels), dtype=np.int64)
     for index in progress_bar(world.share(range(len(walks))), world):
         image_id, photo, view, maps = walks[index]
         keys, scores = stack_scores(maps, dup, photo.shape[:2])
-        predicted = keys[walk_scores(net, view, scores, device_of(net)).argmax(0)]
+        walked = walk_scores(net, view, scores, device_of(net))
+        predicted = refine_labels(photo, keys, walked) if crf else keys[walked.argmax(0)]
         truth = open_mask(mask_path(walks.root, image_id), num_labels)
         check_size(truth, predicted.shape, image_id)
         counts += confusion(truth, predicted, num_labels)

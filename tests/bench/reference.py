@@ -134,7 +134,7 @@ def cam_of_views(net, views, label, size):
     """
     total = 0
     for k, view in enumerate(views):
-        cam = F.interpolate(F.relu(net.class_maps(view)), size, mode="bilinear", align_corners=False)[0]
+        cam = F.relu(F.interpolate(net.class_maps(view), size, mode="bilinear", align_corners=False)[0])
         total = total + (cam.flip(-1) if k % 2 else cam) * label.view(-1, 1, 1)
     return total / (total.amax((1, 2), keepdim=True) + 1e-5)
 

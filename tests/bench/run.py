@@ -19,7 +19,8 @@ from tool.io.files import UserError
 
 
 def get_args_parser():
-    parser = argparse.ArgumentParser(prog="python -m tests.bench.run", description=__doc__.splitlines()[0])
+    options = {"description": __doc__.splitlines()[0], "allow_abbrev": False}
+    parser = argparse.ArgumentParser("python -m tests.bench.run", **options)
     parser.add_argument(
         "--only", type=str, nargs="+", default=None, metavar="NAME", help="rows to measure (default: all)"
     )
