@@ -25,13 +25,10 @@ from engine.flags import (
     add_training_flags,
     check_range,
     flag,
-    fraction,
-    positive,
 )
 from engine.recipes import RECIPES
 from engine.record import origin
-from engine.resume import fingerprint
-from engine.training import Facts, Phase, Plan, Training, Validation, build_optimizer, first_weights, train_one_epoch
+from engine.training import Facts, Phase, Plan, Training, Validation, build_optimizer, train_one_epoch
 from models.checkpoint import START_WEIGHTS, first_weights
 from models.deeplab import (
     DEEPLAB,
