@@ -263,7 +263,7 @@ def test_every_colour_mode_opens_as_rgb(tmp_path, mode):
     opened = open_image(tmp_path / "x.jpg")
     assert opened.mode == "RGB" and opened.size == (6, 5)
     if mode == "I;16":
-        assert opened.getpixel((0, 0)) == (156, 156, 156)  # 40000 >> 8
+        assert opened.getpixel((0, 0)) == (156, 156, 156)  # 40000 / 257
 
 
 def test_masks_round_trip_with_the_voc_palette(tmp_path):

@@ -7,7 +7,7 @@ import numpy as np
 from tqdm import tqdm
 
 from tool.io.files import UserError
-from tool.io.images import BACKGROUND, IGNORE, open_mask
+from tool.io.images import BACKGROUND, fit_mask, mask_oddities, open_mask
 from tool.io.scores import read_scores
 from tool.metrics import (
     Counts,
@@ -29,10 +29,10 @@ NEAR, FAR = 0.01, 0.25  # mean distance of a pixel's sum from 1: that of a CRF, 
 SAMPLE = 5  # files of unknown origin that are looked at before all are scored
 
 
-def read_results(ids, folder, mask, task, num_labels):
+def read_results(ids, folder, mask, task, num_labels, photo=None):
     """(ID, truth, result) of every image: truth H x W uint8; {class: H x W scores} of task cam, H x W labels of others.
 
-    mask: gives the path of an ID's truth. UserError where a file is broken, of another size or of other classes; what
+    mask, photo: give the path of an ID's truth and of its photograph, for `fit_mask`. UserError where a file is broken, of another size or of other classes; what
     is merely strange about files is said at the end.
     """
     notes = Notes()
@@ -45,7 +45,10 @@ def read_results(ids, folder, mask, task, num_labels):
             notes.add(path, oddities(task, result))
         if task == "crf":
             result = best_labels(result)
-        check_size(truth, next(iter(result.values())).shape if task == "cam" else result.shape, path)
+        shape = next(iter(result.values())).shape if task == "cam" else result.shape
+        if photo and truth.shape != shape:
+            truth = fit_mask(truth, shape, photo(image_id))
+        check_size(truth, shape, path)
         yield image_id, truth, result
     notes.say()
 
@@ -68,8 +71,8 @@ def read_keys(path, limit):
     return scores
 
 
-def score(ids, folder, mask, task, thresholds, names, parts=None):
-    """Figures of one folder, in percent, by one pass over its files. names: of the labels.
+def score(ids, folder, mask, task, thresholds, names, parts=None, photo=None):
+    """Figures of one folder, in percent, by one pass over its files. names: of the labels; mask, photo: give paths.
 
     parts: {ID: number from 0} for --kfold.
     """
@@ -77,7 +80,7 @@ def score(ids, folder, mask, task, thresholds, names, parts=None):
         ThresholdSweep(len(names), thresholds, boundaries=True) if thresholds else Counts(len(names), boundaries=True)
         for _ in range(1 + max(parts.values()) if parts else 1)
     ]
-    for image_id, truth, result in read_results(ids, folder, mask, task, len(names)):
+    for image_id, truth, result in read_results(ids, folder, mask, task, len(names), photo):
         sweep = sweeps[parts[image_id] if parts else 0]
         (sweep.add if thresholds else sweep.add_labels)(truth, result)
     counts = np.stack([sweep.confusions() for sweep in sweeps])
@@ -162,14 +165,6 @@ def oddities(kind, scores):
     low, high = min(score.min() for score in scores.values()), max(score.max() for score in scores.values())
     if kind == "cam" and (low < -ROUNDING or high > 1 + ROUNDING):
         return ["has values outside [0, 1], which the thresholds are meant for"]
-    return []
-
-
-def mask_oddities(mask):
-    """What is strange about a mask, in words: a list, mostly empty. mask: H x W uint8."""
-    ignored = mask == IGNORE
-    if ignored.any() and not ignored.all() and (ignored | (mask == BACKGROUND)).all():
-        return ["holds nothing but 0 and 255; 255 is ignored, so a black-and-white mask needs the class id instead"]
     return []
 
 

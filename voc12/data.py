@@ -16,7 +16,7 @@ from torch.utils.data import DataLoader, Dataset
 
 from tool.affinity_labels import STRIDE, affinity_label, pair_masks, pool_scores
 from tool.io.files import IMAGE_SUFFIXES, UserError, missing_files, require_files
-from tool.io.images import open_image, open_mask
+from tool.io.images import fit_mask, open_image, open_mask
 from tool.io.scores import read_scores
 from tool.metrics import check_size
 from tool.run.background import follow_parent
@@ -359,8 +359,9 @@ class SegSet(Dataset):
 
     def label(self, image_id, size):
         """The mask of an image of `size` (w, h), H x W uint8."""
-        label = open_mask(self.labels[image_id], self.num_labels)
-        check_size(label, size[::-1], image_path(self.root, image_id))
+        path = image_path(self.root, image_id)
+        label = fit_mask(open_mask(self.labels[image_id], self.num_labels), size[::-1], path)
+        check_size(label, size[::-1], path)
         return label
 
     def batch_rng(self, epoch, index):
@@ -382,7 +383,8 @@ class MaskedSet(Dataset):
 
     def __getitem__(self, index):
         image_id = self.ids[index]
-        photo = open_image(image_path(self.root, image_id))
-        truth = open_mask(mask_path(self.root, image_id), self.num_labels)
+        path = image_path(self.root, image_id)
+        photo = open_image(path)
+        truth = fit_mask(open_mask(mask_path(self.root, image_id), self.num_labels), photo.size[::-1], path)
         check_size(truth, photo.size[::-1], image_id)
         return normalise(photo, self.look), torch.from_numpy(truth)

@@ -9,7 +9,7 @@ from tqdm import tqdm
 
 from tool.cam import multi_scale_cam
 from tool.io.files import UserError, missing_files, read_list, require_files
-from tool.io.images import open_mask
+from tool.io.images import fit_mask, open_mask
 from tool.metrics import ThresholdSweep, check_size, confusion, iou, mean_iou
 from tool.pseudo_labels import stack_scores, walk_scores
 from tool.segmentation import label_map, multi_scale_scores
@@ -37,6 +37,7 @@ def cam_sweep(net, voc12_root, list_path, classes, cls_labels, device, num_worke
         image_id, image, views, label = sample
         cam = multi_scale_cam(net, [v.to(device) for v in views], label, image.shape[:2]).cpu().numpy()
         truth = open_mask(mask_path(voc12_root, image_id), len(classes) + 1)
+        truth = fit_mask(truth, image.shape[:2], image_path(voc12_root, image_id))
         check_size(truth, image.shape[:2], image_id)
         sweep.add(truth, {int(k): cam[k] for k in np.flatnonzero(label.numpy())})
     net.train(was_training)
@@ -89,6 +90,7 @@ def walk_miou(net, walks, dup, device, world):
         keys, scores = stack_scores(maps, dup)
         predicted = keys[walk_scores(net, view, scores, device).argmax(0)]
         truth = open_mask(mask_path(walks.root, image_id), num_labels)
+        truth = fit_mask(truth, predicted.shape, image_path(walks.root, image_id))
         check_size(truth, predicted.shape, image_id)
         counts += confusion(truth, predicted, num_labels)
     net.train(was_training)

@@ -8,7 +8,7 @@ from tqdm import tqdm
 
 from tool import VERSION
 from tool.io.files import UserError, missing_files
-from tool.io.images import open_mask
+from tool.io.images import fit_mask, open_mask
 from tool.metrics import check_size
 from tool.report.stages import Stage
 from tool.results import image_iou, labels_of, read_result, score
@@ -66,7 +66,7 @@ def score_stage(stage, data, thresholds, cache):
         notes.append(f"{len(there[path]) - len(images)} images have no mask")
     if images:
         thresholds = thresholds if stage.kind.task == "cam" else ()
-        work = partial(score, images, stage.folder, data.mask, stage.kind.task, thresholds, data.names)
+        work = partial(score, images, stage.folder, data.mask, stage.kind.task, thresholds, data.names, photo=data.photo)
         try:
             result = cache.get(stage.name, fingerprint(state_of(stage, images, data), thresholds), work)
             check_origins(stage.folder, [stage.path(image_id) for image_id in images])
@@ -101,6 +101,7 @@ def image_scores(stage, ids, data, threshold, cache):
             truth = open_mask(data.mask(image_id), len(data.names))
             result = read_result(stage.path(image_id), stage.kind.task, len(data.names))
             labels = labels_of(result, stage.kind.task, threshold)
+            truth = fit_mask(truth, labels.shape, data.photo(image_id))
             check_size(truth, labels.shape, stage.path(image_id))
             values[image_id] = image_iou(truth, labels, len(data.names))
         return values
