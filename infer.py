@@ -25,7 +25,7 @@ from tqdm import tqdm
 from models.aeft import AEFTNet
 from models.checkpoint import find_epoch, load_weights
 from models.trunks import make_trunk
-from tool.crf import crf_with_alphas
+from tool.crf import crf_of_large
 from tool.io.files import UserError, read_list
 from tool.io.mxnet_params import check_weight_file
 from tool.run.arguments import (
@@ -34,6 +34,7 @@ from tool.run.arguments import (
     add_crf_workers_argument,
     add_data_arguments,
     add_images_arguments,
+    add_max_side_argument,
     add_pool_argument,
     add_trunk_arguments,
     flag,
@@ -80,6 +81,7 @@ def get_args_parser():
     add = parser.method.add_argument
     add("--alphas", type=power, nargs="+", default=[2, 19, 21], help="background powers for CRF, 1 to 99")
     add("--scales", type=positive, nargs="+", default=[0.5, 1.0, 1.5, 2.0], help="sizes relative to the image's own")
+    add_max_side_argument(parser)
     add = parser.run.add_argument
     add("--dict", action="store_true", help="write the class activation maps")
     add("--crf", action="store_true", help="write CRF scores, one folder an alpha")
@@ -127,11 +129,12 @@ def output_folders(args, place, weights, classes):
     settings = {"compress": args.compress, "classes": list(classes)}
     if weights:
         settings |= {"weights": file_hash(weights), "epoch": args.load_epo, "model": args.model, "scales": args.scales}
-        settings |= {key: getattr(args, key) for key in ("width", "trunk", "output_stride", "amp")}
+        settings |= {key: getattr(args, key) for key in ("width", "trunk", "output_stride", "amp", "max_side")}
         if args.labels == "predicted":
             settings |= {"labels": "predicted", "min_score": args.min_score}
     else:
-        settings = (stored or {"maps": "of another method"}) | settings
+        stored_side = {} if stored and stored.get("max_side") == args.max_side else {"crf_max_side": args.max_side}
+        settings = (stored or {"maps": "of another method"}) | settings | stored_side
     asked = [name for name in ("dict", "crf", "vis") if getattr(args, name)]
     if weights and stored != settings and not args.dict and any((place / "dict").rglob("*.npy")):
         text = "the maps there are not of this checkpoint and not used; without one, --crf and --vis take them"
@@ -153,7 +156,8 @@ def map_sources(args, plan, folders, net, device, failures):
     """{name: generator of (ID, photograph, maps, scores)}: of stored maps, and of the network's."""
     inputs, found = plan.outputs.inputs, args.labels == "predicted"
     look = look_of(net.trunk) if net else IMAGENET
-    views = InferenceViews((*args.scales, 1.0) if found else args.scales, look=look)  # the last is to find classes in
+    scales = (*args.scales, 1.0) if found else args.scales  # the last is to find classes in
+    views = InferenceViews(scales, look=look, max_side=args.max_side)
     data = InferenceSet(inputs.locate["photograph"], plan.todo, inputs.labels, views)
     loader = inference_loader(data, min(args.num_workers, len(plan.todo)), pin_memory=device.type == "cuda")
     num_classes = len(folders.overlays.class_names)
@@ -176,7 +180,7 @@ def check_run(check, args, plan, folders, net, device):
     for name, maps in map_sources(args, first, folders, net, device, Failures("stop", "")).items():
         sample, seconds[name] = timed(next, maps, None)
         if sample and args.crf:
-            _, crf_seconds = timed(crf_with_alphas, sample[1], sample[2], args.alphas)
+            _, crf_seconds = timed(list, crf_of_large(sample[1], sample[2], args.alphas, args.max_side))
     share = crf_seconds / args.crf_workers
     both = seconds["maps"] + share if device.type == "cpu" else max(seconds["maps"], share)  # they share cores there
     text = f"network {seconds['maps']:.2f} s an image, CRF {crf_seconds:.2f} s"
@@ -230,7 +234,7 @@ def main(args):
         print(
             f"infer.py: {weights or 'stored maps'}, {device}, process {world.rank} of {world.size}: {text}", flush=True
         )
-        writer = MapWriter(folders, plan.outputs, crf, thread, args.compress)
+        writer = MapWriter(folders, plan.outputs, crf, thread, args.compress, args.max_side)
         for name, maps in map_sources(args, plan, folders, net, device, failures).items():
             with summary.stage(name) as stage:
                 for image_id, image, cams, scores in maps:

@@ -26,6 +26,7 @@ from tool.run.arguments import (
     add_common_arguments,
     add_crf_workers_argument,
     add_data_arguments,
+    add_max_side_argument,
     add_trunk_arguments,
     add_walk_arguments,
     check_alphas,
@@ -60,6 +61,7 @@ def get_args_parser():
     add("--weights", type=str, default=None, help="an AffinityNet checkpoint, instead of best.pth")
     add_trunk_arguments(parser)
     add_walk_arguments(parser)
+    add_max_side_argument(parser)
     add = parser.method.add_argument
     add("--beta", type=positive, default=8.0, help="power on the affinities")
     add("--steps", type=positive_int, default=64, help="length of the random walk")
@@ -95,6 +97,7 @@ def output_folders(args, experiment, powers, weights, classes):
         "output_stride": args.output_stride,
         "dup": args.dup,
         "scale": args.scale,
+        "max_side": args.max_side,
         "beta": args.beta,
         "steps": args.steps,
         "amp": args.amp,
@@ -107,7 +110,7 @@ def output_folders(args, experiment, powers, weights, classes):
 
 def walk_all(args, net, todo, dict_dir, num_classes, device, failures):
     """Walk the maps of all images -> (ID, photo H x W x 3 uint8, keys, scores K x H x W) of each."""
-    walks = WalkSet(args.voc12_root, todo, dict_dir, num_classes, args.scale, look_of(net.trunk))
+    walks = WalkSet(args.voc12_root, todo, dict_dir, num_classes, args.scale, look_of(net.trunk), args.max_side)
     said = set()
     for index, image_id in enumerate(tqdm(todo, "walk", unit="image", disable=None)):
         try:
@@ -134,7 +137,7 @@ def check_run(check, args, outputs, walk):
     if not sizes:
         return check.end(0, 0, "nothing to do")
     (_, photo, keys, walked), seconds = timed(next, walk(list(sizes)[:1]))
-    _, crf_seconds = timed(refine_labels, photo, keys, walked)
+    _, crf_seconds = timed(refine_labels, photo, keys, walked, args.max_side)
     text = f"walk {seconds:.2f} s an image, CRF {crf_seconds:.2f} s"
     check.end(len(outputs.left) * (seconds + crf_seconds / args.crf_workers), len(outputs.left), text)
 
@@ -187,7 +190,7 @@ def main(args):
             for image_id, photo, keys, walked in walk(list(outputs.left), failures=failures):
                 lacking = outputs.begin(image_id, keys[1:] - 1)
                 files = [(output.path(image_id), output.origin) if output in lacking else None for output in folders]
-                crf.submit(partial(label_job, names=classes), photo, keys, walked, *files)
+                crf.submit(partial(label_job, names=classes, max_side=args.max_side), photo, keys, walked, *files)
                 stage["images"] += 1
     summary.counts |= {"done": stage["images"], "skipped": len(ids) - len(outputs.left)}
     summary.add("crf", crf)

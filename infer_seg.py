@@ -30,6 +30,7 @@ from tool.run.arguments import (
     add_crf_workers_argument,
     add_data_arguments,
     add_images_arguments,
+    add_max_side_argument,
     add_trunk_arguments,
     flag,
     next_command,
@@ -70,6 +71,7 @@ def get_args_parser():
     add("--mirror", action=argparse.BooleanOptionalAction, default=True, help=text)
     text = "how the views are merged: mean of logits, or maximum of probabilities"
     add("--merge", type=str, choices=MERGES, help=text)
+    add_max_side_argument(parser)
     add("--crf", action="store_true", help="also write labels that a dense CRF has refined")
     text = "defaults of --scales and --merge, ours or MCTformer's; flags that are given win"
     parser.add_presets(parser.method, "--recipe", TEST_RECIPES, text)
@@ -134,7 +136,7 @@ class LabelWriter:
         self.folders, self.outputs, self.crf, self.thread, self.names = folders, outputs, crf, thread, names
 
     def write(self, image_id, image, scores):
-        """Write what is missing for one image. image: H x W x 3 uint8; scores: L x H x W float32."""
+        """Write what is missing for one image. image: H x W x 3 uint8; scores: L x h x w float32."""
         lacking = self.outputs.begin(image_id, ())
 
         def file(output):
@@ -142,17 +144,17 @@ class LabelWriter:
 
         labels, refined, overlay = map(file, (self.folders.labels, self.folders.refined, self.folders.overlays))
         if self.folders.refined is None:
-            self.thread.submit(write_labels, image, label_map(scores), labels, overlay, self.names)
+            self.thread.submit(write_labels, image, label_map(scores, image.shape[:2]), labels, overlay, self.names)
             return
         if labels:
-            self.thread.submit(write_labels, image, label_map(scores), labels)
+            self.thread.submit(write_labels, image, label_map(scores, image.shape[:2]), labels)
         if refined or overlay:
             self.crf.submit(segmentation_job, image, scores, refined, overlay, self.names)
 
 
 def segment(args, net, todo, locate, device, failures):
     """Scores of images -> (ID, photograph H x W x 3 uint8, L x H x W float32) of each."""
-    views = InferenceViews(args.scales, args.mirror, look_of(net.trunk))
+    views = InferenceViews(args.scales, args.mirror, look_of(net.trunk), args.max_side)
     data = InferenceSet(locate, todo, None, views)
     loader = inference_loader(data, min(args.num_workers, len(todo)), pin_memory=device.type == "cuda")
     return network_scores(net, loader, device, args.amp, args.merge, failures)
@@ -203,6 +205,7 @@ def main(args):
     locate = photographs.get if photographs else partial(image_path, args.voc12_root)
     everything = list(photographs or read_list(args.infer_list))
     settings |= {"scales": args.scales, "mirror": args.mirror, "merge": args.merge, "amp": args.amp}
+    settings |= {"max_side": args.max_side}
     folders = LabelFolders(args, settings | {"classes": list(classes)})
     failures = Failures(args.on_error, folders.final.folder / "failed.txt", held=True)
     ids = world.share(everything)

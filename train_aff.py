@@ -25,6 +25,7 @@ from tool.run.arguments import (
     Parser,
     add_common_arguments,
     add_data_arguments,
+    add_max_side_argument,
     add_training_arguments,
     add_walk_arguments,
     check_alphas,
@@ -82,6 +83,7 @@ def get_args_parser():
     add("--pretrained", type=str, default="auto", help=text)
     add_training_arguments(parser, epochs=8, crop_size=448, jitter=[0.3, 0.3, 0.3, 0.1], scratch_lr_mult=10.0)
     add_walk_arguments(parser)
+    add_max_side_argument(parser)
     add = parser.schedule.add_argument
     add("--val_every", type=positive_int, default=500, help="steps between two validations")
     text = "what best.pth is: the best walk on the masks of --val_list (released), or the last epoch"
@@ -100,7 +102,7 @@ def build_data(args, experiment, num_labels, net, world):
         for alpha, folder in folders.items():
             check_scores(ids, folder, args.train_list, f"run infer.py --crf --alphas {alpha}")
     check_batches([args.batch_size], len(ids), args.train_list, world)
-    view = AffinityView(args.crop_size, args.scale, args.jitter, look_of(net.trunk))
+    view = AffinityView(args.crop_size, args.scale, args.jitter, look_of(net.trunk), args.max_side)
     dataset = AffinitySet(args.voc12_root, ids, *folders.values(), view, args.seed, num_labels, net.stride)
     return dataset, EpochBatches(len(ids), args.seed, world.rank, world.size)
 
@@ -207,6 +209,7 @@ def main(args):
                 len(classes),
                 args.scale,
                 look_of(net.trunk),
+                args.max_side,
             )
             score = partial(walk_miou, net, walks, args.dup, device, world)
         best = BestCheckpoint(score, args.val_every, net, run, save_weights, "random walk mIoU")

@@ -32,6 +32,7 @@ from tool.run.arguments import (
     add_arch_argument,
     add_common_arguments,
     add_data_arguments,
+    add_max_side_argument,
     add_training_arguments,
     flag,
     next_command,
@@ -89,6 +90,7 @@ def get_args_parser():
     text = "label where a crop reaches beyond its image: 255 is ignored, 0 is background"
     add("--padding", type=int, choices=[IGNORE, BACKGROUND], help=text)
     add_arch_argument(parser)
+    add_max_side_argument(parser)
     text = "start weights, timm to let it fetch them, or none; auto: the experiment's newest classifier where that has "
     text += f"the same trunk, else {PSA_WEIGHTS} or {IMAGENET_WEIGHTS} for resnet38d, and timm for others"
     parser.network.add_argument("--pretrained", type=str, help=text)
@@ -119,7 +121,7 @@ def build_data(args, folder, num_labels, look, world):
         check_images(ids, args.voc12_root)
         check_scores(ids, folder, args.train_list, "run infer_aff.py on that list, or check --labels", suffix="png")
     check_batches([args.batch_size], len(ids), args.train_list, world)
-    view = SegView(args.random_scale, args.crop_size, args.jitter, args.padding, look)
+    view = SegView(args.random_scale, args.crop_size, args.jitter, args.padding, look, args.max_side)
     batch_size = args.batch_size if args.scale_by_batch else None
     return (
         SegSet(args.voc12_root, ids, folder, num_labels, view, args.seed, batch_size),
@@ -226,7 +228,7 @@ def main(args):
         counts = f"{count_parameters(net):,} parameters, {len(dataset)} images, {steps} steps of {args.batch_size}"
         selection = describe_selection(args, val_ids)
         run.describe("train_seg.py", [f"{args.arch}: {counts}; starts from {weights}", selection])
-        masked = MaskedSet(args.voc12_root, val_ids or [], len(classes) + 1, dataset.view.look)
+        masked = MaskedSet(args.voc12_root, val_ids or [], len(classes) + 1, dataset.view.look, args.max_side)
         validation = SegmentationScore(net, masked, device, args.num_workers, world) if val_ids else None
         best = BestCheckpoint(validation if args.select == "best" else None, 1, net, run, save_weights)
         run.restore_checkpoint(progress, save_weights)

@@ -32,8 +32,8 @@ SAMPLE = 5  # files of unknown origin that are looked at before all are scored
 def read_results(ids, folder, mask, task, num_labels, photo=None):
     """(ID, truth, result) of every image: truth H x W uint8; {class: H x W scores} of task cam, H x W labels of others.
 
-    mask, photo: give the path of an ID's truth and of its photograph, for `fit_mask`. UserError where a file is broken, of another size or of other classes; what
-    is merely strange about files is said at the end.
+    mask, photo: give the path of an ID's truth and of its photograph, for `fit_mask`. UserError where a file is
+    broken, of another size or of other classes; what is merely strange about files is said at the end.
     """
     notes = Notes()
     for image_id in tqdm(ids, task, unit="image", disable=None):

@@ -7,7 +7,7 @@ import numpy as np
 import torch
 from tqdm import tqdm
 
-from tool.cam import multi_scale_cam, predict_label
+from tool.cam import inner_size, labelled_cam, predict_label
 from tool.io.files import UserError, read_list
 from tool.io.images import open_image
 from tool.run.arguments import scored_list
@@ -55,7 +55,7 @@ def network_maps(net, loader, device, amp, min_score, failures):
     are those that the network finds in the last view (`predict_label`), which is for this alone, and scores is
     {class: probability}. Broken images go to `failures`.
     """
-    form = memory_format(device, amp)
+    form, larger = memory_format(device, amp), Larger(loader.dataset.views.max_side)
     for sample in tqdm(loader, "maps", unit="image", disable=None):
         if isinstance(sample, Broken):
             failures.add(sample.image_id, sample.reason)
@@ -68,8 +68,33 @@ def network_maps(net, loader, device, amp, min_score, failures):
                 whole = seen.pop()
                 label, probabilities = predict_label(net(whole[:1])[1][0], min_score)
                 scores = {k: float(probabilities[k]) for k in label.nonzero().flatten().tolist()}
-            cam = multi_scale_cam(net, seen, label, image.shape[:2]).cpu().numpy()
-        yield image_id, image.numpy(), {k: cam[k] for k in label.nonzero().flatten().tolist()}, scores
+            cams = labelled_cam(net, seen, label, larger.inner(image_id, image.shape[:2]), image.shape[:2])
+        yield image_id, image.numpy(), cams, scores
+    larger.say()
+
+
+class Larger:
+    """Photographs that --max_side brings down: the first one is said at once, how many there were at the end."""
+
+    def __init__(self, max_side):
+        self.max_side, self.count = max_side, 0
+
+    def inner(self, image_id, size):
+        """`inner_size` of a photograph of `size` (h, w), which is counted."""
+        seen = inner_size(size, self.max_side)
+        if seen != tuple(size):
+            self.count += 1
+            if self.count == 1:
+                tqdm.write(
+                    f"{image_id}: {size[1]} x {size[0]} pixels, seen at {seen[1]} x {seen[0]} (--max_side "
+                    f"{self.max_side}, as all that are larger); results have its own size",
+                    file=sys.stderr,
+                )
+        return seen
+
+    def say(self):
+        if self.count:
+            print(f"{self.count} photographs were larger than --max_side {self.max_side}", file=sys.stderr)
 
 
 def describe_scores(image_id, scores, classes):
@@ -107,11 +132,12 @@ def in_range(maps, path, said):
 
 
 def network_scores(net, loader, device, amp, merge, failures):
-    """Run a segmentation network on every view -> (ID, H x W x 3 uint8, L x H x W float32 scores) of each image.
+    """Run a segmentation network on every view -> (ID, H x W x 3 uint8, L x h x w float32 scores) of each image.
 
-    loader: over an InferenceSet without labels. merge: of `multi_scale_scores`. Broken images go to `failures`.
+    h x w: the size at which it is seen (`inner_size`). loader: over an InferenceSet without labels. merge: of
+    `multi_scale_scores`. Broken images go to `failures`.
     """
-    layout = memory_format(device, amp)
+    layout, larger = memory_format(device, amp), Larger(loader.dataset.views.max_side)
     for sample in tqdm(loader, "segment", unit="image", disable=None):
         if isinstance(sample, Broken):
             failures.add(sample.image_id, sample.reason)
@@ -119,5 +145,6 @@ def network_scores(net, loader, device, amp, merge, failures):
         image_id, image, views, _ = sample
         with torch.autocast(device.type, dtype=torch.bfloat16, enabled=amp):
             views = [view.to(device, non_blocking=True).contiguous(memory_format=layout) for view in views]
-            scores = multi_scale_scores(net, views, image.shape[:2], merge)
+            scores = multi_scale_scores(net, views, larger.inner(image_id, image.shape[:2]), merge)
         yield image_id, image.numpy(), scores.cpu().numpy()
+    larger.say()

@@ -7,7 +7,7 @@ import torch
 from torch.utils.data import Subset
 from tqdm import tqdm
 
-from tool.cam import multi_scale_cam
+from tool.cam import MAX_SIDE, inner_size, labelled_cam
 from tool.io.files import UserError, missing_files, read_list, require_files
 from tool.io.images import fit_mask, open_mask
 from tool.metrics import ThresholdSweep, check_size, confusion, iou, mean_iou
@@ -26,7 +26,7 @@ def cam_sweep(net, voc12_root, list_path, classes, cls_labels, device, num_worke
     """
     ids = world.share(read_list(list_path))
     labels = load_labels(ids, voc12_root, classes, cls_labels)
-    views = InferenceViews((1.0,), mirror=False, look=look_of(net.trunk))
+    views = InferenceViews((1.0,), mirror=False, look=look_of(net.trunk), max_side=MAX_SIDE)
     loader = inference_loader(InferenceSet(partial(image_path, voc12_root), ids, labels, views), num_workers)
     sweep = ThresholdSweep(len(classes) + 1)
     was_training = net.training
@@ -35,11 +35,12 @@ def cam_sweep(net, voc12_root, list_path, classes, cls_labels, device, num_worke
         if isinstance(sample, Broken):
             raise UserError(sample.reason)
         image_id, image, views, label = sample
-        cam = multi_scale_cam(net, [v.to(device) for v in views], label, image.shape[:2]).cpu().numpy()
+        size = image.shape[:2]
+        cams = labelled_cam(net, [v.to(device) for v in views], label, inner_size(size, MAX_SIDE), size)
         truth = open_mask(mask_path(voc12_root, image_id), len(classes) + 1)
-        truth = fit_mask(truth, image.shape[:2], image_path(voc12_root, image_id))
-        check_size(truth, image.shape[:2], image_id)
-        sweep.add(truth, {int(k): cam[k] for k in np.flatnonzero(label.numpy())})
+        truth = fit_mask(truth, size, image_path(voc12_root, image_id))
+        check_size(truth, size, image_id)
+        sweep.add(truth, cams)
     net.train(was_training)
     sweep.histogram = world.sum(sweep.histogram)
     mious, present = sweep.mious()
@@ -116,8 +117,8 @@ class SegmentationScore:
         self.net.eval()
         bar = tqdm(self.loader, "validate", unit="image", disable=None if self.world.main else True, leave=False)
         for view, truth in bar:
-            scores = multi_scale_scores(self.net, [view[None].to(self.device)], truth.shape)
-            counts += confusion(truth.numpy(), label_map(scores.cpu()), len(counts))
+            scores = multi_scale_scores(self.net, [view[None].to(self.device)], view.shape[-2:])
+            counts += confusion(truth.numpy(), label_map(scores.cpu(), truth.shape), len(counts))
         self.net.train(was_training)
         miou, present = mean_iou(iou(self.world.sum(counts)))
         self.scores = {"miou": 100 * miou, "miou_present": 100 * present}

@@ -178,7 +178,7 @@ def _say_once(kind, text):
 
 
 def _is_deep_colour(header):
-    """Whether a picture in colours, or with transparency, has 16 bits a value, of which Pillow would drop the lower 8."""
+    """Whether a picture in colours, or with transparency, has 16 bits a value; Pillow would drop the lower 8."""
     args = header.tile[0][3] if header.tile else ""
     return header.mode in ("RGB", "RGBA", "RGBX", "LA") and ";16" in str(args[0] if isinstance(args, tuple) else args)
 

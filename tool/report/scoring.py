@@ -66,7 +66,10 @@ def score_stage(stage, data, thresholds, cache):
         notes.append(f"{len(there[path]) - len(images)} images have no mask")
     if images:
         thresholds = thresholds if stage.kind.task == "cam" else ()
-        work = partial(score, images, stage.folder, data.mask, stage.kind.task, thresholds, data.names, photo=data.photo)
+        paths = {"mask": data.mask, "photo": data.photo}
+        work = partial(
+            score, images, stage.folder, task=stage.kind.task, thresholds=thresholds, names=data.names, **paths
+        )
         try:
             result = cache.get(stage.name, fingerprint(state_of(stage, images, data), thresholds), work)
             check_origins(stage.folder, [stage.path(image_id) for image_id in images])

@@ -7,6 +7,7 @@ import shlex
 import sys
 from pathlib import Path
 
+from tool.cam import MAX_SIDE
 from tool.io.files import UserError
 from tool.metrics import RELEASED_RANGE
 from tool.run.distributed import local_processes
@@ -276,6 +277,13 @@ class Square(argparse.Action):
         if len(values) > 2 or len(set(values)) > 1:
             parser.error(f"argument {option_string}: {' '.join(map(str, values))}: a crop is square, give its side")
         setattr(namespace, self.dest, values[0])
+
+
+def add_max_side_argument(parser):
+    """--max_side, the same in every script that sees photographs at their own size."""
+    text = "pixels; networks and CRF see a photograph whose longer side is above it at that size; results have its own "
+    text += "size; 0 = never"
+    parser.method.add_argument("--max_side", type=natural, default=MAX_SIDE, help=text)
 
 
 def add_images_arguments(parser):

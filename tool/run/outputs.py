@@ -4,7 +4,7 @@ import os
 from collections import Counter
 from typing import NamedTuple
 
-from tool.crf import ITERATIONS, crf_with_alphas
+from tool.crf import ITERATIONS, crf_of_large
 from tool.io.files import UserError
 from tool.io.images import heat_overlay, label_image, label_overlay, save_image
 from tool.io.scores import write_scores
@@ -206,13 +206,17 @@ def plan_maps(folders, inputs, network, failures):
 
 
 class MapWriter(NamedTuple):
-    """Has the results of infer.py refined and written. crf: worker processes; thread: for what is only written."""
+    """Has the results of infer.py refined and written. crf: worker processes; thread: for what is only written.
+
+    max_side: of `inner_size`, for the CRF.
+    """
 
     folders: MapFolders
     outputs: Outputs
     crf: Background
     thread: Background
     compressed: bool
+    max_side: int = 0
 
     def write(self, image_id, image, cams):
         """Write what is missing for one image. image: H x W x 3 uint8; cams: {class: H x W float32 in [0, 1]}."""
@@ -225,7 +229,7 @@ class MapWriter(NamedTuple):
             self.thread.submit(overlay_job, image, cams, paths, overlays.origin)
         files = {a: (output.path(image_id), output.origin) for a, output in crf.items() if output in lacking}
         if files:
-            self.crf.submit(crf_job, image, cams, files, self.compressed)
+            self.crf.submit(crf_job, image, cams, files, self.compressed, self.max_side)
 
 
 # ---------------------------------------------------------------- jobs beside the network
@@ -237,22 +241,22 @@ def overlay_job(image, cams, paths, origin):
         save_image(paths[k], heat_overlay(image, cam), origin)
 
 
-def crf_job(image, cams, files, compressed=False):
+def crf_job(image, cams, files, compressed=False, max_side=0):
     """Refine the maps of one image and write one file an alpha. files: {alpha: (path, origin)}."""
-    for alpha, scores in crf_with_alphas(image, cams, list(files)).items():
+    for alpha, scores in crf_of_large(image, cams, list(files), max_side):
         path, origin = files[alpha]
         with WRITING:
             write_scores(path, scores, compressed, origin)
 
 
-def label_job(image, keys, walked, label_file, overlay_file=None, names=None):
+def label_job(image, keys, walked, label_file, overlay_file=None, names=None, max_side=0):
     """Refine walked scores (`refine_labels`), then `write_labels`."""
-    write_labels(image, refine_labels(image, keys, walked), label_file, overlay_file, names)
+    write_labels(image, refine_labels(image, keys, walked, max_side), label_file, overlay_file, names)
 
 
 def segmentation_job(image, scores, label_file, overlay_file=None, names=None):
     """Refine a segmentation network's scores by CRF, then `write_labels` of the best."""
-    write_labels(image, label_map(refine_scores(image, scores)), label_file, overlay_file, names)
+    write_labels(image, label_map(refine_scores(image, scores), image.shape[:2]), label_file, overlay_file, names)
 
 
 def write_labels(image, labels, label_file, overlay_file=None, names=None):
