@@ -23,6 +23,7 @@ from models.resnet38d import count_parameters
 from models.triplet import ATTRACT, METRICS, TripletErasing
 from models.trunks import make_trunk
 from tool.io.files import UserError, read_list, require_files
+from tool.results import say_odd_masks
 from tool.run.arguments import (
     Parser,
     add_common_arguments,
@@ -127,6 +128,7 @@ def read_val_list(args):
     ids = read_list(args.val_list)
     check_images(ids, args.voc12_root)
     require_files(mask_paths(args.voc12_root, ids), "mask", "--val_list none trains without validation")
+    say_odd_masks(mask_paths(args.voc12_root, ids).values())
     return ids
 
 

@@ -27,6 +27,7 @@ from models.deeplab import (
 from models.resnet38d import count_parameters
 from tool.io.files import UserError, read_list
 from tool.io.images import BACKGROUND, IGNORE, header_size
+from tool.results import say_odd_masks
 from tool.run.arguments import (
     Parser,
     add_arch_argument,
@@ -123,10 +124,9 @@ def build_data(args, folder, num_labels, look, world):
     check_batches([args.batch_size], len(ids), args.train_list, world)
     view = SegView(args.random_scale, args.crop_size, args.jitter, args.padding, look, args.max_side)
     batch_size = args.batch_size if args.scale_by_batch else None
-    return (
-        SegSet(args.voc12_root, ids, folder, num_labels, view, args.seed, batch_size),
-        EpochBatches(len(ids), args.seed, world.rank, world.size),
-    )
+    dataset = SegSet(args.voc12_root, ids, folder, num_labels, view, args.seed, batch_size)
+    say_odd_masks(dataset.labels.values())
+    return dataset, EpochBatches(len(ids), args.seed, world.rank, world.size)
 
 
 def describe_data(dataset, folder, classes, val_ids):

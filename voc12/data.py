@@ -21,6 +21,7 @@ from tool.io.images import fit_mask, open_image, open_mask
 from tool.io.scores import read_scores
 from tool.metrics import check_size
 from tool.run.background import follow_parent
+from voc12.layout import say_turned
 from voc12.transforms import IMAGENET, at_most, normalise, rescale
 
 
@@ -83,10 +84,19 @@ def mask_paths(voc12_root, ids, gt_dir="SegmentationClass"):
 
 
 def check_images(ids, voc12_root):
-    """UserError where an image of the list does not exist, or two files have its ID; names the first, counts them."""
+    """UserError where an image of the list does not exist, or two files have its ID; names the first, counts them.
+
+    Says how many are stored turned.
+    """
+    say_turned(require_images(ids, voc12_root))
+
+
+def require_images(ids, voc12_root):
+    """Paths of the images of a list; UserError as `check_images`."""
     folder = os.path.join(voc12_root, "JPEGImages")
     paths = {i: _find_image(folder, i) for i in ids}
     require_files(paths, "image", "check --voc12_root and the list (one ID a line)")
+    return paths.values()
 
 
 def check_scores(ids, folder, list_path, hint, suffix="npy"):

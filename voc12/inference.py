@@ -13,8 +13,8 @@ from tool.io.images import open_image
 from tool.run.arguments import scored_list
 from tool.run.device import memory_format
 from tool.segmentation import multi_scale_scores
-from voc12.data import Broken, check_images, mask_path, read_maps
-from voc12.layout import find_photographs, fold_id, fold_names
+from voc12.data import Broken, check_images, mask_path, read_maps, require_images
+from voc12.layout import find_photographs, fold_id, fold_names, say_turned
 
 TOLERANCE = 1e-3  # of maps beyond 0 and 1: half floats are that coarse
 
@@ -27,8 +27,12 @@ def find_images(images, out):
     """
     path = Path(images)
     if path.is_file():
-        return {fold_id(path.stem): path}
-    return {image_id: path / name for image_id, name in fold_names(find_photographs(path, without=[out])).items()}
+        found = {fold_id(path.stem): path}
+    else:
+        names = fold_names(find_photographs(path, without=[out]))
+        found = {image_id: path / name for image_id, name in names.items()}
+    say_turned(found.values())
+    return found
 
 
 def usable_images(ids, voc12_root, failures):
@@ -36,7 +40,7 @@ def usable_images(ids, voc12_root, failures):
     if not failures.skip:
         check_images(ids, voc12_root)
         return ids
-    return failures.usable(ids, lambda image_id: check_images([image_id], voc12_root))
+    return failures.usable(ids, lambda image_id: require_images([image_id], voc12_root))
 
 
 def scorable_list(list_path, ids, voc12_root):

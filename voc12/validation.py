@@ -12,6 +12,7 @@ from tool.io.files import UserError, missing_files, read_list, require_files
 from tool.io.images import fit_mask, open_mask
 from tool.metrics import ThresholdSweep, check_size, confusion, iou, mean_iou
 from tool.pseudo_labels import stack_scores, walk_scores
+from tool.results import say_odd_masks
 from tool.segmentation import label_map, multi_scale_scores
 from voc12.data import Broken, InferenceSet, check_scores, image_path, inference_loader, mask_path, mask_paths
 from voc12.labels import load_labels
@@ -60,6 +61,7 @@ def masked_ids(list_path, voc12_root):
     if len(missing_files(masks)) == len(masks):
         return None
     require_files(masks, "mask", f"mend {list_path}, or use --val_list none")
+    say_odd_masks(masks.values())
     return ids
 
 
