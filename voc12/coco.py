@@ -134,11 +134,10 @@ def instance_mask(coco, image, origin):
 
 def box_slices(box):
     """Rows and columns of a `bbox` (x, y, width, height), rounded outwards; everything where there is none."""
-    values = np.array(box if len(box) == 4 else [np.nan], dtype=object)
     try:
-        x, y, width, height = np.asarray(values, np.float64).clip(0, 1e6)
+        x, y, width, height = np.clip(np.asarray(box, np.float64), 0, 1e6)
         return np.s_[int(y) : int(np.ceil(y + height)), int(x) : int(np.ceil(x + width))]
-    except (TypeError, ValueError):  # texts, NaN, or none
+    except (TypeError, ValueError):  # none, texts, or NaN
         return np.s_[:, :]
 
 
