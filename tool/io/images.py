@@ -112,7 +112,7 @@ def _ends_with_exif(stream):
 
 def _turn(pixels, how):
     """H x W (x 3) turned as one of TURNS' values says."""
-    return pixels if how is None else np.asarray(Image.fromarray(pixels).transpose(how))
+    return pixels if how is None else np.array(Image.fromarray(pixels).transpose(how))
 
 
 def _shown_size(stream, header):
