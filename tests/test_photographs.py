@@ -222,6 +222,9 @@ def test_deep_colours_by_hand(tmp_path, suffix, top, divisor):
     rgb = np.random.default_rng(0).integers(0, top, (5, 4, 3)).astype(np.uint16)
     rgb[0, 0] = top - 1
     (tmp_path / "x").write_bytes(cv2.imencode(suffix, rgb[..., ::-1])[1].tobytes())
+    with pytest.raises(UserError, match="unreadable"):
+        (tmp_path / "cut").write_bytes((tmp_path / "x").read_bytes()[:-90])
+        open_image(tmp_path / "cut")
     exact = rgb / divisor
     assert np.abs(np.asarray(open_image(tmp_path / "x")) - exact).max() < 1
 
@@ -230,9 +233,10 @@ def test_deep_colours_by_hand(tmp_path, suffix, top, divisor):
     "values, kind", [([[0, 70_000]], np.int32), ([[-1, 5]], np.int32), ([[0, 256.5]], np.float32),
                      ([[-0.1, 1]], np.float32), ([[0, np.nan]], np.float32)]
 )  # fmt: skip
-def test_values_that_no_rule_fits_are_refused(tmp_path, values, kind):
+@pytest.mark.parametrize("reader", [open_image, header_size, image_size])
+def test_values_that_no_rule_fits_are_refused(tmp_path, values, kind, reader):
     with pytest.raises(UserError, match=r"x\.tif: values from .* save it with 8 bits"):
-        open_image(written(tmp_path / "x.tif", values, kind))
+        reader(written(tmp_path / "x.tif", values, kind))
 
 
 def test_deep_photographs_are_said_once(tmp_path, capsys, monkeypatch):
@@ -251,7 +255,7 @@ def test_huge_photographs_are_to_be_cut(tmp_path, reader):
             for kind, body in ((b"IHDR", header), (b"IDAT", zlib.compress(b"")), (b"IEND", b""))
         )
     )  # fmt: skip
-    with pytest.raises(UserError, match=r"x\.png: \w+ of more than 178 megapixels; cut it into tiles"):
+    with pytest.raises(UserError, match=r"x\.png: \w+ of more than 179 megapixels; cut it into tiles"):
         reader(tmp_path / "x.png")
 
 

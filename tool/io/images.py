@@ -4,6 +4,7 @@ import contextlib
 import mmap
 import struct
 import sys
+import warnings
 from pathlib import Path
 
 import cv2
@@ -15,6 +16,7 @@ from PIL.PngImagePlugin import PngInfo
 from tool.io.files import IMAGE_SUFFIXES, UserError, atomic
 from tool.io.scores import ORIGIN_MARK
 
+warnings.simplefilter("ignore", Image.DecompressionBombWarning)  # of 90 megapixels: large, and no attack
 cv2.setNumThreads(1)  # its threads do not survive the forks of loaders and CRF workers, and what is drawn is small
 
 BACKGROUND = 0  # mask value of what is no object
@@ -56,7 +58,7 @@ def _opened(path, what):
     except FileNotFoundError:
         raise UserError(f"{path}: no such {what}; the list names it") from None
     except Image.DecompressionBombError:
-        limit = 2 * Image.MAX_IMAGE_PIXELS // 10**6
+        limit = round(2 * Image.MAX_IMAGE_PIXELS / 10**6)
         raise UserError(f"{path}: {what} of more than {limit} megapixels; cut it into tiles") from None
     except (UnidentifiedImageError, OSError, SyntaxError, ValueError) as error:
         reason = _unknown(path) if isinstance(error, UnidentifiedImageError) else " ".join(str(error).split())
@@ -87,7 +89,7 @@ def _pixels(stream, mode):
 def _orientation(stream, header):
     """How a picture is to be turned before it is shown, one of TURNS' values; None where not at all."""
     try:
-        if header.format == "PNG" and _ends_with_exif(stream):
+        if header.format == "PNG" and "exif" not in header.info and _ends_with_exif(stream):
             header.load()  # Pillow reads what stands behind the pixels after them
         return TURNS.get(Image.Image.getexif(header).get(ORIENTATION))  # not PNG's own, which always reads the pixels
     except Exception:  # a broken EXIF raises nearly anything, and every viewer shows such a photograph as it is stored
@@ -183,8 +185,14 @@ def _is_deep_colour(header):
     return header.mode in ("RGB", "RGBA", "RGBX", "LA") and ";16" in str(args[0] if isinstance(args, tuple) else args)
 
 
-def _deep_colour(stream):
+def _is_deep_grey(header):
+    """Whether a grey picture has integers above 8 bits or floats; Pillow would clip them to white."""
+    return header.mode in ("I", "F") or header.mode.startswith("I;16")
+
+
+def _deep_colour(stream, header):
     """H x W x 3 uint16 of a picture in 16-bit colours."""
+    header.load()  # OpenCV takes files that are cut off
     stream.seek(0)
     read = cv2.imdecode(np.frombuffer(stream.read(), np.uint8), cv2.IMREAD_UNCHANGED)
     if read is None or read.ndim != 3 or read.shape[2] < 3:
@@ -201,10 +209,11 @@ def open_image(path):
     UserError with the path where the file is missing, truncated, no image, or has values that no rule brings to 8 bits.
     """
     with _opened(path, "image") as (stream, header):
+        is_deep = _is_deep_colour(header)  # first: Pillow forgets it with the pixels
         how = None if header.format == "TIFF" else _orientation(stream, header)
-        if _is_deep_colour(header):
-            pixels = _eight_bits(_deep_colour(stream), path)
-        elif header.mode in ("I", "F") or header.mode.startswith("I;16"):  # Pillow would clip them to white
+        if is_deep:
+            pixels = _eight_bits(_deep_colour(stream, header), path)
+        elif _is_deep_grey(header):
             pixels = _eight_bits(_pixels(stream, header.mode), path)
         else:
             pixels = _pixels(stream, "RGB")
@@ -217,6 +226,8 @@ def image_size(path):
     A JPEG is decoded to an eighth of its sides, three times as fast as whole.
     """
     with _opened(path, "image") as (stream, image):
+        if _is_deep_colour(image) or _is_deep_grey(image):
+            return open_image(path).size
         size = _shown_size(stream, image)
         image.draft("RGB", (1, 1))
         image.load()
@@ -224,9 +235,14 @@ def image_size(path):
 
 
 def header_size(path):
-    """(width, height) of a photograph, as it is shown, by its header, its pixels unread; UserError as `open_image`."""
-    with _opened(path, "image") as opened:
-        return _shown_size(*opened)
+    """(width, height) of a photograph, as it is shown, by its header; UserError as `open_image`.
+
+    Pixels are read where they have more than 8 bits, since no rule may fit them.
+    """
+    with _opened(path, "image") as (stream, header):
+        if _is_deep_colour(header) or _is_deep_grey(header):
+            return open_image(path).size
+        return _shown_size(stream, header)
 
 
 def open_mask(path, num_labels):
