@@ -34,7 +34,7 @@ from tool.metrics import over_experiments, split_folds, thresholds_between
 from tool.results import MADE_BY, SUFFIX, check_kind, score
 from tool.tables import FIGURES, check_plot, table, write_csv, write_plot
 from voc12.classes import BACKGROUND_NAME, load_classes
-from voc12.data import check_scores, mask_folder, mask_path
+from voc12.data import check_scores, image_path, mask_folder, mask_path
 
 NEXT = {
     "cam": "infer.py --crf with several --alphas, to choose three of them",
@@ -167,7 +167,8 @@ def main(args):
         check_kind(ids, folder, args.task, folder_settings(folder), forced=args.mixed_origins)
     tried = thresholds_between(*args.thresholds) if args.threshold is None else (args.threshold,)
     thresholds = tried if args.task == "cam" else ()
-    scoring = partial(score, mask=mask, task=args.task, thresholds=thresholds, names=names)
+    photo = partial(image_path, args.voc12_root)
+    scoring = partial(score, mask=mask, task=args.task, thresholds=thresholds, names=names, photo=photo)
     if args.check:
         check = Check(World(), "list, masks and results are there")
         return check_run(check, ids, list(folders.values()), mask, args, scoring, len(names))

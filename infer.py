@@ -42,7 +42,7 @@ from engine.record import file_hash, folder_settings
 from models.aeft import AEFTNet
 from models.checkpoint import find_epoch, load_weights
 from models.trunks import make_trunk
-from tool.cam import multi_scale_cam, predict_label
+from tool.cam import labelled_cam, predict_label
 from tool.cli import fraction, natural, positive, power, run_script
 from tool.crf import ITERATIONS
 from tool.io.files import UserError
@@ -115,7 +115,8 @@ def build_jobs(args, weights, classes):
     place = Experiment(args.experiment, args.name) if args.images is None else Experiment(args.out, "")
     stored = folder_settings(place.maps)
     own = {"compress": args.compress, "classes": list(classes)}
-    settings = (stored or {"maps": "of another method"}) | own
+    crf_side = {} if stored and stored.get("max_side") == args.max_side else {"crf_max_side": args.max_side}
+    settings = (stored or {"maps": "of another method"}) | own | crf_side
     if weights:
         settings = args.results | own | {"weights": file_hash(weights)}
         if args.labels == "given":
@@ -134,7 +135,7 @@ def build_jobs(args, weights, classes):
     }
     jobs = {
         "dict": Job({"dict": maps}, partial(write_maps, compressed=args.compress)),
-        "crf": Job(crf, partial(refine_maps, compressed=args.compress), crf=True),
+        "crf": Job(crf, partial(refine_maps, compressed=args.compress, max_side=args.max_side), crf=True),
         "vis": Job({"vis": overlays}, write_overlays),
     }
     return maps, [job for name, job in jobs.items() if getattr(args, name)]
@@ -147,19 +148,18 @@ def network_maps(args, run, ids, classes):
     """
     found = args.labels == "predicted"
     scales = (*args.scales, 1.0) if found else args.scales
-    views = InferenceViews(scales, look=look_of(run.net.trunk)) if run.net else None
-    for image_id, image, seen, label in run.seen(
-        "maps", InferenceSet(run.images.photograph, ids, run.images.labels, views)
-    ):
+    views = InferenceViews(scales, look=look_of(run.net.trunk), max_side=args.max_side) if run.net else None
+    samples = InferenceSet(run.images.photograph, ids, run.images.labels, views)
+    for image_id, image, seen, label, size in run.seen("maps", samples):
         with run.inference():
             if found:
                 label, scores = predict_label(run.net(seen.pop()[:1])[1][0], args.min_score)
-            cam = multi_scale_cam(run.net, seen, label, image.shape[:2]).cpu().numpy()
+            cams = labelled_cam(run.net, seen, label, size, image.shape[:2])
         shown = label.nonzero().flatten().tolist()
         if found:
             surest = sorted(shown, key=lambda k: -scores[k])
             tqdm.write(f"{image_id}: " + ", ".join(f"{classes[k]} {scores[k]:.2f}" for k in surest))
-        yield image_id, image, shown, {k: cam[k] for k in shown}
+        yield image_id, image, shown, cams
 
 
 def stored_maps(run, maps, ids, classes):

@@ -78,13 +78,13 @@ def build_jobs(args, experiment, weights, classes):
     outputs = {"labels": Output(experiment.walk(powers), settings)}
     if args.vis:
         outputs["vis"] = Output(experiment.walk(powers, overlays=True), settings)
-    return [Job(outputs, partial(refine_walk, names=classes), crf=True)]
+    return [Job(outputs, partial(refine_walk, names=classes, max_side=args.max_side), crf=True)]
 
 
 def walk(args, run, num_classes):
     """Walk the maps of each image -> (ID, H x W x 3 uint8, its classes, (keys, scores K x H x W))."""
     maps = Experiment.of(args).maps
-    samples = WalkSet(args.voc12_root, run.left, maps, num_classes, args.scale, look_of(run.net.trunk))
+    samples = WalkSet(args.voc12_root, run.left, maps, num_classes, args.scale, look_of(run.net.trunk), args.max_side)
     said = set()
     for index, image_id in enumerate(run.each("walk", run.left)):
         try:

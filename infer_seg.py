@@ -97,11 +97,16 @@ def build_jobs(args, settings, classes):
 
 
 def segment(args, run):
-    """Run the network on every view of each image -> (ID, H x W x 3 uint8, (), scores L x H x W float32)."""
-    views = InferenceViews(args.scales, mirror=args.mirror, look=look_of(run.net.trunk))
-    for image_id, image, seen, _ in run.seen("network", InferenceSet(run.images.photograph, run.left, None, views)):
+    """Run the network on every view of each image -> (ID, H x W x 3 uint8, (), scores L x h x w float32).
+
+    h x w: the size at which it is seen, of --max_side.
+    """
+    views = InferenceViews(args.scales, args.mirror, look_of(run.net.trunk), args.max_side)
+    for image_id, image, seen, _, size in run.seen(
+        "network", InferenceSet(run.images.photograph, run.left, None, views)
+    ):
         with run.inference():
-            scores = multi_scale_scores(run.net, seen, image.shape[:2], args.merge)
+            scores = multi_scale_scores(run.net, seen, size, args.merge)
         yield image_id, image, (), scores.cpu().numpy()
 
 

@@ -20,6 +20,7 @@ from engine.flags import (
     Parser,
     add_common_flags,
     add_data_flags,
+    add_max_side_flag,
     add_training_flags,
     add_walk_flags,
     check_powers,
@@ -49,10 +50,9 @@ def get_args_parser():
     parser.network("--pretrained", type=str, default="auto", help=text)
     add_training_flags(parser, epochs=8, crop_size=448, jitter=[0.3, 0.3, 0.3, 0.1], scratch_lr_mult=10.0)
     add_walk_flags(parser)
+    add_max_side_flag(parser)
     add = parser.schedule
     add("--val_every", type=positive_int, default=500, help="steps between two validations")
-    text = "validate after one CRF iteration, as released: about 0.3 s more an image"
-    add("--val_crf", action="store_true", help=text)
     text = "validate after one CRF iteration, as released: about 0.3 s more an image"
     add("--val_crf", action="store_true", help=text)
     text = "what best.pth is: the best walk on the masks of --val_list (released), or the last epoch"
@@ -69,7 +69,7 @@ def build_data(args, alphas, num_labels, net):
         check_images(ids, args.voc12_root)
         for alpha, folder in alphas.items():
             check_scores(ids, folder, args.train_list, f"run infer.py --crf --alphas {alpha}")
-    view = AffinityView(args.crop_size, args.scale, args.jitter, look_of(net.trunk))
+    view = AffinityView(args.crop_size, args.scale, args.jitter, look_of(net.trunk), args.max_side)
     return AffinitySet(args.voc12_root, ids, *alphas.values(), view, args.seed, num_labels, net.stride)
 
 
@@ -79,7 +79,7 @@ def build_validation(args, maps, num_classes, look):
     if ids is None:
         return None
     check_scores(ids, maps, args.val_list, "run infer.py --dict on that list, or use --select last")
-    walks = WalkSet(args.voc12_root, ids, maps, num_classes, args.scale, look)
+    walks = WalkSet(args.voc12_root, ids, maps, num_classes, args.scale, look, args.max_side)
     score = partial(walk_score, walks=walks, dup=args.dup, crf=args.val_crf)
     return Validation(score, "random walk mIoU", "", every=args.val_every, select=True)
 

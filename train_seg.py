@@ -22,6 +22,7 @@ from engine.flags import (
     add_arch_flag,
     add_common_flags,
     add_data_flags,
+    add_max_side_flag,
     add_training_flags,
     check_range,
     flag,
@@ -44,6 +45,7 @@ from models.resnet38d import STEM
 from tool.cli import fraction, positive, run_script
 from tool.io.files import UserError, fingerprint, read_list
 from tool.io.images import BACKGROUND, IGNORE
+from tool.results import say_odd_masks
 from voc12.classes import load_classes
 from voc12.data import SegSet, check_images, check_scores
 from voc12.transforms import SegView, look_of
@@ -70,6 +72,7 @@ def get_args_parser():
     text = "label where a crop reaches beyond its image: 255 is ignored, 0 is background"
     add("--padding", type=int, choices=[IGNORE, BACKGROUND], help=text)
     add_arch_flag(parser)
+    add_max_side_flag(parser)
     text = "start weights, timm to let it fetch them, or none; auto: the experiment's newest classifier where that has "
     text += f"the same trunk, else {' or '.join(START_WEIGHTS)} for resnet38d, and timm for others"
     parser.network("--pretrained", type=str, help=text)
@@ -105,9 +108,11 @@ def build_data(args, folder, num_labels, look):
     if args.on_error == "stop":
         check_images(ids, args.voc12_root)
         check_scores(ids, folder, args.train_list, "run infer_aff.py on that list, or check --labels", suffix="png")
-    view = SegView(args.random_scale, args.crop_size, args.jitter, args.padding, look)
+    view = SegView(args.random_scale, args.crop_size, args.jitter, args.padding, look, args.max_side)
     batch_size = args.batch_size if args.scale_by_batch else None
-    return SegSet(args.voc12_root, ids, folder, num_labels, view, args.seed, batch_size)
+    dataset = SegSet(args.voc12_root, ids, folder, num_labels, view, args.seed, batch_size)
+    say_odd_masks(dataset.labels.values())
+    return dataset
 
 
 def build_validation(args, ids, num_labels):
@@ -117,6 +122,7 @@ def build_validation(args, ids, num_labels):
             raise UserError(f"--select best: {args.val_list} has no masks to choose with; --select last needs none")
         return None
     data = {"voc12_root": args.voc12_root, "ids": ids, "num_labels": num_labels, "num_workers": args.num_workers}
+    data["max_side"] = args.max_side
     text = "mIoU {miou:.2f} ({miou_present:.2f} present)"
     return Validation(partial(segmentation_score, **data), "mIoU", text, select=args.select == "best")
 

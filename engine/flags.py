@@ -20,6 +20,7 @@ from engine.experiment import (
     read_settings,
 )
 from tool import cli
+from tool.cam import MAX_SIDE
 from tool.cli import fraction, natural, nonnegative, positive, positive_int, power, workers
 from tool.io.files import UserError
 from tool.metrics import RELEASED_RANGE
@@ -263,7 +264,8 @@ class Square(argparse.Action):
 
 
 def add_labelling_flags(parser, photographs=True):
-    """--crf_workers; photographs: --images and --out as well, for photographs of no data set."""
+    """--max_side, --crf_workers; photographs: --images and --out as well, for photographs of no data set."""
+    add_max_side_flag(parser)
     text = "processes for CRF, of each process that torchrun starts (default: cores)"
     cores = max(1, (os.cpu_count() or 1) // local_processes())
     parser.run("--crf_workers", type=positive_int, default=cores, help=text)
@@ -272,6 +274,12 @@ def add_labelling_flags(parser, photographs=True):
         parser.data("--images", role=FREE, type=str, default=None, metavar="PATH", help=text)
         text = "folder of the results of --images"
         parser.data("--out", role=FREE, type=str, default=None, metavar="DIR", help=text)
+
+
+def add_max_side_flag(parser):
+    """--max_side, the same in every script that sees photographs at their own size."""
+    text = "pixels; networks and CRF see a photograph whose longer side is above it at that size; results have its own "
+    parser.method("--max_side", type=natural, default=MAX_SIDE, help=f"{text}size; 0 = never")
 
 
 def add_arch_flag(parser):

@@ -5,7 +5,7 @@ origin)} of those that are to be written, with {class: path} in place of the pat
 None in place of both where nothing is written and only the time counts.
 """
 
-from tool.crf import crf_with_alphas
+from tool.crf import crf_of_large
 from tool.io.images import heat_overlay, label_image, label_overlay, save_image
 from tool.io.scores import write_scores
 from tool.pseudo_labels import refine_labels
@@ -28,28 +28,28 @@ def write_overlays(image, cams, files):
             save_image(paths[k], heat_overlay(image, cam), origin)
 
 
-def refine_maps(image, cams, files, compressed):
-    """Dense CRF of the maps, for every background power. files: {alpha: ...}."""
-    for alpha, scores in crf_with_alphas(image, cams, list(files)).items():
+def refine_maps(image, cams, files, compressed, max_side=0):
+    """Dense CRF of the maps, for every background power. files: {alpha: ...}. max_side: of `inner_size`."""
+    for alpha, scores in crf_of_large(image, cams, list(files), max_side):
         if files[alpha]:
             path, origin = files[alpha]
             with WRITING:
                 write_scores(path, scores, compressed, origin)
 
 
-def refine_walk(image, walked, files, names):
+def refine_walk(image, walked, files, names, max_side=0):
     """Dense CRF of walked scores, then `write_labels`. walked: (keys, scores K x H x W)."""
-    write_labels(image, refine_labels(image, *walked), files, names)
+    write_labels(image, refine_labels(image, *walked, max_side), files, names)
 
 
 def refine_segmentation(image, scores, files, names):
-    """Dense CRF of a segmentation network's scores L x H x W, then `write_labels` of the best."""
-    write_labels(image, label_map(refine_scores(image, scores)), files, names)
+    """Dense CRF of a segmentation network's scores L x h x w, then `write_labels` of the best."""
+    write_labels(image, label_map(refine_scores(image, scores), image.shape[:2]), files, names)
 
 
 def write_best(image, scores, files, names):
-    """`write_labels` of the best of scores L x H x W."""
-    write_labels(image, label_map(scores), files, names)
+    """`write_labels` of the best of scores L x h x w."""
+    write_labels(image, label_map(scores, image.shape[:2]), files, names)
 
 
 def write_labels(image, labels, files, names):

@@ -12,6 +12,7 @@ refine those before it and a thread writes. With --check the same loop sees one 
 """
 
 import contextlib
+import sys
 import time
 from functools import partial
 from typing import NamedTuple
@@ -29,11 +30,12 @@ from engine.outputs import Outputs
 from engine.record import this_run
 from engine.summary import Summary
 from engine.workers import Background
+from tool.cam import inner_size
 from tool.io.failures import Failures
 from tool.io.files import UserError, read_list
 from tool.io.lock import locked
 from tool.threads import one_thread
-from voc12.data import Broken, check_images, image_path, inference_loader, mask_path
+from voc12.data import Broken, check_images, image_path, inference_loader, mask_path, require_images
 from voc12.labels import describe_negatives
 from voc12.layout import find_images
 
@@ -83,7 +85,31 @@ def usable_images(ids, voc12_root, failures):
     if not failures.skip:
         check_images(ids, voc12_root)
         return ids
-    return failures.usable(ids, lambda image_id: check_images([image_id], voc12_root))
+    return failures.usable(ids, lambda image_id: require_images([image_id], voc12_root))
+
+
+class Larger:
+    """Photographs that --max_side brings down: the first one is said at once, how many there were at the end."""
+
+    def __init__(self, max_side):
+        self.max_side, self.count = max_side, 0
+
+    def inner(self, image_id, size):
+        """`inner_size` of a photograph of `size` (h, w), which is counted."""
+        seen = inner_size(size, self.max_side)
+        if seen != tuple(size):
+            self.count += 1
+            if self.count == 1:
+                tqdm.write(
+                    f"{image_id}: {size[1]} x {size[0]} pixels, seen at {seen[1]} x {seen[0]} (--max_side "
+                    f"{self.max_side}, as all that are larger); results have its own size",
+                    file=sys.stderr,
+                )
+        return seen
+
+    def say(self):
+        if self.count:
+            print(f"{self.count} photographs were larger than --max_side {self.max_side}", file=sys.stderr)
 
 
 class Labelling:
@@ -193,19 +219,21 @@ class Labelling:
         return there, []
 
     def seen(self, stage, samples):
-        """Samples of an InferenceSet as the network takes them -> (ID, H x W x 3 uint8, views on the device, label).
+        """Samples of an InferenceSet as the network takes them.
 
-        Broken images go to the failures.
+        -> (ID, H x W x 3 uint8, views on the device, label, (h, w) at which --max_side shows it). Broken images go to
+        the failures.
         """
         loader = inference_loader(samples, min(self.args.num_workers, len(samples)), self.device.type == "cuda")
-        form = memory_format(self.device, self.args.amp)
+        form, larger = memory_format(self.device, self.args.amp), Larger(self.args.max_side)
         for sample in self.each(stage, loader):
             if isinstance(sample, Broken):
                 self.failures.add(sample.image_id, sample.reason)
                 continue
             image_id, image, views, label = sample
             views = [view.to(self.device, non_blocking=True).contiguous(memory_format=form) for view in views]
-            yield image_id, image.numpy(), views, label
+            yield image_id, image.numpy(), views, label, larger.inner(image_id, image.shape[:2])
+        larger.say()
 
     def write(self, image_id, image, classes, data):
         """Have an image's missing files made. image: H x W x 3 uint8; classes: indices it shows; data: for the jobs."""

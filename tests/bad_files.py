@@ -181,12 +181,12 @@ def odd_photos():
     photo = Image.fromarray(rgb)
     grey = np.asarray(photo.convert("L"))
     turned = Image.Exif()
-    turned[274] = 6  # "rotate by 90 degrees": masks would not follow, so it is not done
+    turned[274] = 6  # "rotate by 90 degrees"
     odd = {
         "CMYK": (encoded(photo.convert("CMYK"), format="JPEG", quality=95), rgb, 5),
         "greyscale": (encoded(photo.convert("L"), format="JPEG", quality=95), np.stack([grey] * 3, -1), 3),
         "progressive": (encoded(photo, format="JPEG", quality=95, progressive=True), rgb, 4),
-        "EXIF-rotated": (encoded(photo, format="JPEG", quality=95, exif=turned), rgb, 4),
+        "EXIF-rotated": (encoded(photo, format="JPEG", quality=95, exif=turned), np.rot90(rgb, -1), 4),
         "PNG named .jpg": (encoded(photo, format="PNG"), rgb, 0),
         "16-bit PNG": (
             encoded(Image.fromarray(grey.astype(np.uint16) * 257), format="PNG"),
@@ -218,6 +218,7 @@ def bad_masks():
         "another size": (encoded(label_image(other), format="PNG"), "its mask has 32 x 25"),
         "turned": (encoded(label_image(np.zeros(SIZE, np.uint8)), format="PNG"), "its mask has 24 x 32"),
         "RGB": (encoded(Image.fromarray(picture(*SIZE)), format="PNG"), "a mask of mode RGB"),
+        "JPEG": (encoded(Image.fromarray(np.zeros_like(ids)), format="JPEG"), "a mask stored as JPEG"),
         "16-bit": (encoded(Image.fromarray(ids.astype(np.uint16)), format="PNG"), "a mask of mode I;16"),
         "grey with alpha": (encoded(Image.fromarray(ids).convert("LA"), format="PNG"), "a mask of mode LA"),
         "truncated": (encoded(label_image(ids), format="PNG")[:-40], "unreadable mask"),

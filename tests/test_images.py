@@ -4,12 +4,13 @@ import io
 
 import numpy as np
 import pytest
-from PIL import Image
+from PIL import Image, ImageOps
 
 from tool.io.files import UserError
 from tool.io.images import (
     PALETTE,
     add_legend,
+    header_size,
     heat_overlay,
     image_size,
     label_image,
@@ -47,6 +48,10 @@ FILES = {  # name -> (picture, options of Image.save)
     "animated GIF": (PHOTO, {"format": "GIF", "save_all": True, "append_images": [OTHER]}),
     "PPM": (PHOTO, {"format": "PPM"}),
     "WebP": (PHOTO, {"format": "WEBP"}),
+    "turned WebP": (PHOTO, {"format": "WEBP", "exif": TURNED}),
+    "turned TIFF": (PHOTO, {"format": "TIFF", "exif": TURNED}),
+    "turned AVIF": (PHOTO, {"format": "AVIF", "exif": TURNED}),
+    "JPEG 2000": (PHOTO, {"format": "JPEG2000"}),
     "animated WebP": (PHOTO, {"format": "WEBP", "save_all": True, "append_images": [OTHER]}),
 }
 
@@ -54,25 +59,25 @@ FILES = {  # name -> (picture, options of Image.save)
 @pytest.mark.filterwarnings("ignore:Corrupt EXIF")
 @pytest.mark.parametrize("name", FILES)
 def test_photographs_read_as_pillow_reads_them(tmp_path, name):
-    """Every pixel; the first picture where there are several; not turned, whatever EXIF says."""
+    """Every pixel; the first picture where there are several; turned as EXIF says."""
     picture, options = FILES[name]
     path = tmp_path / "no zip.zip" / "http:"  # told by content, and not by what the name looks like
     path.parent.mkdir()
     picture.save(path, **options)
     with Image.open(path) as expected:
-        expected = np.asarray(expected.convert("RGB"))
-    assert np.array_equal(np.asarray(open_image(path)), expected)
-    assert image_size(path) == (23, 31)
+        expected = ImageOps.exif_transpose(expected).convert("RGB")
+    assert np.array_equal(np.asarray(open_image(path)), np.asarray(expected))
+    assert image_size(path) == header_size(path) == expected.size == ((31, 23) if "turned" in name else (23, 31))
 
 
 @pytest.mark.parametrize("mode", ["I;16", "I;16B"])
-def test_of_sixteen_bits_the_upper_eight_are_taken(tmp_path, mode):
+def test_sixteen_bits_are_divided_by_257(tmp_path, mode):
     values = np.array([[0, 255, 256], [40_000, 65_280, 65_535]], np.uint16)
     Image.frombytes(mode, (3, 2), values.astype("<u2" if mode == "I;16" else ">u2").tobytes()).save(
         tmp_path / "x.tif", format="TIFF"
     )
     read = np.asarray(open_image(tmp_path / "x.tif"))
-    assert read.tolist() == [[[v] * 3 for v in row] for row in [[0, 0, 1], [156, 255, 255]]]
+    assert read.tolist() == [[[v] * 3 for v in row] for row in [[0, 1, 1], [156, 254, 255]]]
 
 
 @pytest.mark.parametrize("options", [{}, {"transparency": 2}])

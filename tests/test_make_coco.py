@@ -202,7 +202,6 @@ BAD_JSON = {  # name -> (change, words of the message)
     "no categories": (without("categories"), "lacks the key 'categories'"),
     "a list": (lambda data: [1], "lacks the key 'images'"),
     "no file name": (without("images", "file_name"), "images[1] lacks the key 'file_name'"),
-    "no outline": (without("annotations", "segmentation"), "annotations[1] lacks the key 'segmentation'"),
     "no category name": (without("categories", "name"), "categories[2] lacks the key 'name'"),
     "an id that is a text": (with_value("annotations", "image_id", "5"), "annotations[1] lacks the key 'image_id', or"),
     "no pixels": (with_value("images", "width", 0), "has an image without any pixels"),
@@ -220,7 +219,8 @@ BAD_JSON = {  # name -> (change, words of the message)
     "a polygon far away": (with_value("annotations", "segmentation", [[0, 0, 1e9, 0, 1e9, 9]]), "101: a polygon far"),
     "a polygon without points": (with_value("annotations", "segmentation", [[]]), "annotation 101: a polygon far"),
     "a polygon of texts": (with_value("annotations", "segmentation", [["a"] * 6]), "annotation 101: could not convert"),
-    "no polygon": (with_value("annotations", "segmentation", []), "annotation 101: no outline"),
+    "an outline that is a text": (with_value("annotations", "segmentation", "x"), "annotations[1]: the key 'segm"),
+    "a crowd that is a text": (with_value("annotations", "iscrowd", "no"), "annotations[1]: the key 'iscrowd' is of"),
     "a code of another size": (
         with_value("annotations", "segmentation", {"size": [9, 12], "counts": [108]}), "a run-length code of another"
     ),

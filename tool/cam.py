@@ -4,6 +4,7 @@ import torch
 import torch.nn.functional as F
 
 EPS = 1e-5
+MAX_SIDE = 1024  # pixels of the longer side at which networks and CRF see a photograph; larger ones are brought down
 
 
 def maxnorm(maps):
@@ -70,6 +71,20 @@ def multi_scale_cam(net, views, label, size):
             total = total + maps[1].flip(-1)
     total = total * label.to(total).view(-1, 1, 1)
     return total / (total.amax((1, 2), keepdim=True) + EPS)
+
+
+def inner_size(size, max_side):
+    """(h, w) at which an image of `size` is seen: its own, or with the longer side at max_side; 0 = always its own."""
+    longest = max(size)
+    if not max_side or longest <= max_side:
+        return tuple(size)
+    return tuple(max(1, round(side * max_side / longest)) for side in size)
+
+
+def labelled_cam(net, views, label, seen, size):
+    """`multi_scale_cam` at the size `seen`, brought to `size` -> {class of the label: H x W float32 array}."""
+    cam = multi_scale_cam(net, views, label, seen)
+    return {k: resize_maps(cam[k : k + 1], size)[0].cpu().numpy() for k in label.nonzero().flatten().tolist()}
 
 
 def predict_label(logits, min_score):

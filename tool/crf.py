@@ -2,8 +2,11 @@
 
 from typing import NamedTuple
 
+import cv2
 import numpy as np
 from pydensecrf.densecrf import DenseCRF2D
+
+from tool.cam import inner_size
 
 ITERATIONS = 10  # of the maps' CRF; that of the walk has its own
 MIN_PROBABILITY = 1e-5  # unary = -log of at least this
@@ -85,6 +88,26 @@ def refine(image, probabilities, iterations):
 def background_score(cams, alpha):
     """(1 - max over classes)^alpha. cams: K x H x W in [0, 1] -> H x W; 1 without any class."""
     return np.power(1 - cams.max(0, initial=0), alpha)
+
+
+def fit(array, size):
+    """H x W (x 3) array at `size` (h, w): averaged where that is smaller, bilinear where it is larger."""
+    if array.shape[:2] == tuple(size):
+        return array
+    method = cv2.INTER_AREA if size[0] < array.shape[0] else cv2.INTER_LINEAR
+    return cv2.resize(array, tuple(size)[::-1], interpolation=method)
+
+
+def crf_of_large(image, cams, alphas, max_side):
+    """`crf_with_alphas` at most `max_side` pixels long, see `inner_size`: gives (alpha, maps of the image's own size).
+
+    One alpha at a time: those of a phone's photograph take 50 MB a label.
+    """
+    size = image.shape[:2]
+    seen = inner_size(size, max_side)
+    small = {k: fit(cam, seen) for k, cam in cams.items()}
+    for alpha, scores in crf_with_alphas(fit(image, seen), small, alphas).items():
+        yield alpha, {key: fit(score, size) for key, score in scores.items()}
 
 
 def crf_with_alphas(image, cams, alphas, iterations=ITERATIONS):

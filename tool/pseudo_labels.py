@@ -5,10 +5,11 @@ import torch
 import torch.nn.functional as F
 
 from tool.affinity_labels import pool_scores
-from tool.cam import resize_maps
-from tool.crf import DenseCRF, background_score
+from tool.cam import inner_size, resize_maps
+from tool.crf import DenseCRF, background_score, fit
 from tool.pairs import pair_affinity
 from tool.random_walk import propagate, sparse_affinity
+from tool.segmentation import label_map
 
 CRF_ITERATIONS = 1  # after the walk
 
@@ -46,10 +47,13 @@ def walk_scores(net, view, scores, device, beta=8, steps=64):
     return resize_maps(full, scores.shape[-2:]).float().cpu().numpy()
 
 
-def refine_labels(image, keys, scores):
+def refine_labels(image, keys, scores, max_side=0):
     """One CRF iteration over the classes present, then the best label a pixel.
 
-    image: H x W x 3 uint8; keys: K label ids; scores: K x H x W -> H x W uint8.
+    image: H x W x 3 uint8; keys: K label ids; scores: K x H x W -> H x W uint8. max_side: of `inner_size`, for the CRF.
     """
-    refined = DenseCRF(image, len(keys))(scores, CRF_ITERATIONS)
-    return keys[refined.argmax(0)].astype(np.uint8)
+    size = image.shape[:2]
+    seen = inner_size(size, max_side)
+    small = np.stack([fit(score, seen) for score in scores])
+    refined = DenseCRF(fit(image, seen), len(keys))(small, CRF_ITERATIONS)
+    return keys[label_map(refined, size)].astype(np.uint8)

@@ -1,5 +1,6 @@
 """Results of any stage or method, file by file beside their truth: class activation maps, CRF scores, label images."""
 
+import contextlib
 import sys
 from pathlib import Path
 
@@ -7,7 +8,7 @@ import numpy as np
 from tqdm import tqdm
 
 from tool.io.files import UserError
-from tool.io.images import BACKGROUND, IGNORE, check_size, open_mask
+from tool.io.images import BACKGROUND, IGNORE, check_size, fit_mask, mask_oddities, open_mask
 from tool.io.scores import read_scores
 from tool.metrics import Counts, ThresholdSweep, best_labels, best_threshold, confusion, iou, kfold, mean_iou, measures
 
@@ -15,14 +16,15 @@ SUFFIX = {"cam": "npy", "crf": "npy", "png": "png"}  # of each task
 MADE_BY = {"cam": "infer.py --dict", "crf": "infer.py --crf", "png": "infer_aff.py"}
 ROUNDING = 1e-3  # of half floats around 0 and 1
 NEAR, FAR = 0.01, 0.25  # mean distance of a pixel's sum from 1: that of a CRF, that of no CRF
+MASKS_LOOKED_AT = 200  # of a list, before a training
 SAMPLE = 5  # files of unknown origin that are looked at before all are scored
 
 
-def read_results(ids, folder, mask, task, num_labels):
+def read_results(ids, folder, mask, task, num_labels, photo=None):
     """(ID, truth, result) of every image: truth H x W uint8; {class: H x W scores} of task cam, H x W labels of others.
 
-    mask: gives the path of an ID's truth. UserError where a file is broken, of another size or of other classes; what
-    is merely strange about files is said at the end.
+    mask, photo: give the path of an ID's truth and of its photograph, for `fit_mask`. UserError where a file is
+    broken, of another size or of other classes; what is merely strange about files is said at the end.
     """
     notes = Notes()
     for image_id in tqdm(ids, task, unit="image", disable=None):
@@ -35,7 +37,10 @@ def read_results(ids, folder, mask, task, num_labels):
         if task == "crf":
             result = best_labels(result)
         if task != "cam" or result:
-            check_size(truth, next(iter(result.values())).shape if task == "cam" else result.shape, path)
+            shape = next(iter(result.values())).shape if task == "cam" else result.shape
+            if photo and truth.shape != shape:
+                truth = fit_mask(truth, shape, photo(image_id))
+            check_size(truth, shape, path)
         yield image_id, truth, result
     notes.say()
 
@@ -58,8 +63,8 @@ def read_keys(path, limit, empty):
     return scores
 
 
-def score(ids, folder, mask, task, thresholds, names, parts=None):
-    """Figures of one folder, in percent, by one pass over its files. names: of the labels.
+def score(ids, folder, mask, task, thresholds, names, parts=None, photo=None):
+    """Figures of one folder, in percent, by one pass over its files. names: of the labels; mask, photo: give paths.
 
     parts: {ID: number from 0} for --kfold.
     """
@@ -67,7 +72,7 @@ def score(ids, folder, mask, task, thresholds, names, parts=None):
         ThresholdSweep(len(names), thresholds, boundaries=True) if thresholds else Counts(len(names), boundaries=True)
         for _ in range(1 + max(parts.values()) if parts else 1)
     ]
-    for image_id, truth, result in read_results(ids, folder, mask, task, len(names)):
+    for image_id, truth, result in read_results(ids, folder, mask, task, len(names), photo):
         sweep = sweeps[parts[image_id] if parts else 0]
         (sweep.add if thresholds else sweep.add_labels)(truth, result)
     counts = np.stack([sweep.confusions() for sweep in sweeps])
@@ -162,12 +167,13 @@ def oddities(kind, scores):
     return []
 
 
-def mask_oddities(mask):
-    """What is strange about a mask, in words: a list, mostly empty. mask: H x W uint8."""
-    ignored = mask == IGNORE
-    if ignored.any() and not ignored.all() and (ignored | (mask == BACKGROUND)).all():
-        return ["holds nothing but 0 and 255; 255 is ignored, so a black-and-white mask needs the class id instead"]
-    return []
+def say_odd_masks(paths):
+    """Warn of masks that can hardly be meant as they are (`mask_oddities`); of many, MASKS_LOOKED_AT are looked at."""
+    paths, notes = list(paths), Notes()
+    for path in paths[:: -(-len(paths) // MASKS_LOOKED_AT) or 1]:
+        with contextlib.suppress(UserError):  # said by who uses them
+            notes.add(path, mask_oddities(open_mask(path, IGNORE)))
+    notes.say()
 
 
 class Notes:

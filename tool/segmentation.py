@@ -4,7 +4,7 @@ import numpy as np
 import torch
 
 from tool.cam import map_views, on_pixels
-from tool.crf import DenseCRF, Pairwise
+from tool.crf import DenseCRF, Pairwise, fit
 
 MERGES = ("mean", "max")
 CRF_PAIRWISE = Pairwise(sxy=4, compat=3, bilateral_sxy=83, srgb=5, bilateral_compat=3)
@@ -34,11 +34,24 @@ def multi_scale_scores(net, views, size, merge="mean"):
     return total.div_(count).softmax(0) if merge == "mean" else total
 
 
-def label_map(scores):
-    """L x H x W scores, a CPU tensor or an array -> H x W uint8 label ids."""
-    return np.asarray(scores.argmax(0)).astype(np.uint8)
+def label_map(scores, size=None):
+    """L x h x w scores, a CPU tensor or an array -> H x W uint8 label ids, at `size`, else that of the scores.
+
+    Label by label, so that a large photograph takes the memory of two maps and not of all.
+    """
+    if size is None or tuple(size) == tuple(scores.shape[-2:]):
+        return np.asarray(scores.argmax(0)).astype(np.uint8)
+    best, labels = fit(np.asarray(scores[0]), size), np.zeros(size, np.uint8)
+    for k in range(1, len(scores)):
+        score = fit(np.asarray(scores[k]), size)
+        labels[score > best] = k
+        np.maximum(best, score, out=best)
+    return labels
 
 
 def refine_scores(image, scores):
-    """Dense CRF over all labels. image: H x W x 3 uint8 RGB; scores: L x H x W float32 array -> the same, refined."""
-    return DenseCRF(image, len(scores), pairwise=CRF_PAIRWISE)(scores, CRF_ITERATIONS)
+    """Dense CRF over all labels. image: H x W x 3 uint8 RGB; scores: L x h x w float32 array -> the same, refined.
+
+    The image is brought to the size of the scores.
+    """
+    return DenseCRF(fit(image, scores.shape[1:]), len(scores), pairwise=CRF_PAIRWISE)(scores, CRF_ITERATIONS)

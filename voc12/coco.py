@@ -15,16 +15,11 @@ from voc12.label_table import image_name
 
 KEYS = {
     "images": {"id": int, "file_name": str, "height": int, "width": int},
-    "annotations": {
-        "id": int,
-        "image_id": int,
-        "category_id": int,
-        "iscrowd": int,
-        "area": (int, float),
-        "segmentation": (list, dict),
-    },
+    "annotations": {"id": int, "image_id": int, "category_id": int},
     "categories": {"id": int, "name": str},
 }
+# of annotations, and what they are where a file lacks them: labels need none of these
+OPTIONAL = {"iscrowd": (int, 0), "area": ((int, float), 0), "segmentation": ((list, dict), []), "bbox": (list, [])}
 
 
 def read_instances(path):
@@ -44,6 +39,12 @@ def read_instances(path):
             for key, kind in keys.items():
                 if not isinstance(entry, dict) or not isinstance(entry.get(key), kind):
                     raise UserError(f"{path}: {part}[{k}] lacks the key {key!r}, or it is of another type")
+    for k, entry in enumerate(data["annotations"]):
+        for key, (kind, default) in OPTIONAL.items():
+            if entry.get(key) is None:
+                entry[key] = default
+            elif not isinstance(entry[key], kind):
+                raise UserError(f"{path}: annotations[{k}]: the key {key!r} is of another type")
     for entry in data["images"]:
         entry["file_name"] = image_name(path, entry["file_name"])
     if not all(entry["height"] > 0 and entry["width"] > 0 for entry in data["images"]):
@@ -102,8 +103,6 @@ def check_outline(outline, size):
             raise ValueError("a compressed run-length code, which COCO's own annotations never have")
         if outline.get("size") != list(size) or min(counts, default=-1) < 0 or sum(counts) != size[0] * size[1]:
             raise ValueError("a run-length code of another size")
-    elif not outline:
-        raise ValueError("no outline")
     else:
         for points in outline:
             values = np.asarray(points, np.float64)
@@ -114,18 +113,32 @@ def check_outline(outline, size):
 def instance_mask(coco, image, origin):
     """H x W uint8 of an image: the objects from the largest to the smallest, so that a small one stays visible.
 
-    Crowd regions are 255 where no object is.
+    Crowd regions are 255 where no object is, and so is the box of an object without an outline, or, without a box,
+    all that no outline covers: what is there is not known.
     """
     size, index = (image["height"], image["width"]), class_index(coco)
-    mask = np.full(size, BACKGROUND, np.uint8)
+    mask, unknown = np.full(size, BACKGROUND, np.uint8), np.zeros(size, bool)
     for entry in sorted(coco.imgToAnns[image["id"]], key=lambda entry: (not entry["iscrowd"], -entry["area"])):
+        if not entry["segmentation"]:
+            unknown[box_slices(entry["bbox"])] = True
+            continue
         try:
             check_outline(entry["segmentation"], size)
             inside = coco.annToMask(entry) > 0
         except Exception as error:  # pycocotools has no errors of its own
             raise UserError(f"{origin}: annotation {entry['id']}: {error}; fetch it again") from None
         mask[inside] = IGNORE if entry["iscrowd"] else index[entry["category_id"]] + 1
+    mask[unknown & (mask == BACKGROUND)] = IGNORE
     return mask
+
+
+def box_slices(box):
+    """Rows and columns of a `bbox` (x, y, width, height), rounded outwards; everything where there is none."""
+    try:
+        x, y, width, height = np.clip(np.asarray(box, np.float64), 0, 1e6)
+        return np.s_[int(y) : int(np.ceil(y + height)), int(x) : int(np.ceil(x + width))]
+    except (TypeError, ValueError):  # none, texts, or NaN
+        return np.s_[:, :]
 
 
 def stuff_mask(coco, image, folder):

@@ -16,11 +16,13 @@ import torch
 from torch.utils.data import DataLoader, Dataset
 
 from tool.affinity_labels import STRIDE, affinity_label, pair_masks, pool_scores
+from tool.cam import MAX_SIDE
 from tool.io.files import IMAGE_SUFFIXES, UserError, after_id, fingerprint, missing_files, require_files
-from tool.io.images import check_size, header_size, open_image, open_mask
+from tool.io.images import check_size, fit_mask, header_size, open_image, open_mask
 from tool.io.scores import read_scores
 from tool.threads import follow_parent
-from voc12.transforms import IMAGENET, normalise, rescale
+from voc12.layout import say_turned
+from voc12.transforms import IMAGENET, at_most, normalise, rescale
 
 TOLERANCE = 1e-3  # of maps beyond 0 and 1: half floats are that coarse
 
@@ -84,10 +86,19 @@ def mask_paths(voc12_root, ids, gt_dir="SegmentationClass"):
 
 
 def check_images(ids, voc12_root):
-    """UserError where an image of the list does not exist, or two files have its ID; names the first, counts them."""
+    """UserError where an image of the list does not exist, or two files have its ID; names the first, counts them.
+
+    Says how many are stored turned.
+    """
+    say_turned(require_images(ids, voc12_root))
+
+
+def require_images(ids, voc12_root):
+    """Paths of the images of a list; UserError as `check_images`."""
     folder = os.path.join(voc12_root, "JPEGImages")
     paths = {i: _find_image(folder, i) for i in ids}
     require_files(paths, "image", "check --voc12_root and the list (one ID a line)")
+    return paths.values()
 
 
 def check_scores(ids, folder, list_path, hint, suffix="npy"):
@@ -260,12 +271,13 @@ class WalkSet(Dataset):
     """Samples (id, photo H x W x 3 uint8, view 3 x h x w, maps {class: H x W}) of images whose maps are stored.
 
     view: the photo at `scale` times its size, normalised. UserError where an image is broken, or its maps are, of
-    another size than the photo, or of a class from `num_classes` on. look: of AffinityNet's trunk.
+    another size than the photo, or of a class from `num_classes` on. look: of AffinityNet's trunk. max_side: of
+    `inner_size`, before the scale.
     """
 
-    def __init__(self, voc12_root, ids, dict_dir, num_classes, scale=1.0, look=IMAGENET):
+    def __init__(self, voc12_root, ids, dict_dir, num_classes, scale=1.0, look=IMAGENET, max_side=0):
         self.root, self.ids, self.dict_dir, self.num_classes, self.scale = voc12_root, ids, dict_dir, num_classes, scale
-        self.look = look
+        self.look, self.max_side = look, max_side
 
     def __len__(self):
         return len(self.ids)
@@ -274,7 +286,8 @@ class WalkSet(Dataset):
         image_id = self.ids[index]
         photo = open_image(image_path(self.root, image_id))
         maps = read_maps(self.dict_dir / f"{image_id}.npy", (photo.height, photo.width), self.num_classes)
-        return image_id, np.array(photo), normalise(rescale(photo, self.scale, self.look), self.look), maps
+        view = rescale(at_most(photo, self.max_side, self.look), self.scale, self.look)
+        return image_id, np.array(photo), normalise(view, self.look), maps
 
 
 def epoch_order(seed, epoch, length):
@@ -372,8 +385,9 @@ class SegSet(Dataset):
 
     def label(self, image_id, size):
         """The mask of an image of `size` (w, h), H x W uint8."""
-        label = open_mask(self.labels[image_id], self.num_labels)
-        check_size(label, size[::-1], image_path(self.root, image_id))
+        path = image_path(self.root, image_id)
+        label = fit_mask(open_mask(self.labels[image_id], self.num_labels), size[::-1], path)
+        check_size(label, size[::-1], path)
         return label
 
     def check(self, image_id):
@@ -393,17 +407,21 @@ class SegSet(Dataset):
 
 
 class MaskedSet(Dataset):
-    """Samples (photograph 3 x H x W float32, true labels H x W uint8) of a data set's own masks, for validation."""
+    """Samples (photograph 3 x h x w float32, true labels H x W uint8) of a data set's own masks, for validation.
 
-    def __init__(self, voc12_root, ids, num_labels, look):
-        self.root, self.ids, self.num_labels, self.look = voc12_root, ids, num_labels, look
+    max_side: of `inner_size`, for the photograph.
+    """
+
+    def __init__(self, voc12_root, ids, num_labels, look, max_side=MAX_SIDE):
+        self.root, self.ids, self.num_labels, self.look, self.max_side = voc12_root, ids, num_labels, look, max_side
 
     def __len__(self):
         return len(self.ids)
 
     def __getitem__(self, index):
         image_id = self.ids[index]
-        photo = open_image(image_path(self.root, image_id))
-        truth = open_mask(mask_path(self.root, image_id), self.num_labels)
+        path = image_path(self.root, image_id)
+        photo = open_image(path)
+        truth = fit_mask(open_mask(mask_path(self.root, image_id), self.num_labels), photo.size[::-1], path)
         check_size(truth, photo.size[::-1], image_id)
-        return normalise(photo, self.look), torch.from_numpy(truth)
+        return normalise(at_most(photo, self.max_side, self.look), self.look), torch.from_numpy(truth)

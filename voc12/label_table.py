@@ -6,6 +6,7 @@ from pathlib import PureWindowsPath
 from tool.io.files import UserError, without_suffix
 
 FORMS = "the first line must be `image,labels` (labels separated by ;) or `image,<class>,<class>,...` (0 or 1)"
+AMBIGUOUS = ("label", "labels", "class", "classes", "category", "categories")  # no names that one class would have
 
 
 def read_table(path, locate):
@@ -46,6 +47,11 @@ def row_reader(path, header):
     """The function (where, row) -> frozenset of class names for tables with this header; UserError where it is none."""
     if header[:1] != ["image"] or len(header) < 2:
         raise UserError(f"{path}: no header; {FORMS}")
+    if len(header) == 2 and header[1] != "labels" and header[1].lower() in AMBIGUOUS:
+        raise UserError(
+            f"{path}: does `image,{header[1]}` list the names of classes, or mark one class by 0 and 1? For names call "
+            "the column `labels`; for one class call it by the class's own name"
+        )
     known = {}  # what was read before: a table of a million rows has some thousand combinations
 
     def listed(where, row):

@@ -10,6 +10,7 @@ import re
 import shlex
 import shutil
 import sys
+from collections import Counter
 from pathlib import Path
 from xml.sax.saxutils import escape
 
@@ -17,11 +18,13 @@ import numpy as np
 from tqdm import tqdm
 
 from tool import VERSION
-from tool.io.files import BYTE_ORDER_MARK, CONTROL, IMAGE_SUFFIXES, UserError, without_suffix, write_json, write_text
+from tool.io.files import BYTE_ORDER_MARK, CONTROL, UserError, without_suffix, write_json, write_text
+from tool.io.images import SUFFIXES, is_turned
 from tool.io.lock import hold, lock_path
 from voc12.labels import write_cls_labels
 
 MADE = "dataset.json"
+LOOKED_AT = 20_000  # photographs whose headers are read to say how many are turned; a second or two
 MAX_ID = 200  # bytes; file names end at 255, and a suffix and the name of a temporary file are added
 # Not in IDs: blanks, where many tools split the lines of lists, and what no list may hold.
 NO_ID = re.compile(rf"[\s\\{BYTE_ORDER_MARK}]|{CONTROL.pattern}")
@@ -48,26 +51,44 @@ def fold_names(names):
 def find_photographs(images, without=()):
     """{path relative to the folder `images`: None} of all photographs below it, told by suffix, sorted.
 
-    Hidden files and folders and the folders `without` are passed over; links to folders are followed. UserError where
-    there are none.
+    Hidden files and folders and the folders `without` are passed over; other files are counted and named by suffix;
+    links to folders are followed. UserError where there are none.
     """
     if not Path(images).is_dir():
         raise UserError(f"{images}: no such folder")
-    photos, seen = [], {os.path.realpath(folder) for folder in without}
+    photos, others, seen = [], Counter(), {os.path.realpath(folder) for folder in without}
     for here, folders, names in os.walk(images, followlinks=True, onerror=_raise):
         real = os.path.realpath(here)
         folders[:] = [] if real in seen else [name for name in folders if not name.startswith(".")]
         if real not in seen:
             inside = os.path.relpath(here, images)
+            names = [name for name in names if not name.startswith(".")]
             photos += [
                 os.path.normpath(os.path.join(inside, name)).replace(os.sep, "/")
                 for name in names
-                if name.lower().endswith(IMAGE_SUFFIXES) and not name.startswith(".")
+                if name.lower().endswith(SUFFIXES)
             ]
+            others.update(Path(name).suffix.lower() for name in names if not name.lower().endswith(SUFFIXES))
         seen.add(real)
+    passed = ", ".join(
+        f"{count} {CONTROL.sub('?', suffix) or 'without suffix'}" for suffix, count in others.most_common()
+    )
     if not photos:
-        raise UserError(f"{images}: no photographs there ({', '.join(IMAGE_SUFFIXES)})")
+        passed = passed and f"; passed over: {passed}"
+        raise UserError(f"{images}: no photographs there ({', '.join(SUFFIXES)}){passed}")
+    if passed:
+        text = f"{others.total()} files are passed over: {passed}; convert what is a photograph to JPEG"
+        print(f"warning: {images}: {text}", file=sys.stderr)
     return dict.fromkeys(sorted(photos))
+
+
+def warn_of_empty_folders(images, photos, without=()):
+    """Say which folders in `images` gave none of the `photos`, relative paths. without: folders that need not."""
+    given = {photo.split("/")[0] for photo in photos}
+    apart = {os.path.realpath(folder) for folder in without}
+    for folder in sorted(path for path in Path(images).iterdir() if path.is_dir()):
+        if folder.name not in given and not folder.name.startswith(".") and os.path.realpath(folder) not in apart:
+            print(f"warning: {folder}: no photograph there, so it gives no class", file=sys.stderr)
 
 
 def _raise(error):
@@ -202,6 +223,17 @@ def print_sizes(sizes):
     print(f"width x height in pixels: smallest {low}, median {middle}, largest {high} (each side by itself)")
 
 
+def say_turned(paths):
+    """How many photographs, by their paths, are stored otherwise than viewers show them; of the first LOOKED_AT."""
+    looked = list(paths)[:LOOKED_AT]
+    turned = [Path(path).name for path in looked if is_turned(path)]
+    if turned:
+        text = (
+            f"{len(turned)} of {len(looked)} photographs are stored turned, as their EXIF says ({first_names(turned)})"
+        )
+        print(f"{text}: they are seen as viewers show them", flush=True)
+
+
 def print_left_out(left_out):
     """Count and first names of what is not in the data set. left_out: {what: names}."""
     for what, names in left_out.items():
@@ -244,5 +276,9 @@ def find_images(images, out):
     """
     path = Path(images)
     if path.is_file():
-        return {fold_id(path.stem): path}
-    return {image_id: path / name for image_id, name in fold_names(find_photographs(path, without=[out])).items()}
+        found = {fold_id(path.stem): path}
+    else:
+        names = fold_names(find_photographs(path, without=[out]))
+        found = {image_id: path / name for image_id, name in names.items()}
+    say_turned(found.values())
+    return found

@@ -31,6 +31,7 @@ from voc12.layout import (
     print_lists,
     print_next,
     print_sizes,
+    say_turned,
     write_set,
 )
 
@@ -129,6 +130,7 @@ def main(args):
             (coco_root / f"{s}2014" / n, f"JPEGImages/{i}{Path(n).suffix}") for s in SPLITS for n, i in ids[s].items()
         ]
         link_all(pairs, folder, args.out)
+        say_turned(source for source, _ in pairs)
         write_masks(coco_root, args.masks, ids, folder)
         write_set(folder, classes, labels, lists)
     print_classes(classes, labels, lists)

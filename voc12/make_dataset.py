@@ -21,8 +21,9 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))  # run as a scri
 
 from tool.cli import fraction, natural, run_script
 from tool.io.failures import Failures
-from tool.io.files import IMAGE_SUFFIXES, UserError
-from tool.io.images import classes_in, header_size, open_mask
+from tool.io.files import UserError
+from tool.io.images import SUFFIXES, classes_in, fit_mask, header_size, mask_oddities, open_mask
+from tool.results import Notes
 from voc12.classes import check_class_names, load_classes
 from voc12.label_table import finder, read_table
 from voc12.layout import (
@@ -37,6 +38,8 @@ from voc12.layout import (
     print_lists,
     print_next,
     print_sizes,
+    say_turned,
+    warn_of_empty_folders,
     write_set,
 )
 
@@ -146,14 +149,21 @@ def number_labels(labels, classes, origin):
 
 def check_photograph(path):
     """(width, height) of a photograph; UserError where no reader knows it, or would not find it by its suffix."""
-    if path.suffix.lower() not in IMAGE_SUFFIXES:
-        raise UserError(f"{path}: not the suffix of an image that is read ({', '.join(IMAGE_SUFFIXES)}); convert it")
+    if path.suffix.lower() not in SUFFIXES:
+        raise UserError(f"{path}: not the suffix of an image that is read ({', '.join(SUFFIXES)}); convert it")
     return header_size(path)
 
 
-def check_mask(path, size, num_classes):
-    """Class indices in a mask; UserError where it has other ids or not the photograph's size (w, h)."""
-    mask = open_mask(path, num_classes + 1)
+def check_mask(path, photo, size, num_classes, notes):
+    """Class indices in a mask; UserError where it has other ids or not the size (w, h) of the photograph, a path.
+
+    What is strange about it goes to `notes`.
+    """
+    stored = open_mask(path, num_classes + 1)
+    mask = fit_mask(stored, size[::-1], photo)
+    notes.add(path, mask_oddities(mask))
+    if mask is not stored:
+        notes.add(path, ["was drawn on the photograph unturned, and is turned like it"])
     if mask.shape[::-1] != tuple(size):
         raise UserError(
             f"{path}: {mask.shape[1]} x {mask.shape[0]} pixels, the photograph {size[0]} x {size[1]}; make it anew"
@@ -167,13 +177,14 @@ def read_sizes(images, paths, masks, names, num_classes, failures):
     paths: {ID: photograph}; names: {ID: relative path}, which its mask has too. What cannot be used raises a UserError
     or goes to `failures`.
     """
-    sizes, shown = {}, {}
+    sizes, shown, notes = {}, {}, Notes()
 
     def check(image_id):
-        size = check_photograph(paths[image_id])
+        photo = paths[image_id]
+        size = check_photograph(photo)
         mask = mask_of(masks, names[image_id])
         if mask and mask.is_file():
-            shown[image_id] = check_mask(mask, size, num_classes)
+            shown[image_id] = check_mask(mask, photo, size, num_classes, notes)
         sizes[image_id] = size
 
     try:
@@ -183,7 +194,9 @@ def read_sizes(images, paths, masks, names, num_classes, failures):
             raise
         raise UserError(f"{images}: none of {len(names)} photographs can be used") from None
     if masks and not shown:
-        raise UserError(f"{masks}: no mask of any photograph there; the mask of a/b.jpg is a/b.png")
+        raise UserError(f"{masks}: no mask of any photograph there; the mask of a/b.jpg is a/b.png (JPEG changes ids)")
+    notes.say()
+    say_turned(images / names[image_id] for image_id in sizes)
     return sizes, shown
 
 
@@ -230,10 +243,11 @@ def warn_of_other_labels(shown, labels):
 def main(args):
     images, masks = Path(args.images), Path(args.masks) if args.masks else None
     check_out(args.out, args.overwrite)
-    others = [args.out, *([args.masks] if masks else [])]
-    negatives = negative_photographs(args.negatives, images, others)
-    photos = find_photographs(images, [*others, *([args.negatives] if negatives else [])])
+    apart = [args.out, *([args.masks] if masks else [])]
+    negatives = negative_photographs(args.negatives, images, apart)
+    photos = find_photographs(images, without=[*apart, *([args.negatives] if negatives else [])])
     if args.by_folder:
+        warn_of_empty_folders(images, photos, without=apart)
         origin, classes, found, missing = images, None, folder_labels(photos), []
     else:
         origin = args.labels

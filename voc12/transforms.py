@@ -7,7 +7,7 @@ import torch
 from PIL import Image
 from torchvision.transforms import functional as TF
 
-from tool.cam import resize_maps
+from tool.cam import inner_size, resize_maps
 from tool.io.files import UserError
 from tool.io.images import IGNORE, MEAN, STD
 
@@ -58,6 +58,11 @@ def resize_long_side(image, length, look=IMAGENET):
 def rescale(image, scale, look=IMAGENET):
     """Resample, both sides times `scale`, rounded."""
     return resize(image, (round(image.width * scale), round(image.height * scale)), look)
+
+
+def at_most(image, max_side, look=IMAGENET):
+    """Resample where a side is longer than `max_side`, so that it is not; 0 = never."""
+    return resize(image, inner_size(image.size, max_side), look)
 
 
 def check_jitter(strength):
@@ -133,16 +138,18 @@ class TrainView:
 class InferenceViews:
     """All views of one image: PIL RGB -> a list with, for each scale, n x 3 x h x w.
 
-    n = 2 with `mirror` (the image, then its mirror image), else 1. look: of the trunk.
+    n = 2 with `mirror` (the image, then its mirror image), else 1. look: of the trunk. max_side: of `inner_size`;
+    scales count from what it leaves.
     """
 
-    def __init__(self, scales=(0.5, 1.0, 1.5, 2.0), mirror=True, look=IMAGENET):
+    def __init__(self, scales=(0.5, 1.0, 1.5, 2.0), mirror=True, look=IMAGENET, max_side=0):
         self.scales = tuple(scales)
         self.mirror = mirror
         self.look = look
+        self.max_side = max_side
 
     def __call__(self, image):
-        views = []
+        views, image = [], at_most(image, self.max_side, self.look)
         for scale in self.scales:
             x = normalise(rescale(image, scale, self.look), self.look)
             views.append(torch.stack([x, x.flip(-1)]) if self.mirror else x[None])
@@ -153,13 +160,13 @@ class AffinityView:
     """Random view for AffinityNet, image and score maps cut and mirrored together.
 
     crop: side in pixels. scale: factor on both sides of the image and its scores before the crop (paper: 1).
-    jitter: strengths of brightness, contrast, saturation, hue. look: of the trunk.
+    jitter: strengths of brightness, contrast, saturation, hue. look: of the trunk. max_side: of `inner_size`, first.
     """
 
-    def __init__(self, crop=448, scale=1.0, jitter=(0.3, 0.3, 0.3, 0.1), look=IMAGENET):
+    def __init__(self, crop=448, scale=1.0, jitter=(0.3, 0.3, 0.3, 0.1), look=IMAGENET, max_side=0):
         self.crop = crop
         self.scale = scale
-        self.look = look
+        self.look, self.max_side = look, max_side
         check_jitter(jitter)
         self.jitter = jitter
 
@@ -168,7 +175,8 @@ class AffinityView:
 
         Scores are 0 where the image does not reach.
         """
-        image = colour_jitter(rescale(image, self.scale, self.look), self.jitter, rng)
+        image = rescale(at_most(image, self.max_side, self.look), self.scale, self.look)
+        image = colour_jitter(image, self.jitter, rng)
         scores = resize_maps(scores, (image.height, image.width))
         window = crop_window(rng, image.height, image.width, self.crop)
         image, scores = cut(normalise(image, self.look), window, self.crop), cut(scores, window, self.crop)
@@ -182,21 +190,25 @@ class SegView:
 
     scale: (least, largest) factor on both sides. crop: side in pixels. jitter: strengths of brightness, contrast,
     saturation, hue. padding: label id where the image does not reach; the image is 0 there, its mean colour.
+    max_side: of `inner_size`, before all that.
     """
 
-    def __init__(self, scale=(0.5, 1.5), crop=321, jitter=(0.3, 0.3, 0.3, 0.1), padding=IGNORE, look=IMAGENET):
+    def __init__(
+        self, scale=(0.5, 1.5), crop=321, jitter=(0.3, 0.3, 0.3, 0.1), padding=IGNORE, look=IMAGENET, max_side=0
+    ):
         self.scale = scale
         self.crop = crop
         check_jitter(jitter)
         self.jitter = jitter
         self.padding = padding
-        self.look = look
+        self.look, self.max_side = look, max_side
 
     def __call__(self, image, label, rng, scale_rng=None):
         """image: PIL RGB; label: H x W uint8 of its size -> (3 x crop x crop float32, crop x crop uint8).
 
         scale_rng: draws the factor, where it is not the image's own.
         """
+        image = at_most(image, self.max_side, self.look)
         image = rescale(image, (scale_rng or rng).uniform(*self.scale), self.look)
         label = Image.fromarray(label).resize(image.size, Image.NEAREST)
         if rng.random() < 0.5:

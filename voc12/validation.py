@@ -8,11 +8,12 @@ from functools import partial
 import numpy as np
 from tqdm import tqdm
 
-from tool.cam import multi_scale_cam
+from tool.cam import MAX_SIDE, inner_size, labelled_cam
 from tool.io.files import UserError, missing_files, read_list, require_files
-from tool.io.images import check_size, open_mask
+from tool.io.images import check_size, fit_mask, open_mask
 from tool.metrics import ThresholdSweep, confusion, iou, mean_iou
 from tool.pseudo_labels import refine_labels, stack_scores, walk_scores
+from tool.results import say_odd_masks
 from tool.segmentation import label_map, multi_scale_scores
 from voc12.data import (
     Broken,
@@ -40,6 +41,7 @@ def masked_ids(list_path, voc12_root, required=False):
         return None
     check_images(ids, voc12_root)
     require_files(masks, "mask", f"mend {list_path}, or --val_list none does without")
+    say_odd_masks(masks.values())
     return ids
 
 
@@ -57,18 +59,19 @@ def cam_sweep(net, world, voc12_root, labels, num_workers):
     labels: {ID: C values}. The threshold is chosen on the masks it is scored with: an oracle, as released.
     """
     ids, num_labels = world.share(list(labels)), labels.matrix.shape[1] + 1
-    views = InferenceViews((1.0,), mirror=False, look=look_of(net.trunk))
+    views = InferenceViews((1.0,), mirror=False, look=look_of(net.trunk), max_side=MAX_SIDE)
     loader = inference_loader(InferenceSet(partial(image_path, voc12_root), ids, labels, views), num_workers)
     sweep = ThresholdSweep(num_labels)
     for sample in progress_bar(loader, world):
         if isinstance(sample, Broken):
             raise UserError(sample.reason)
         image_id, image, views, label = sample
-        views = [view.to(device_of(net)) for view in views]
-        cam = multi_scale_cam(net, views, label, image.shape[:2]).cpu().numpy()
+        size = image.shape[:2]
+        cams = labelled_cam(net, [v.to(device_of(net)) for v in views], label, inner_size(size, MAX_SIDE), size)
         truth = open_mask(mask_path(voc12_root, image_id), num_labels)
-        check_size(truth, image.shape[:2], image_id)
-        sweep.add(truth, {int(k): cam[k] for k in np.flatnonzero(label.numpy())})
+        truth = fit_mask(truth, size, image_path(voc12_root, image_id))
+        check_size(truth, size, image_id)
+        sweep.add(truth, cams)
     sweep.histogram = world.sum(sweep.histogram)
     mious, present = sweep.mious()
     best = int(np.argmax(mious))
@@ -95,16 +98,17 @@ def walk_score(net, world, walks, dup, crf=False):
         walked = walk_scores(net, view, scores, device_of(net))
         predicted = refine_labels(photo, keys, walked) if crf else keys[walked.argmax(0)]
         truth = open_mask(mask_path(walks.root, image_id), num_labels)
+        truth = fit_mask(truth, predicted.shape, image_path(walks.root, image_id))
         check_size(truth, predicted.shape, image_id)
         counts += confusion(truth, predicted, num_labels)
     return mean_ious(counts, world)
 
 
-def segmentation_score(net, world, voc12_root, ids, num_labels, num_workers):
+def segmentation_score(net, world, voc12_root, ids, num_labels, num_workers, max_side):
     """`mean_ious` of a segmentation network's labels at an image's own size."""
-    samples = MaskedSet(voc12_root, world.share(ids), num_labels, look_of(net.trunk))
+    samples = MaskedSet(voc12_root, world.share(ids), num_labels, look_of(net.trunk), max_side)
     counts = np.zeros((num_labels, num_labels), dtype=np.int64)
     for view, truth in progress_bar(inference_loader(samples, num_workers), world):
-        scores = multi_scale_scores(net, [view[None].to(device_of(net))], truth.shape)
-        counts += confusion(truth.numpy(), label_map(scores.cpu()), num_labels)
+        scores = multi_scale_scores(net, [view[None].to(device_of(net))], view.shape[-2:])
+        counts += confusion(truth.numpy(), label_map(scores.cpu(), truth.shape), num_labels)
     return mean_ious(counts, world)

@@ -5,7 +5,7 @@ import random
 from engine.report.page import shrink_labels, shrink_scores
 from engine.report.scoring import image_scores, images_of
 from tool.io.files import UserError
-from tool.io.images import PALETTE, classes_in, heat_overlay, label_overlay, open_image, open_mask
+from tool.io.images import PALETTE, classes_in, fit_mask, heat_overlay, label_overlay, open_image, open_mask
 from tool.results import image_iou, labels_of, read_result
 
 
@@ -52,8 +52,11 @@ class Gallery:
     def card(self, number, image_id, path, why):
         """What the page shows of one image: its classes, IoU by stage, and panels."""
         names = self.data.names
-        photo = self.pictures.fit(open_image(self.data.photo(image_id)))
-        truth = open_mask(self.data.mask(image_id), len(names)) if image_id in self.data.masked else None
+        path, truth = self.data.photo(image_id), None
+        photo = open_image(path)
+        if image_id in self.data.masked:
+            truth = fit_mask(open_mask(self.data.mask(image_id), len(names)), photo.size[::-1], path)
+        photo = self.pictures.fit(photo)
         card = {"id": image_id, "list": path, "why": why, "ious": {}, "shown": classes_in(truth)}
         card["panels"] = [self.panel("Photograph", photo, f"{number:04d}_photo", "the photograph")]
         for k, entry in enumerate(self.entries):

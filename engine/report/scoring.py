@@ -10,7 +10,7 @@ from engine.record import check_origins
 from engine.report.found import Stage
 from tool import VERSION
 from tool.io.files import UserError, fingerprint, missing_files
-from tool.io.images import check_size, open_mask
+from tool.io.images import check_size, fit_mask, open_mask
 from tool.results import image_iou, labels_of, read_result, score
 
 
@@ -64,7 +64,10 @@ def score_stage(stage, data, thresholds, cache):
         notes.append(f"{len(there[path]) - len(images)} images have no mask")
     if images:
         thresholds = thresholds if stage.kind.task == "cam" else ()
-        work = partial(score, images, stage.folder, data.mask, stage.kind.task, thresholds, data.names)
+        paths = {"mask": data.mask, "photo": data.photo}
+        work = partial(
+            score, images, stage.folder, task=stage.kind.task, thresholds=thresholds, names=data.names, **paths
+        )
         try:
             result = cache.get(stage.name, fingerprint(state_of(stage, images, data), thresholds), work)
             check_origins(stage.folder, [stage.path(image_id) for image_id in images])
@@ -99,6 +102,7 @@ def image_scores(stage, ids, data, threshold, cache):
             truth = open_mask(data.mask(image_id), len(data.names))
             result = read_result(stage.path(image_id), stage.kind.task, len(data.names))
             labels = labels_of(result, stage.kind.task, threshold, truth.shape)
+            truth = fit_mask(truth, labels.shape, data.photo(image_id))
             check_size(truth, labels.shape, stage.path(image_id))
             values[image_id] = image_iou(truth, labels, len(data.names))
         return values

@@ -135,7 +135,9 @@ def require_files(paths, what, hint):
 
 # ---------------------------------------------------------------- list files
 
-IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".tif", ".tiff", ".webp", ".gif", ".ppm")  # in any case of letters
+# What ends the names of photographs, in any case of letters; which of them are read here: tool/io/images.py, SUFFIXES.
+IMAGE_SUFFIXES = (".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".bmp", ".tif", ".tiff", ".gif", ".webp", ".avif")
+IMAGE_SUFFIXES += (".jp2", ".j2k", ".jpx", ".ppm", ".pgm", ".pbm", ".pnm")
 BYTE_ORDER_MARK = "\ufeff"
 SUFFIX = f"(?i:{'|'.join(map(re.escape, IMAGE_SUFFIXES))})"
 PART = rf"(?!\.\.?(?:/|\Z))[^/\\\0-\x1f\x7f-\x9f\ud800-\udfff{BYTE_ORDER_MARK}]+"  # of an ID; neither . nor ..

@@ -1,17 +1,22 @@
 """Images in and out: photographs, label masks with the VOC palette, overlays, contact sheets."""
 
 import contextlib
+import mmap
+import struct
+import sys
+import warnings
 from pathlib import Path
 
 import cv2
 import imageio.v3 as iio
 import numpy as np
-from PIL import Image, ImageDraw, UnidentifiedImageError
+from PIL import Image, ImageDraw, UnidentifiedImageError, features
 from PIL.PngImagePlugin import PngInfo
 
-from tool.io.files import UserError, atomic
+from tool.io.files import IMAGE_SUFFIXES, UserError, atomic
 from tool.io.scores import ORIGIN_MARK
 
+warnings.simplefilter("ignore", Image.DecompressionBombWarning)  # of 90 megapixels: large, and no attack
 cv2.setNumThreads(1)  # its threads do not survive the forks of loaders and CRF workers, and what is drawn is small
 
 BACKGROUND = 0  # mask value of what is no object
@@ -19,8 +24,28 @@ IGNORE = 255  # mask value of pixels that count for nothing
 MEAN = (0.485, 0.456, 0.406)  # of ImageNet's photographs, RGB, of values in [0, 1]
 STD = (0.229, 0.224, 0.225)
 
-# Told by content, whatever the name ends in. Not all that PIL knows: to read an EPS it runs Ghostscript on it.
-FORMATS = ("JPEG", "PNG", "TIFF", "BMP", "GIF", "PPM", "WEBP")
+# Told by content, whatever the name ends in. Not all that Pillow knows: to read an EPS it runs Ghostscript on it.
+OPTIONAL = {"WEBP": "webp", "AVIF": "avif", "JPEG2000": "jpg_2000"}  # what Pillow may be built without
+FORMATS = tuple(
+    name
+    for name in ("JPEG", "PNG", "TIFF", "BMP", "GIF", "PPM", *OPTIONAL)
+    if name not in OPTIONAL or OPTIONAL[name] in features.get_supported()
+)
+SUFFIXES = tuple(s for s in IMAGE_SUFFIXES if Image.registered_extensions().get(s) in FORMATS)  # that are read here
+LOSSY = ("JPEG", "MPO", "JPEG2000", "WEBP", "AVIF")  # what masks are not stored as
+HEIC = (b"heic", b"heix", b"hevc", b"heim", b"heis", b"mif1", b"msf1")  # brands of such files, from byte 8 on
+
+ORIENTATION = 274  # EXIF's tag: how the stored pixels are to be turned
+TURNS = {
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
+SIDEWAYS = tuple(TURNS.values())[3:]  # they exchange width and height
 
 
 @contextlib.contextmanager
@@ -32,59 +57,219 @@ def _opened(path, what):
             yield stream, header
     except FileNotFoundError:
         raise UserError(f"{path}: no such {what}; the list names it") from None
-    except (UnidentifiedImageError, OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
-        reason = "not an image" if isinstance(error, UnidentifiedImageError) else " ".join(str(error).split())
+    except Image.DecompressionBombError:
+        limit = round(2 * Image.MAX_IMAGE_PIXELS / 10**6)
+        raise UserError(f"{path}: {what} of more than {limit} megapixels; cut it into tiles") from None
+    except (UnidentifiedImageError, OSError, SyntaxError, ValueError) as error:
+        reason = _unknown(path) if isinstance(error, UnidentifiedImageError) else " ".join(str(error).split())
         raise UserError(f"{path}: unreadable {what} ({reason}); fetch it again or take it off the list") from None
 
 
+def _unknown(path):
+    """Why no reader takes a file, in words."""
+    with open(path, "rb") as stream:
+        begin = stream.read(12)
+    if begin[4:8] == b"ftyp" and begin[8:] in HEIC:
+        return "HEIC, which is not read here: convert it to JPEG"
+    suffix = Path(path).suffix.lower()
+    if suffix in IMAGE_SUFFIXES and suffix not in SUFFIXES:
+        return f"this Pillow reads no {suffix}: convert it to JPEG"
+    return "not an image"
+
+
 def _pixels(stream, mode):
-    """Pixels of the first picture of a file as an array, in a mode of Pillow's; EXIF rotation is not applied."""
+    """Pixels of the first picture of a file as an array, in a mode of Pillow's, as they are stored but for TIFF."""
     stream.seek(0)
     return iio.imread(stream, plugin="pillow", index=0, mode=mode, writeable_output=False)
 
 
-def open_image(path):
-    """A photograph as an RGB PIL image, pixels as stored (EXIF rotation is not applied: masks do not follow it).
+# ---------------------------------------------------------------- orientation
 
-    UserError with the path where the file is missing, truncated or no image.
+
+def _orientation(stream, header):
+    """How a picture is to be turned before it is shown, one of TURNS' values; None where not at all."""
+    try:
+        if header.format == "PNG" and "exif" not in header.info and _ends_with_exif(stream):
+            header.load()  # Pillow reads what stands behind the pixels after them
+        return TURNS.get(Image.Image.getexif(header).get(ORIENTATION))  # not PNG's own, which always reads the pixels
+    except Exception:  # a broken EXIF raises nearly anything, and every viewer shows such a photograph as it is stored
+        return None
+
+
+def _ends_with_exif(stream):
+    """Whether a PNG has EXIF or text behind its pixels, where some tools put it."""
+    place, behind = stream.tell(), False
+    stream.seek(8)
+    try:
+        while len(begin := stream.read(8)) == 8:
+            length, kind = struct.unpack(">I4s", begin)
+            behind |= kind == b"IDAT"
+            if behind and kind in (b"eXIf", b"iTXt", b"tEXt", b"zTXt"):
+                return True
+            stream.seek(length + 4, 1)
+        return False
+    finally:
+        stream.seek(place)
+
+
+def _turn(pixels, how):
+    """H x W (x 3) turned as one of TURNS' values says."""
+    return pixels if how is None else np.array(Image.fromarray(pixels).transpose(how))
+
+
+def _shown_size(stream, header):
+    """(width, height) of a photograph as it is shown. Pillow turns a TIFF by itself, and says so in its size."""
+    turned = header.format != "TIFF" and _orientation(stream, header) in SIDEWAYS
+    return header.size[::-1] if turned else header.size
+
+
+def is_turned(path):
+    """Whether viewers show a photograph otherwise than its pixels are stored; False where it cannot be read."""
+    try:
+        with _opened(path, "image") as opened:
+            return _orientation(*opened) is not None
+    except UserError:  # said where it is used
+        return False
+
+
+def fit_mask(mask, size, path):
+    """The mask of a photograph for `size` (h, w), that of the photograph as it is shown.
+
+    mask: H x W; path: of the photograph. A mask of the size in which the photograph is stored, where that is another
+    one, was drawn on it unturned, and is turned like it. Where both are one (a square, or upside down), masks count as
+    drawn on what viewers show. What fits neither is given back as it is.
+    """
+    if mask.shape == tuple(size) or mask.shape != tuple(size)[::-1]:
+        return mask
+    try:
+        with _opened(path, "image") as opened:
+            how, shown = _orientation(*opened), _shown_size(*opened)[::-1]
+    except UserError:
+        return mask
+    return _turn(mask, how) if how in SIDEWAYS and shown == tuple(size) else mask
+
+
+# ---------------------------------------------------------------- more than 8 bits
+
+_said = mmap.mmap(-1, 4)  # which warnings were given: a byte each, shared with the processes that are forked
+DEEP = "integers above 8 bits are read as 12 bits, v / 16, where the largest is below 4096, else as 16 bits, v / 257"
+FRACTIONS = "numbers with fractions are read as 255 v where the largest is at most 1, else as they are, 0 to 255"
+
+
+def _eight_bits(values, path):
+    """Pixels of integers or floats -> uint8, by the rules DEEP and FRACTIONS; UserError where they fit neither."""
+    low, high = values.min(), values.max()
+    if values.dtype.kind == "f":
+        if not (low >= 0 and high <= 255):
+            raise UserError(f"{path}: values from {low:g} to {high:g}; {FRACTIONS}; save it with 8 bits")
+        _say_once(0, f"{path}: {FRACTIONS}")
+        return (np.rint(values * 255) if high <= 1 else values).astype(np.uint8)
+    if low < 0 or high > 65535:
+        raise UserError(f"{path}: values from {low} to {high}; {DEEP}; save it with 8 bits")
+    if high < 256:
+        return values.astype(np.uint8)
+    _say_once(1, f"{path}: {DEEP}")
+    values = values.astype(np.int64)
+    return (values // 16 if high < 4096 else (values + 128) // 257).astype(np.uint8)
+
+
+def _say_once(kind, text):
+    if not _said[kind]:
+        _said[kind] = 1
+        print(f"warning: {text}", file=sys.stderr)
+
+
+def _is_deep_colour(header):
+    """Whether a picture in colours, or with transparency, has 16 bits a value; Pillow would drop the lower 8."""
+    args = header.tile[0][3] if header.tile else ""
+    return header.mode in ("RGB", "RGBA", "RGBX", "LA") and ";16" in str(args[0] if isinstance(args, tuple) else args)
+
+
+def _is_deep_grey(header):
+    """Whether a grey picture has integers above 8 bits or floats; Pillow would clip them to white."""
+    return header.mode in ("I", "F") or header.mode.startswith("I;16")
+
+
+def _deep_colour(stream, header):
+    """H x W x 3 uint16 of a picture in 16-bit colours."""
+    header.load()  # OpenCV takes files that are cut off
+    stream.seek(0)
+    read = cv2.imdecode(np.frombuffer(stream.read(), np.uint8), cv2.IMREAD_UNCHANGED)
+    if read is None or read.ndim != 3 or read.shape[2] < 3:
+        raise OSError("16-bit colours that no reader takes; save it with 8 bits")
+    return read[..., 2::-1]
+
+
+# ---------------------------------------------------------------- photographs and masks
+
+
+def open_image(path):
+    """A photograph as an RGB PIL image with 8 bits, turned as viewers show it (EXIF's orientation).
+
+    UserError with the path where the file is missing, truncated, no image, or has values that no rule brings to 8 bits.
     """
     with _opened(path, "image") as (stream, header):
-        if header.mode.startswith("I;16"):  # Pillow would clip 16 bits to white
-            return Image.fromarray((_pixels(stream, header.mode) >> 8).astype(np.uint8)).convert("RGB")
-        return Image.fromarray(_pixels(stream, "RGB"))
+        is_deep = _is_deep_colour(header)  # first: Pillow forgets it with the pixels
+        how = None if header.format == "TIFF" else _orientation(stream, header)
+        if is_deep:
+            pixels = _eight_bits(_deep_colour(stream, header), path)
+        elif _is_deep_grey(header):
+            pixels = _eight_bits(_pixels(stream, header.mode), path)
+        else:
+            pixels = _pixels(stream, "RGB")
+        return Image.fromarray(_turn(pixels, how)).convert("RGB")
 
 
 def image_size(path):
-    """(width, height) of a photograph that can be read to its end; UserError as `open_image`.
+    """(width, height) of a photograph, as it is shown, that can be read to its end; UserError as `open_image`.
 
     A JPEG is decoded to an eighth of its sides, three times as fast as whole.
     """
-    with _opened(path, "image") as (_, image):
-        size = image.size
+    with _opened(path, "image") as (stream, image):
+        if _is_deep_colour(image) or _is_deep_grey(image):
+            return open_image(path).size
+        size = _shown_size(stream, image)
         image.draft("RGB", (1, 1))
         image.load()
         return size
 
 
 def header_size(path):
-    """(width, height) as a photograph's header says, its pixels unread; UserError as `open_image`."""
-    with _opened(path, "image") as (_, image):
-        return image.size
+    """(width, height) of a photograph, as it is shown, by its header; UserError as `open_image`.
+
+    Pixels are read where they have more than 8 bits, since no rule may fit them.
+    """
+    with _opened(path, "image") as (stream, header):
+        if _is_deep_colour(header) or _is_deep_grey(header):
+            return open_image(path).size
+        return _shown_size(stream, header)
 
 
 def open_mask(path, num_labels):
-    """A label mask as H x W uint8: 0 background, 1..num_labels-1 classes, 255 ignored.
+    """A label mask as H x W uint8: 0 background, 1..num_labels-1 classes, 255 ignored; turned where its EXIF says so.
 
-    UserError where it is missing, broken, coloured (RGB) or has other ids.
+    UserError where it is missing, broken, coloured (RGB), stored as JPEG or the like, or has other ids.
     """
     with _opened(path, "mask") as (stream, header):
+        kind = "JPEG" if header.info.get("compression") == "jpeg" else header.format
+        if kind in LOSSY:
+            raise UserError(f"{path}: a mask stored as {kind}, which changes ids; make it anew as PNG")
         if header.mode not in ("P", "L", "1"):
             raise UserError(f"{path}: a mask of mode {header.mode}; masks are 8-bit palette or grey PNGs of class ids")
-        mask = _pixels(stream, header.mode).astype(np.uint8)  # ids: in this mode no palette is applied
+        how = None if header.format == "TIFF" else _orientation(stream, header)
+        mask = _turn(_pixels(stream, header.mode).astype(np.uint8), how)  # ids: in this mode no palette is applied
     wrong = mask[(mask >= num_labels) & (mask != IGNORE)]
     if wrong.size:
         raise UserError(f"{path}: holds id {wrong.max()}; ids go from 0 to {num_labels - 1}, and 255 is ignored")
     return mask
+
+
+def mask_oddities(mask):
+    """What is strange about a mask, in words: a list, mostly empty. mask: H x W uint8."""
+    ignored = mask == IGNORE
+    if ignored.any() and not ignored.all() and (ignored | (mask == BACKGROUND)).all():
+        return ["holds nothing but 0 and 255; 255 is ignored, so a black-and-white mask needs the class id instead"]
+    return []
 
 
 def classes_in(labels):
