@@ -139,9 +139,10 @@ def output_folders(args, place, weights, classes):
     return map_folders(place, settings if weights else stored, settings, args.alphas, classes, asked)
 
 
-def find_inputs(args, ids, locate, classes, maps, failures):
-    """What the usable ones among the images are made from. maps: path of stored maps, where no network runs."""
-    known = ids if args.images else usable_images(ids, args.voc12_root, failures)
+def find_inputs(args, world, everything, locate, classes, maps, failures):
+    """What the usable ones of this rank's images are made from. maps: path of stored maps, where no network runs."""
+    ids = world.share(everything)
+    known = ids if args.images else usable_images(ids, args.voc12_root, failures, world)
     if args.labels == "predicted" or maps:
         return Inputs(known, locate, maps)
     failed = failures.add if failures.skip else None
@@ -211,7 +212,7 @@ def main(args):
     folders = output_folders(args, Path(args.out or Path(args.experiment) / args.name), weights, classes)
     failures = Failures(args.on_error, folders.asked[0].folder / "failed.txt", held=True)
     stored = None if weights else folders.maps.path
-    inputs = find_inputs(args, world.share(everything), locate, classes, stored, failures)
+    inputs = find_inputs(args, world, everything, locate, classes, stored, failures)
     with one_thread():  # processes are forked below, and a fork does not copy torch's threads
         net = load_net(args, weights, len(classes), device) if weights else None
     if args.check:

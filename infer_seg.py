@@ -206,7 +206,7 @@ def main(args):
     folders = LabelFolders(args, settings | {"classes": list(classes)})
     failures = Failures(args.on_error, folders.final.folder / "failed.txt", held=True)
     ids = world.share(everything)
-    inputs = Inputs(ids if args.images else usable_images(ids, args.voc12_root, failures), locate)
+    inputs = Inputs(ids if args.images else usable_images(ids, args.voc12_root, failures, world), locate)
     scores_of = partial(segment, args, net, locate=locate, device=device)
     if args.check:
         check = Check(world, f"{device} works, the list is read, weights fit")

@@ -31,12 +31,24 @@ def find_images(images, out):
     return {image_id: path / name for image_id, name in fold_names(find_photographs(path, without=[out])).items()}
 
 
-def usable_images(ids, voc12_root, failures):
-    """The IDs that have an image; see --on_error for the others."""
+def usable_images(ids, voc12_root, failures, world):
+    """The IDs, of this rank's share of a list, that have an image; see --on_error for the others.
+
+    UserError where no rank has any; one that has none goes on with nothing to do.
+    """
     if not failures.skip:
         check_images(ids, voc12_root)
         return ids
-    return failures.usable(ids, lambda image_id: check_images([image_id], voc12_root))
+    usable = failures.usable(ids, lambda image_id: check_images([image_id], voc12_root))
+    if not any(world.collect(len(usable))):
+        count = sum(world.collect(len(ids)))
+
+        def refuse():
+            reason = failures.noted[-1].split("\t")[1]
+            raise UserError(f"no image is left: all {count} failed, the last with: {reason}")
+
+        world.first(refuse)
+    return usable
 
 
 def scorable_list(list_path, ids, voc12_root):

@@ -12,6 +12,7 @@ from tqdm import tqdm
 from tool.io.files import UserError, remove_stale
 from tool.run.check import timed
 from tool.run.device import memory_format
+from tool.run.failures import FAILED_FILE
 from tool.run.lock import locked
 from tool.run.log import Log, describe_groups, describe_run, describe_terms
 from tool.run.record import remove_record, this_run, write_record
@@ -224,6 +225,7 @@ class Run:
         if not resume:
             delete_run(self.folder)
             remove_record(self.folder)
+            (self.folder / FAILED_FILE).unlink(missing_ok=True)
         return resume
 
     def compare(self, state):
