@@ -176,6 +176,12 @@ def check_run(check, args, folders, outputs, scores_of):
     check.end(len(outputs.left) * (seconds + crf_seconds / args.crf_workers), len(outputs.left), text)
 
 
+def check_file(check, net, path):
+    """--check of --export: whether the network has an ONNX form, and the disk room for it."""
+    check.disk(Path(path).parent, sum(x.numel() * x.element_size() for x in net.state_dict().values()))
+    check.end(timed(check.attempt, export_onnx, net, path, False)[1], "the ONNX file", "made once")
+
+
 # ---------------------------------------------------------------- run
 
 
@@ -197,6 +203,8 @@ def main(args):
     with one_thread():  # processes are forked below, and a fork does not copy torch's threads
         net, weights, settings = load_net(args, len(classes) + 1, device)
     if args.export:
+        if args.check:
+            return check_file(Check(world, f"{device} works, weights fit"), net, args.export)
         world.first(lambda: export_onnx(net, args.export))
         return print(f"infer_seg.py: wrote {args.export}")
     photographs = find_images(args.images, args.out) if args.images else None

@@ -238,7 +238,7 @@ def main(args):
             scores, text = validate(args, epoch, net, classes, run)
             run.finish_epoch(progress, losses, scores, text)
         words = ("--load_epo", progress.epoch - 1, "--dict", "--crf", *flag("--infer_list", args.train_list))
-        run.end("train.py", progress, failures, progress.epoch and next_command("infer.py", args, *words))
+        run.end("train.py", progress, failures, next_command("infer.py", args, *words))
 
 
 if __name__ == "__main__":

@@ -222,7 +222,7 @@ def main(args):
             if world.main:
                 save_weights(net, run.checkpoint(epoch))
             run.finish_epoch(progress, losses, {"best": progress.best} if score else None)
-        run.end("train_aff.py", progress, failures, progress.epoch and next_stage(args, run, progress))
+        run.end("train_aff.py", progress, failures, next_stage(args, run, progress))
 
 
 if __name__ == "__main__":

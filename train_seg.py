@@ -241,9 +241,11 @@ def main(args):
                 save_weights(net, run.checkpoint(epoch))
             scores, text = validate(validation, best, progress)
             run.finish_epoch(progress, losses, scores, text)
-        arch = flag("--arch", args.arch) if args.arch != DEEPLAB + args.trunk else []
-        scored = args.val_list if val_ids else args.train_list
-        run.end("train_seg.py", progress, failures, next_command("infer_seg.py", args, *arch, "--infer_list", scored))
+        words = flag("--arch", args.arch) if args.arch != DEEPLAB + args.trunk else []
+        if not best.path.exists():
+            words += flag("--weights", run.checkpoint(progress.epoch - 1))
+        words += flag("--infer_list", args.val_list if val_ids else args.train_list)
+        run.end("train_seg.py", progress, failures, next_command("infer_seg.py", args, *words))
 
 
 if __name__ == "__main__":

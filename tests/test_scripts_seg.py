@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import timm
 import torch
-from conftest import ROOT, load_script, refused, run_here
+from conftest import ROOT, load_script, prints, refused, run_here
 from PIL import Image
 from test_distributed import assert_same_losses, assert_same_weights, read_log, torchrun
 
@@ -119,6 +119,14 @@ def test_the_best_epoch_on_request(toy, copy):
     assert same(weights(copy), weights(copy, "03.pth")) == (best == 3)
     resume = torch.load(ckpt(copy) / "resume.pth", weights_only=True)["progress"]
     assert resume["best"] == pytest.approx(records[best]["miou"])
+    (ckpt(copy) / "best.pth").unlink()
+    out = prints("train_seg.py", *train_seg_flags(toy, copy), "--select", "best", "--epochs", 4, "--keep", 1, "--resume")
+    assert f"--weights {ckpt(copy) / '03.pth'}" in out[out.index("next:") :]
+
+
+def test_a_run_without_an_epoch_names_no_checkpoint(toy, copy):
+    out = prints("train_seg.py", *train_seg_flags(toy, copy), "--overwrite", "--stop_epoch", 0)
+    assert "next:" not in out and "0 epochs; no checkpoint is there" in out
 
 
 def test_flags_win_over_the_recipe():
@@ -405,6 +413,26 @@ def test_export_writes_the_network_alone(toy, copy, tmp_path):
     runs("infer_seg.py", *infer_seg_flags(toy, copy), "--export", tmp_path / "net.onnx")
     assert (tmp_path / "net.onnx").stat().st_size > 4 * count_parameters(make_segmentation_net(ARCH, 21, 0.0625))
     assert [p for p in sorted(copy.rglob("*")) if p not in before] == [tmp_path / "net.onnx"]
+
+
+@pytest.mark.parametrize("there", [False, True])
+def test_check_of_an_export_writes_nothing(toy, copy, there):
+    path = copy / ("." if there else "new") / "net.onnx"
+    if there:
+        path.write_bytes(b"of yesterday")
+    before = {p: p.stat().st_mtime_ns for p in copy.rglob("*")}
+    out = prints("infer_seg.py", *infer_seg_flags(toy, copy), "--export", path, "--check")
+    assert "all is well" in out and "MiB will be written" in out
+    assert {p: p.stat().st_mtime_ns for p in copy.rglob("*")} == before
+
+
+def test_check_of_an_export_that_cannot_be(toy, tmp_path):
+    """A network without ONNX form, as the export itself says."""
+    arch = "smp:UPerNet:test_resnet"
+    save_weights(make_segmentation_net(arch, 21), tmp_path / "net.pth")
+    flags = [*common_flags(toy, tmp_path), "--arch", arch, "--weights", tmp_path / "net.pth", "--check"]
+    code, errors = run_here("infer_seg.py", *flags, "--export", tmp_path / "net.onnx")
+    assert code == 2 and "this network has no ONNX form" in errors and "--check found 1 problem," in errors
 
 
 def test_processes_share_the_list(toy, labelled, copy, tmp_path):

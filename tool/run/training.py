@@ -312,11 +312,14 @@ class Run:
         self.save(progress)
 
     def end(self, script, progress, failures, next_command):
-        """The summary, to console, log and run.json. next_command: false where no epoch is done."""
+        """The summary, to console, log and run.json. next_command: of a stage that reads the last checkpoint."""
         stage = self.summary.stages.get("training", {"images": 0})
         self.summary.counts["done"] = stage["images"]
-        self.log.line(f"done: {self.folder}, {progress.epoch} epochs")
-        self.summary.end(script, self.world, [self.folder], failures, next_command or None, self.log.line)
+        if not self.checkpoint(progress.epoch - 1).is_file():  # before the first epoch, or it was removed meanwhile
+            next_command = None
+        none = "" if next_command else "; no checkpoint is there for the next stage"
+        self.log.line(f"done: {self.folder}, {progress.epoch} epochs{none}")
+        self.summary.end(script, self.world, [self.folder], failures, next_command, self.log.line)
         self.log.close()
 
 
