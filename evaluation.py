@@ -22,7 +22,7 @@ from pathlib import Path
 
 import torch
 
-from tool.io.files import UserError, read_list, require_files, write_json
+from tool.io.files import UserError, portable, read_list, require_files, write_json
 from tool.io.images import open_mask
 from tool.metrics import over_experiments, split_folds, thresholds_between
 from tool.results import MADE_BY, SUFFIX, check_kind, score
@@ -110,7 +110,7 @@ def result_folders(args):
     if args.pred_dir:
         folders = {args.pred_dir: Path(args.pred_dir)}
     else:
-        folders = {name: Path(args.experiment) / name / args.dict_dir for name in args.name}
+        folders = {name: portable(Path(args.experiment) / name / args.dict_dir) for name in args.name}
     for folder in folders.values():
         if not folder.is_dir():
             raise UserError(f"{folder}: no such folder; {how_to_make(args)}")

@@ -21,7 +21,7 @@ import torch
 from models.checkpoint import load_weights
 from models.deeplab import DEEPLAB, make_segmentation_net, network_settings
 from models.export import check_export, export_onnx
-from tool.io.files import UserError, read_list
+from tool.io.files import UserError, portable, read_list
 from tool.io.server_zip import check_server_path, write_server_zip
 from tool.run.arguments import (
     Parser,
@@ -98,7 +98,7 @@ def check_flags(args):
 
 def load_net(args, num_labels, device):
     """The network with the weights of --weights or best.pth -> (network, path, settings that make its labels)."""
-    default = Path(args.experiment) / args.name / "ckpt_seg" / args.arch / "best.pth"
+    default = portable(Path(args.experiment) / args.name / "ckpt_seg" / args.arch) / "best.pth"
     weights = Path(args.weights or default)
     if not weights.is_file():
         hint = "" if args.weights else f"; run train_seg.py --name {args.name} --arch {args.arch}"
@@ -117,7 +117,7 @@ class LabelFolders:
         place = Path(args.out or Path(args.experiment) / args.name)
 
         def output(name, settings):
-            return Output(place / name if args.images else place / name / args.arch, settings, ".png")
+            return Output(place / name if args.images else portable(place / name / args.arch), settings, ".png")
 
         final = settings | {"crf": list(CRF_PAIRWISE), "iterations": CRF_ITERATIONS} if args.crf else settings
         self.labels = output("seg", settings)
@@ -189,7 +189,7 @@ def next_stage(args, folder, ids):
     """The command that scores the labels; None where there are no masks."""
     if args.images or scorable_list(args.infer_list, ids, args.voc12_root) is None:
         return None
-    words = ("--task", "png", "--dict_dir", f"{folder.parent.name}/{args.arch}", *flag("--list", args.infer_list))
+    words = ("--task", "png", "--dict_dir", f"{folder.parent.name}/{folder.name}", *flag("--list", args.infer_list))
     return next_command("evaluation.py", args, *words)
 
 

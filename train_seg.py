@@ -25,7 +25,7 @@ from models.deeplab import (
     network_settings,
 )
 from models.resnet38d import count_parameters
-from tool.io.files import UserError, read_list
+from tool.io.files import UserError, portable, read_list
 from tool.io.images import BACKGROUND, IGNORE, header_size
 from tool.run.arguments import (
     Parser,
@@ -209,7 +209,8 @@ def main(args):
     optimizer = build_optimizer(args.optimizer, groups, args.momentum)
     criterion = Criterion(MSC_SCALES if args.msc else MSC_SCALES[:1], world)
     steps = len(dataset) // args.batch_size * args.epochs
-    run = Run(args, world, device, experiment / "ckpt_seg" / args.arch / "{:02d}.pth", f"log_seg_{args.arch}", steps)
+    place = portable(experiment / "ckpt_seg" / args.arch)
+    run = Run(args, world, device, place / "{:02d}.pth", f"log_seg_{place.name}", steps)
     if args.check:
         check = Check(world, f"{device} works, images and masks are there, weights fit")
         paths, phases = image_paths(args.voc12_root, dataset.ids), [(0, args.batch_size, steps)]

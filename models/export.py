@@ -91,7 +91,7 @@ def silent_stdout():
 
 
 def compare(deployed, data, path):
-    """UserError where onnxruntime does not compute with the bytes of an ONNX file what torch does; it may be missing."""
+    """UserError where onnxruntime does not compute with the bytes of an ONNX file what torch does."""
     try:
         import onnxruntime
     except ImportError:

@@ -43,7 +43,7 @@ def train_seg_flags(toy, folder):
 
 
 def ckpt(folder, arch=ARCH):
-    return folder / "n" / "ckpt_seg" / arch
+    return folder / "n" / "ckpt_seg" / arch.replace(":", "-")
 
 
 def weights(folder, name="best.pth", arch=ARCH):
@@ -120,7 +120,8 @@ def test_the_best_epoch_on_request(toy, copy):
     resume = torch.load(ckpt(copy) / "resume.pth", weights_only=True)["progress"]
     assert resume["best"] == pytest.approx(records[best]["miou"])
     (ckpt(copy) / "best.pth").unlink()
-    out = prints("train_seg.py", *train_seg_flags(toy, copy), "--select", "best", "--epochs", 4, "--keep", 1, "--resume")
+    flags = ["--select", "best", "--epochs", 4, "--keep", 1, "--resume"]
+    out = prints("train_seg.py", *train_seg_flags(toy, copy), *flags)
     assert f"--weights {ckpt(copy) / '03.pth'}" in out[out.index("next:") :]
 
 
@@ -149,7 +150,31 @@ def test_other_recipes_and_networks(toy, copy, more):
     runs("train_seg.py", *flags)
     arch = more[1] if "--arch" in more else ARCH
     assert weights(copy, arch=arch).keys() == weights(copy, "00.pth", arch).keys()
-    assert np.isfinite(read_log(copy / "n" / f"log_seg_{arch}.jsonl")[0]["total"])
+    assert np.isfinite(read_log(copy / "n" / f"log_seg_{ckpt(copy, arch).name}.jsonl")[0]["total"])
+
+
+def with_colons(experiment):
+    """Rename what is of SMP as older versions did."""
+    for path in sorted(experiment.rglob("*smp-*"), reverse=True):
+        path.rename(path.with_name(path.name.replace("smp-Unet-", "smp:Unet:")))
+
+
+def test_names_on_disk_have_no_colon_and_old_ones_are_found(toy, copy):
+    train = [*train_seg_flags(toy, copy), "--pretrained", "none", "--arch", SMP]
+    infer = ["infer_seg.py", *infer_seg_flags(toy, copy), "--arch", SMP, "--crf", "--vis", "--scales", 1]
+    score = ["evaluation.py", *common_flags(toy, copy)[:6], "--task", "png", "--list", toy / "val.txt", "--dict_dir"]
+    runs("train_seg.py", *train, "--stop_epoch", 1)
+    name = ckpt(copy, SMP).name
+    assert f"--dict_dir seg_crf/{name} " in prints(*infer)
+    assert not list(copy.rglob("*:*")) and len(list(copy.glob(f"n/*/{name}"))) == 4
+    scored = prints(*score, f"seg/{SMP}")
+    with_colons(copy / "n")
+    assert scored.splitlines()[:20] == prints(*score, f"seg/{name}").splitlines()[:20]
+    assert "4 images, 4 done before" in prints(*infer)
+    runs("train_seg.py", *train, "--resume")
+    refused("train_seg.py", *train, "--labels", f"seg/{name}", says=f"no seg/{SMP} for 12 of 12 images")
+    assert not list(copy.rglob("*smp-*"))
+    assert len(read_log(copy / "n" / f"log_seg_{SMP}.jsonl")) == 2
 
 
 def test_an_encoder_starts_from_timms_file(toy, copy, tmp_path):
@@ -458,7 +483,7 @@ def test_check_of_inference_writes_nothing(toy, copy, tmp_path, capsys):
 @pytest.mark.parametrize(
     ("flags", "says"),
     [
-        (["--arch", SMP], [f"ckpt_seg/{SMP}/best.pth: no such checkpoint; run train_seg.py --name n --arch {SMP}"]),
+        (["--arch", SMP], ["ckpt_seg/smp-Unet-test_resnet/best.pth: no such checkpoint; run train_seg.py --name n --arch " + SMP]),
         (["--weights", "no.pth"], ["no.pth: no such checkpoint"]),
         (["--images", "x"], ["--images PATH and --out DIR go together"]),
         (["--images", "x", "--out", "y"], ["x: no such folder"]),

@@ -15,7 +15,7 @@ import torch
 from torch.utils.data import DataLoader, Dataset
 
 from tool.affinity_labels import STRIDE, affinity_label, pair_masks, pool_scores
-from tool.io.files import IMAGE_SUFFIXES, UserError, missing_files, require_files
+from tool.io.files import IMAGE_SUFFIXES, UserError, missing_files, portable, require_files
 from tool.io.images import open_image, open_mask
 from tool.io.scores import read_scores
 from tool.metrics import check_size
@@ -321,7 +321,7 @@ def inference_loader(dataset, num_workers, pin_memory=False):
 
 def labels_folder(experiment, name):
     """A folder of label masks: below the experiment's, or, where there is no such, from here. UserError without one."""
-    for folder in (Path(experiment) / name, Path(name)):
+    for folder in (portable(Path(experiment) / name), Path(name)):
         if folder.is_dir():
             return folder
     text = "no such folder; infer_aff.py writes one, or give a path to masks"
