@@ -61,7 +61,7 @@ def test_odd_names_through_all_stages(odd, tmp_path):
 
 
 def test_names_without_colons(tmp_path):
-    """New names are spelled with `-`; either spelling finds what is there, and in what folder it lies does not matter."""
+    """New names are spelled with `-`, either spelling finds what is there, in whatever folder."""
     place = tmp_path / "of: me"
     assert portable(place / "smp:Unet:resnet18") == place / "smp-Unet-resnet18"  # nor need that folder be there
     for old in ("smp:Unet:resnet18", "deeplab_timm:a.b"):

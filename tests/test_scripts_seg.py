@@ -483,7 +483,7 @@ def test_check_of_inference_writes_nothing(toy, copy, tmp_path, capsys):
 @pytest.mark.parametrize(
     ("flags", "says"),
     [
-        (["--arch", SMP], ["ckpt_seg/smp-Unet-test_resnet/best.pth: no such checkpoint; run train_seg.py --name n --arch " + SMP]),
+        (["--arch", SMP], ["ckpt_seg/smp-Unet-test_resnet/best.pth: no such checkpoint", f"n --arch {SMP}"]),
         (["--weights", "no.pth"], ["no.pth: no such checkpoint"]),
         (["--images", "x"], ["--images PATH and --out DIR go together"]),
         (["--images", "x", "--out", "y"], ["x: no such folder"]),

@@ -10,6 +10,7 @@ from concurrent.futures import FIRST_COMPLETED, ProcessPoolExecutor, ThreadPoolE
 from concurrent.futures.process import BrokenProcessPool
 
 from tool.io.files import UserError
+from tool.memory import give_freed_memory_back
 from tool.run.check import timed
 
 KILLED = (
@@ -78,8 +79,9 @@ def follow_parent(*_):
 
     Ctrl-C and a scheduler's SIGTERM reach all processes of a run. The parent finishes its step or its image first, for
     which it needs the workers; then it ends them. A parent that is killed cannot: a forked worker would wait for work
-    for ever.
+    for ever. Of the memory that it frees a worker keeps less than the parent: there may be many of them.
     """
+    give_freed_memory_back()
     parent = multiprocessing.parent_process().pid
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     sys.excepthook = _unless_parent_left
