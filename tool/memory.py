@@ -1,8 +1,8 @@
 """What malloc does with freed memory: keep it for the next step, or give it back. For glibc; elsewhere nothing is done.
 
 A step of a network asks for the blocks of the step before. By default glibc maps each block of 32 MiB or more anew, and
-hands back the end of its heap where that is free, and the kernel clears every page of what it gives out again: on CPU a
-fifth of a training step.
+hands back the end of its heap where that is free, and the kernel clears every page of what it gives out again. Keeping
+it costs memory where blocks of many sizes leave gaps (docs/speed.md has both figures).
 """
 
 import ctypes
