@@ -60,7 +60,7 @@ pipeline: $(VENV)
 ifneq ($(SEG_LIST),none)
 	$(PY) train_seg.py $(SEG) --labels $(LABELS) $(TRAIN) --val_list $(SEG_LIST) --resume $(SEG_FLAGS)
 	$(PY) infer_seg.py $(SEG) --infer_list $(SEG_LIST) $(SEG_INFER_FLAGS)
-	$(if $(MASKS),$(PY) evaluation.py $(COMMON) --list $(SEG_LIST),@echo not scored, no masks:) --task png --dict_dir seg/$(ARCH)
+	$(if $(MASKS),$(PY) evaluation.py $(COMMON) --list $(SEG_LIST),@echo not scored, no masks:) --task png --dict_dir seg/$(subst :,-,$(ARCH))
 endif
 
 # The parts of the method on photographs (docs/photographs.md says where to get them and how long it takes).

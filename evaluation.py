@@ -28,7 +28,7 @@ from engine.flags import Parser, add_check_flag, add_data_flags, add_experiment_
 from engine.record import check_origins, describe_origin, folder_settings, now, read_record, this_run
 from engine.summary import Summary, print_summary
 from tool.cli import fraction, natural, number, run_script
-from tool.io.files import UserError, read_list, require_files, write_json
+from tool.io.files import UserError, portable, read_list, require_files, write_json
 from tool.io.images import open_mask
 from tool.metrics import over_experiments, split_folds, thresholds_between
 from tool.results import MADE_BY, SUFFIX, check_kind, score
@@ -100,7 +100,7 @@ def result_folders(args):
     if args.pred_dir:
         folders = {args.pred_dir: Path(args.pred_dir)}
     else:
-        folders = {name: Path(args.experiment) / name / args.dict_dir for name in args.name}
+        folders = {name: portable(Path(args.experiment) / name / args.dict_dir) for name in args.name}
     for folder in folders.values():
         if not folder.is_dir():
             raise UserError(f"{folder}: no such folder; {how_to_make(args)}")

@@ -12,7 +12,6 @@ process takes its share of the list.
 """
 
 from functools import partial
-from pathlib import Path
 
 import torch
 
@@ -30,16 +29,12 @@ from engine.flags import (
 )
 from engine.jobs import refine_segmentation, write_best
 from engine.labelling import Facts, Job, Labelling, find_photographs
+from engine.networks import load_segmentation_net
 from engine.outputs import Output
 from engine.recipes import TEST_RECIPES
-from engine.record import file_hash, folder_settings
-from models.checkpoint import load_weights
-from models.deeplab import DEEPLAB, make_segmentation_net, network_settings
 from tool.cli import positive, run_script
-from tool.io.files import UserError
 from tool.io.server_zip import check_server_path, write_server_zip
 from tool.segmentation import CRF_ITERATIONS, CRF_PAIRWISE, MERGES, multi_scale_scores
-from tool.threads import one_thread
 from voc12.classes import load_classes
 from voc12.data import InferenceSet
 from voc12.transforms import InferenceViews, look_of
@@ -67,19 +62,6 @@ def get_args_parser():
     parser.run("--server", type=str, default=None, metavar="FILE.zip", help=text)
     add_labelling_flags(parser)
     return parser
-
-
-def load_net(args, num_labels):
-    """The network with the weights of --weights or best.pth -> (network, path, settings that make its labels)."""
-    weights = Path(args.weights or Experiment.of(args).segmentation(args.arch).best)
-    if not weights.is_file():
-        hint = "" if args.weights else f"; run train_seg.py --name {args.name} --arch {args.arch}"
-        raise UserError(f"{weights}: no such checkpoint{hint}")
-    network = network_settings(args.arch, vars(args) | (folder_settings(weights.parent) or {}))
-    with one_thread():  # worker processes are forked later, and a fork does not copy torch's threads
-        net = make_segmentation_net(**network, num_labels=num_labels)
-        load_weights(net, weights, part="all")
-    return net, weights, network | {"weights": file_hash(weights)}
 
 
 def build_jobs(args, settings, classes):
@@ -114,10 +96,9 @@ def main(args):
     check_places(args)
     if args.server:
         check_server_path(args.server)
-    args.arch = args.arch or DEEPLAB + args.trunk
     torch.manual_seed(args.seed)
     classes = load_classes(args.classes)
-    net, weights, settings = load_net(args, len(classes) + 1)
+    net, weights, settings = load_segmentation_net(args, len(classes) + 1)
     final, jobs = build_jobs(args, args.results | settings | {"classes": list(classes)}, classes)
     images, failures = find_photographs(args, jobs)
     facts = Facts(None if args.images else args.infer_list, weights)

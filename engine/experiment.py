@@ -11,7 +11,7 @@ import os
 from pathlib import Path
 from typing import NamedTuple
 
-from tool.io.files import UserError, read_json, write_json
+from tool.io.files import UserError, portable, read_json, write_json
 
 VOC_ROOT, VOC_LABELS = "./data/VOC2012", "voc12/cls_labels.npy"
 
@@ -66,16 +66,17 @@ class Experiment:
         return self.folder / ("rw_vis" if overlays else "rw") / "{:02d}_{:02d}{:02d}".format(*powers)
 
     def segmentation(self, arch):
-        return place_with_best(self.folder / "ckpt_seg" / arch, f"log_seg_{arch}")
+        folder = portable(self.folder / "ckpt_seg" / arch)
+        return place_with_best(folder, f"log_seg_{folder.name}")
 
     def segmented(self, arch, crf=False, overlays=False):
         """Labels of the segmentation network; of photographs of no data set without arch."""
         name = "seg" + "_crf" * crf + "_vis" * overlays
-        return self.folder / name / arch if arch else self.folder / name
+        return portable(self.folder / name / arch) if arch else self.folder / name
 
     def labels(self, name):
         """A folder of label masks: below the experiment's, or, where there is no such, from here. UserError without."""
-        for folder in (self.folder / name, Path(name)):
+        for folder in (portable(self.folder / name), Path(name)):
             if folder.is_dir():
                 return folder
         text = "no such folder; infer_aff.py writes one, or give a path to masks"

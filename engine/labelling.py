@@ -81,11 +81,15 @@ def find_photographs(args, jobs):
 
 
 def usable_images(ids, voc12_root, failures):
-    """The IDs that have an image; see --on_error for the others."""
+    """The IDs that have an image; see --on_error for the others. UserError where none has any."""
     if not failures.skip:
         check_images(ids, voc12_root)
         return ids
-    return failures.usable(ids, lambda image_id: require_images([image_id], voc12_root))
+    usable = failures.usable(ids, lambda image_id: require_images([image_id], voc12_root))
+    if not usable:
+        reason = failures.noted[-1].split("\t")[1]
+        raise UserError(f"no image is left: all {len(ids)} failed, the last with: {reason}")
+    return usable
 
 
 class Larger:

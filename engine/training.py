@@ -38,7 +38,7 @@ from engine.signals import StopSignal
 from engine.summary import Summary
 from models.checkpoint import save_weights
 from models.resnet38d import count_parameters
-from tool.io.failures import Failures
+from tool.io.failures import FAILED_FILE, Failures
 from tool.io.files import UserError, remove_stale
 from tool.io.lock import locked
 from voc12.data import EpochBatches, Substituting, image_paths, train_loader
@@ -206,7 +206,7 @@ class Training:
         self.progress, self.state = Progress(lr=args.lr), {"settings": args.results, "data": facts.data}
         self.written = []  # epochs of this run that have a checkpoint
         self.scores = {}  # of the last validation of this epoch
-        self.summary, self.failures = Summary(self.device), Failures(args.on_error, self.place.folder / "failed.txt")
+        self.summary, self.failures = Summary(self.device), Failures(args.on_error, self.place.folder / FAILED_FILE)
         samples = Substituting(dataset, self.failures) if self.failures.skip else dataset
         workers = 0 if args.check else args.num_workers
         self.loader = train_loader(samples, self.sampler, workers, self.device.type == "cuda")
@@ -288,6 +288,7 @@ class Training:
         if not resume:
             delete_run(folder)
             remove_record(folder)
+            (folder / FAILED_FILE).unlink(missing_ok=True)
         return resume
 
     def resume(self, state):
@@ -447,8 +448,10 @@ class Training:
         """The summary, to console, log and run.json."""
         stage = self.summary.stages.get("training", {"images": 0})
         self.summary.counts["done"] = stage["images"]
-        self.log.line(f"done: {self.place.folder}, {self.progress.epoch} epochs")
-        command = self.next_command() if self.progress.epoch else None
+        last = self.place.checkpoint(self.progress.epoch - 1)  # before the first epoch, or where it was removed: none
+        command = self.next_command() if last.is_file() else None
+        none = "" if command else "; no checkpoint is there for the next stage"
+        self.log.line(f"done: {self.place.folder}, {self.progress.epoch} epochs{none}")
         self.summary.end(self.args.script, self.world, [self.place.folder], self.failures, command, self.log.line)
         self.log.close()
 

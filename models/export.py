@@ -3,6 +3,7 @@
 import contextlib
 import importlib.util
 import inspect
+import io
 import os
 import sys
 import warnings
@@ -12,7 +13,7 @@ import torch
 from torch import nn
 
 from tool.cam import on_pixels
-from tool.io.files import UserError, atomic, remove_stale, shorten
+from tool.io.files import UserError, remove_stale, shorten, write_bytes
 
 OPSET = 17
 TRACED, TRIED = (65, 80), ((96, 64), (33, 47))  # height, width
@@ -36,30 +37,31 @@ class Deployed(nn.Module):
 def check_export(path):
     """UserError where a file of this name would not be taken for ONNX, or torch cannot write one here."""
     if Path(path).suffix.lower() != ".onnx":
-        raise UserError(f"--export {path}: writes ONNX; choose the ending .onnx")
+        raise UserError(f"--out {path}: writes ONNX; choose the ending .onnx")
     if importlib.util.find_spec("onnx") is None:
-        raise UserError("--export: torch needs the package onnx for that (pip install onnx)")
+        raise UserError("--out: torch needs the package onnx for that (pip install onnx)")
 
 
-def export_onnx(net, path):
+def export_onnx(net, path, write=True):
     """Write `Deployed(net)` with input "image" and output "logits", of any batch size, height and width.
 
     UserError where the network cannot be written so; `path` is then as it was. Where onnxruntime is installed, the
-    file's results are compared with torch's at other sizes than the one that was traced.
+    file's results are compared with torch's at other sizes than the one that was traced. write: False for all but
+    the file.
     """
     was_training, device = net.training, next(net.parameters()).device
     deployed = Deployed(net.cpu().float()).eval()
     axes = {0: "batch", 2: "height", 3: "width"}
     # torch's newer exporter needs more packages; before torch 2.5 there was only this one
     options = {"dynamo": False} if "dynamo" in inspect.signature(torch.onnx.export).parameters else {}
-    remove_stale(Path(path).parent, Path(path).name)
-    with atomic(path) as temporary, warnings.catch_warnings(), torch.no_grad(), silent_stdout():
+    data = io.BytesIO()
+    with warnings.catch_warnings(), torch.no_grad(), silent_stdout():
         warnings.simplefilter("ignore")
         try:
             torch.onnx.export(
                 deployed,
                 (torch.rand(1, 3, *TRACED),),
-                str(temporary),
+                data,
                 input_names=["image"],
                 output_names=["logits"],
                 dynamic_axes={"image": axes, "logits": axes},
@@ -67,9 +69,12 @@ def export_onnx(net, path):
                 **options,
             )
         except (RuntimeError, torch.onnx.OnnxExporterError) as error:
-            raise UserError(f"--export {path}: this network has no ONNX form ({shorten(error, 150)})") from None
-        compare(deployed, temporary, path)
+            raise UserError(f"--out {path}: this network has no ONNX form ({shorten(error, 150)})") from None
+        compare(deployed, data.getvalue(), path)
     net.to(device).train(was_training)
+    if write:
+        remove_stale(Path(path).parent, Path(path).name)
+        write_bytes(path, data.getbuffer())
 
 
 @contextlib.contextmanager
@@ -86,13 +91,15 @@ def silent_stdout():
         os.close(kept)
 
 
-def compare(deployed, file, path):
-    """UserError where onnxruntime, if it is installed, does not compute with `file` what torch does."""
+def compare(deployed, data, path):
+    """UserError where onnxruntime does not compute with the bytes of an ONNX file what torch does."""
     try:
         import onnxruntime
     except ImportError:
+        text = "not compared with torch's results, which needs the package onnxruntime (pip install onnxruntime)"
+        print(f"warning: --out {path}: {text}", file=sys.stderr)
         return
-    session = onnxruntime.InferenceSession(str(file), providers=["CPUExecutionProvider"])
+    session = onnxruntime.InferenceSession(data, providers=["CPUExecutionProvider"])
     for size in TRIED:
         image = torch.rand(2, 3, *size)
         expected = deployed(image)
@@ -103,6 +110,6 @@ def compare(deployed, file, path):
             difference = shorten(error, 100)
         if not isinstance(difference, float) or difference > TOLERANCE:
             raise UserError(
-                f"--export {path}: in ONNX this network gives other results than in torch on images of "
+                f"--out {path}: in ONNX this network gives other results than in torch on images of "
                 f"{size[1]} x {size[0]} ({difference}); its trunk cannot be exported"
             )

@@ -3,7 +3,7 @@
 import numpy as np
 import torch
 
-from tests.bench import rows_affinity, rows_networks, rows_scores, rows_seg
+from tests.bench import rows_affinity, rows_memory, rows_networks, rows_scores, rows_seg
 from tests.bench.reference import boundary_counts, threshold_counts
 from tests.bench.run import all_rows
 from tool.metrics import THRESHOLDS
@@ -23,6 +23,7 @@ def test_every_row_is_registered():
         "crf_3_alphas",
         "disk",
         "segmentation",
+        "kept_memory",
     }
 
 
@@ -98,3 +99,11 @@ def test_pseudo_labels():
 def test_training_step():
     fast, exact = (form() for form in rows_networks.train_forms(1 / 16, side=64))
     assert abs(fast - exact) < 0.01 * exact
+
+
+def test_steps_that_keep_memory(monkeypatch, capsys):
+    for name, value in (("WIDTH", 1 / 16), ("BATCH", 1), ("SIDE", 64)):
+        monkeypatch.setattr(rows_memory, name, value)
+    rows_memory.print_steps("kept")
+    milliseconds, faults = map(float, capsys.readouterr().out.split())
+    assert milliseconds > 0 and faults >= 0

@@ -1,6 +1,7 @@
 """The segmentation networks: architecture, loss, training samples; views, CRF, zip and ONNX file that come of them."""
 
 import math
+import sys
 import zipfile
 
 import numpy as np
@@ -485,6 +486,13 @@ def test_onnx_computes_what_torch_does(arch, tmp_path):
             logits = nn.functional.interpolate(logits, (height, width), mode="bilinear", align_corners=False)
         result = session.run(["logits"], {"image": image.numpy()})[0]
         np.testing.assert_allclose(result, logits.numpy(), atol=1e-4 * float(logits.abs().max()))
+
+
+def test_without_onnxruntime_the_export_says_that_nothing_was_compared(tmp_path, monkeypatch, capsys):
+    monkeypatch.setitem(sys.modules, "onnxruntime", None)
+    export_onnx(make_segmentation_net("deeplab_resnet38d", 5, TINY), tmp_path / "net.onnx")
+    assert (tmp_path / "net.onnx").stat().st_size > 1000
+    assert "net.onnx: not compared with torch's results, which needs the package onnxruntime" in capsys.readouterr().err
 
 
 def test_what_has_no_onnx_form_is_said_in_one_line(tmp_path, capfd):

@@ -9,9 +9,13 @@ import numpy as np
 import pytest
 import torch
 from conftest import ROOT, infer_flags, succeeds, train_flags
+from voc12.inference import usable_images
 
+from engine.distributed import World
 from models.aeft import AEFTNet
 from models.resnet38d import ResNet38d, running_statistics_kept
+from tool.io.failures import Failures
+from tool.io.files import UserError
 from tool.io.scores import read_scores
 
 
@@ -199,3 +203,37 @@ def test_processes_share_the_list(toy, inferred, tmp_path):
         path.unlink()
     assert "9 done before" in succeeds("infer.py", *flags)
     assert len(list((tmp_path / "n/crf/19").glob("*.npy"))) == 12
+
+
+def test_ranks_without_an_image_have_nothing_to_do(broken, trained, tmp_path):
+    """Three processes: one image is fine, the second process's is gone, and the third has none."""
+    (tmp_path / "n").mkdir()
+    (tmp_path / "n/ckpt").symlink_to(trained / "n/ckpt")
+    ids = (broken / "train.txt").read_text().split()[:2]
+    (tmp_path / "two.txt").write_text("\n".join(ids))
+    (broken / "JPEGImages" / f"{ids[1]}.jpg").unlink()
+    flags = [*infer_flags(broken, tmp_path), "--infer_list", tmp_path / "two.txt", "--dict", "--crf", "--alphas", 2]
+    out = torchrun(3, "infer.py", *flags, "--on_error", "skip")
+    assert [out.count(f"process {k} of 3: {n} images") for k, n in ((0, 1), (1, 0), (2, 0))] == [1, 1, 1]
+    assert "1 images done, 0 skipped (done before), 1 failed" in out
+    for folder in ("dict", "crf/02"):
+        assert [path.stem for path in (tmp_path / "n" / folder).glob("*.npy")] == ids[:1]
+
+
+class Rank(World):
+    """A rank whose other ranks' values are given beforehand."""
+
+    def __init__(self, *others):
+        super().__init__()
+        self.others = others
+
+    def collect(self, value):
+        return [value, *self.others]
+
+
+def test_ranks_agree_on_whether_any_image_is_left(toy, tmp_path, capsys):
+    failures = Failures("skip", tmp_path / "failed.txt")
+    assert usable_images(["none", "nobody"], toy, failures, Rank(1)) == []
+    with pytest.raises(UserError, match="no image is left: all 2 failed, the last with: .*/nobody.jpg: no such image"):
+        usable_images(["none", "nobody"], toy, failures, Rank(0))
+    assert usable_images([], toy, failures, Rank(1)) == []

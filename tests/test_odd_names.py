@@ -1,10 +1,12 @@
 """Photographs of odd names in folders of their own go through all stages, by lists in the kits' form or not."""
 
 import shutil
+from pathlib import Path
 
 import pytest
 from conftest import infer_flags, run_here, train_flags
 
+from tool.io.files import portable
 from tool.io.images import open_mask
 from tool.io.scores import read_scores
 
@@ -56,3 +58,15 @@ def test_odd_names_through_all_stages(odd, tmp_path):
     score = ["--name", "n", "--experiment", tmp_path, "--voc12_root", root, "--list", root / "train.txt"]
     for task, folder in (("cam", "dict"), ("crf", "crf/02"), ("png", "rw/02_1908")):
         succeeds_here("evaluation.py", *score, "--task", task, "--dict_dir", folder)
+
+
+def test_names_without_colons(tmp_path):
+    """New names are spelled with `-`, either spelling finds what is there, in whatever folder."""
+    place = tmp_path / "of: me"
+    assert portable(place / "smp:Unet:resnet18") == place / "smp-Unet-resnet18"  # nor need that folder be there
+    for old in ("smp:Unet:resnet18", "deeplab_timm:a.b"):
+        (place / old).mkdir(parents=True)
+        assert portable(place / old) == portable(place / old.replace(":", "-")) == place / old
+    (place / "smp:Unet:resnet18").rename(place / "smp-Unet-resnet18")
+    assert portable(place / "smp:Unet:resnet18") == place / "smp-Unet-resnet18"
+    assert portable(place / "dict") == place / "dict" and portable(".") == Path(".")

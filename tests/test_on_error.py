@@ -1,10 +1,13 @@
 """--on_error skip: a broken image does not end a long run, it is left out and listed."""
 
+import shutil
+
 import pytest
 import torch
-from conftest import infer_flags, refused, run_script, train_flags
+from conftest import infer_flags, refused, run_here, run_script, train_flags
 
 from models.affinity import AffinityNet
+from tool.io.failures import Failures
 
 
 @pytest.fixture
@@ -98,3 +101,34 @@ def test_training_takes_the_next_image(truncated, tmp_path):
         assert set(listed(tmp_path / str(workers) / "n/ckpt/failed.txt")) == set(ids)
         weights.append(torch.load(tmp_path / str(workers) / "n/ckpt/000net_main.pth", weights_only=True))
     assert all(torch.equal(weights[0][k], weights[1][k]) for k in weights[0])
+
+
+def test_a_new_training_forgets_what_an_earlier_one_left_out(truncated, toy, tmp_path):
+    """And says so of an image that fails again; --resume keeps what its own run has left out."""
+    data, ids = truncated
+    flags = [*train_flags(data), "--name", "n", "--experiment", tmp_path, "--val_list", "none", "--on_error", "skip"]
+    noted = tmp_path / "n/ckpt/failed.txt"
+    code, errors = run_here("train.py", *flags, "--stop_epoch", 1)
+    assert code == 0 and errors.count("warning: left out") == 2 and set(listed(noted)) == set(ids)
+
+    shutil.copy(toy / "JPEGImages" / f"{ids[0]}.jpg", data / "JPEGImages")
+    code, errors = run_here("train.py", *flags, "--stop_epoch", 1, "--overwrite")
+    assert code == 0 and f"warning: left out {ids[1]}" in errors and "1 images could not be used" in errors
+    assert listed(noted) == [ids[1]]
+
+    shutil.copy(toy / "JPEGImages" / f"{ids[1]}.jpg", data / "JPEGImages")
+    code, errors = run_here("train.py", *flags, "--stop_epoch", 2, "--resume")
+    assert code == 0 and "warning: left out" not in errors and listed(noted) == [ids[1]]
+    (data / "JPEGImages" / f"{ids[1]}.jpg").write_bytes(b"\xff\xd8\xff")  # fails in another way than before
+    code, errors = run_here("train.py", *flags, "--stop_epoch", 3, "--resume")
+    assert code == 0 and f"warning: left out {ids[1]}" in errors and "1 images could not be used" in errors
+    assert listed(noted) == [ids[1], ids[1]]
+
+
+def test_failures_of_one_image_are_said_once_by_all_processes(tmp_path, capsys):
+    """Workers share the file; another reason is another failure, and an ID counts once."""
+    first, second = (Failures("skip", tmp_path / "failed.txt") for _ in range(2))
+    for failures, reason in ((first, "cut"), (second, "cut"), (second, "gone"), (first, "gone"), (first, "cut")):
+        failures.add("a", reason)
+    assert (tmp_path / "failed.txt").read_text() == "a\tcut\na\tgone\n" and second.ids() == {"a"}
+    assert capsys.readouterr().err.count("left out") == 2

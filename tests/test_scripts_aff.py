@@ -420,4 +420,4 @@ def test_make_pipeline_goes_on_to_the_segmentation_network(toy):
     last = [line.split(" ", 1)[1] for line in lines[-3:]]
     assert last[0].startswith("train_seg.py") and "--labels rw/02_0905" in last[0] and "--resume" in last[0]
     assert "--arch smp:Unet:resnet18 --infer_list val" in last[1]
-    assert last[2].endswith("--list val --task png --dict_dir seg/smp:Unet:resnet18")
+    assert last[2].endswith("--list val --task png --dict_dir seg/smp-Unet-resnet18")

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import timm
 import torch
-from conftest import ROOT, load_script, refused, run_here
+from conftest import ROOT, load_script, prints, refused, run_here
 from PIL import Image
 from test_distributed import assert_same_losses, assert_same_weights, read_log, torchrun
 
@@ -42,8 +42,12 @@ def train_seg_flags(toy, folder):
     return [*common_flags(toy, folder), *data, "--epochs", 2, "--batch_size", 5, "--crop_size", 49, "--lr", 0.005]
 
 
+def export_flags(toy, folder):
+    return ["--name", "n", "--experiment", folder, "--voc12_root", toy]
+
+
 def ckpt(folder, arch=ARCH):
-    return folder / "n" / "ckpt_seg" / arch
+    return folder / "n" / "ckpt_seg" / arch.replace(":", "-")
 
 
 def weights(folder, name="best.pth", arch=ARCH):
@@ -119,6 +123,15 @@ def test_the_best_epoch_on_request(toy, copy):
     assert same(weights(copy), weights(copy, "03.pth")) == (best == 3)
     resume = torch.load(ckpt(copy) / "resume.pth", weights_only=True)["progress"]
     assert resume["best"] == pytest.approx(records[best]["miou"])
+    (ckpt(copy) / "best.pth").unlink()
+    flags = ["--select", "best", "--epochs", 4, "--keep", 1, "--resume"]
+    out = prints("train_seg.py", *train_seg_flags(toy, copy), *flags)
+    assert f"--weights {ckpt(copy) / '03.pth'}" in out[out.index("next:") :]
+
+
+def test_a_run_without_an_epoch_names_no_checkpoint(toy, copy):
+    out = prints("train_seg.py", *train_seg_flags(toy, copy), "--overwrite", "--stop_epoch", 0)
+    assert "next:" not in out and "0 epochs; no checkpoint is there" in out
 
 
 def test_flags_win_over_the_recipe():
@@ -162,7 +175,31 @@ def test_other_recipes_and_networks(toy, copy, more):
     runs("train_seg.py", *flags)
     arch = more[1] if "--arch" in more else ARCH
     assert weights(copy, arch=arch).keys() == weights(copy, "00.pth", arch).keys()
-    assert np.isfinite(read_log(copy / "n" / f"log_seg_{arch}.jsonl")[0]["total"])
+    assert np.isfinite(read_log(copy / "n" / f"log_seg_{ckpt(copy, arch).name}.jsonl")[0]["total"])
+
+
+def with_colons(experiment):
+    """Rename what is of SMP as older versions did."""
+    for path in sorted(experiment.rglob("*smp-*"), reverse=True):
+        path.rename(path.with_name(path.name.replace("smp-Unet-", "smp:Unet:")))
+
+
+def test_names_on_disk_have_no_colon_and_old_ones_are_found(toy, copy):
+    train = [*train_seg_flags(toy, copy), "--pretrained", "none", "--arch", SMP]
+    infer = ["infer_seg.py", *infer_seg_flags(toy, copy), "--arch", SMP, "--crf", "--vis", "--scales", 1]
+    score = ["evaluation.py", *common_flags(toy, copy)[:6], "--task", "png", "--list", toy / "val.txt", "--dict_dir"]
+    runs("train_seg.py", *train, "--stop_epoch", 1)
+    name = ckpt(copy, SMP).name
+    assert f"--dict_dir seg_crf/{name} " in prints(*infer)
+    assert not list(copy.rglob("*:*")) and len(list(copy.glob(f"n/*/{name}"))) == 4
+    scored = prints(*score, f"seg/{SMP}")
+    with_colons(copy / "n")
+    assert scored.splitlines()[:20] == prints(*score, f"seg/{name}").splitlines()[:20]
+    assert "4 images, 4 done before" in prints(*infer)
+    runs("train_seg.py", *train, "--resume")
+    refused("train_seg.py", *train, "--labels", f"seg/{name}", says=f"no seg/{SMP} for 12 of 12 images")
+    assert not list(copy.rglob("*smp-*"))
+    assert len(read_log(copy / "n" / f"log_seg_{SMP}.jsonl")) == 2
 
 
 def test_an_encoder_starts_from_timms_file(toy, copy, tmp_path):
@@ -425,9 +462,34 @@ def test_no_zip_without_all_images(broken, copy, tmp_path):
 
 def test_export_writes_the_network_alone(toy, copy, tmp_path):
     before = sorted(copy.rglob("*"))
-    runs("infer_seg.py", *infer_seg_flags(toy, copy), "--export", tmp_path / "net.onnx")
+    runs("export.py", *export_flags(toy, copy), "--out", tmp_path / "net.onnx")
     assert (tmp_path / "net.onnx").stat().st_size > 4 * count_parameters(make_segmentation_net(ARCH, 21, 0.0625))
     assert [p for p in sorted(copy.rglob("*")) if p not in before] == [tmp_path / "net.onnx"]
+
+
+@pytest.mark.parametrize("there", [False, True])
+def test_check_of_an_export_writes_nothing(toy, copy, there):
+    path = copy / ("." if there else "new") / "net.onnx"
+    if there:
+        path.write_bytes(b"of yesterday")
+    before = {p: p.stat().st_mtime_ns for p in copy.rglob("*")}
+    out = prints("export.py", *export_flags(toy, copy), "--out", path, "--check")
+    assert "all is well" in out and "MiB will be written" in out
+    assert {p: p.stat().st_mtime_ns for p in copy.rglob("*")} == before
+
+
+def test_check_of_an_export_that_cannot_be(toy, tmp_path):
+    """A network without ONNX form, as the export itself says."""
+    arch = "smp:UPerNet:test_resnet"
+    save_weights(make_segmentation_net(arch, 21), tmp_path / "net.pth")
+    flags = [*export_flags(toy, tmp_path), "--arch", arch, "--weights", tmp_path / "net.pth", "--check"]
+    code, errors = run_here("export.py", *flags, "--out", tmp_path / "net.onnx")
+    assert code == 2 and "this network has no ONNX form" in errors and "--check found 1 problem," in errors
+
+
+def test_an_export_has_the_ending_of_onnx(toy, copy):
+    code, errors = run_here("export.py", *export_flags(toy, copy), "--out", "x.pb")
+    assert code == 2 and "--out x.pb: writes ONNX" in errors
 
 
 def test_processes_share_the_list(toy, labelled, copy, tmp_path):
@@ -453,12 +515,11 @@ def test_check_of_inference_writes_nothing(toy, copy, tmp_path, capsys):
 @pytest.mark.parametrize(
     ("flags", "says"),
     [
-        (["--arch", SMP], [f"ckpt_seg/{SMP}/best.pth: no such checkpoint; run train_seg.py --name n --arch {SMP}"]),
+        (["--arch", SMP], ["ckpt_seg/smp-Unet-test_resnet/best.pth: no such checkpoint", f"n --arch {SMP}"]),
         (["--weights", "no.pth"], ["no.pth: no such checkpoint"]),
         (["--images", "x"], ["--images PATH and --out DIR go together"]),
         (["--images", "x", "--out", "y"], ["x: no such folder"]),
         (["--server", "x.tar"], ["--server x.tar: the server takes a .zip"]),
-        (["--export", "x.pb"], ["--export x.pb: writes ONNX"]),
         (["--merge", "median"], ["invalid choice: 'median'"]),
         (["--scales", 0], ["'0' is not a number above 0"]),
         (["--infer_list", "no.txt"], ["no.txt: no such list"]),

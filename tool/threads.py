@@ -16,6 +16,8 @@ from concurrent.futures import ThreadPoolExecutor
 
 import torch
 
+from tool.memory import give_freed_memory_back
+
 
 @contextlib.contextmanager
 def one_thread():
@@ -56,8 +58,9 @@ def follow_parent(*_):
 
     Ctrl-C and a scheduler's SIGTERM reach all processes of a run. The parent finishes its step or its image first, for
     which it needs the workers; then it ends them. A parent that is killed cannot: a forked worker would wait for work
-    for ever.
+    for ever. Of the memory that it frees a worker keeps less than the parent: there may be many of them.
     """
+    give_freed_memory_back()
     parent = multiprocessing.parent_process().pid
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     sys.excepthook = _unless_parent_left

@@ -187,12 +187,8 @@ def read_sizes(images, paths, masks, names, num_classes, failures):
             shown[image_id] = check_mask(mask, photo, size, num_classes, notes)
         sizes[image_id] = size
 
-    try:
-        failures.usable(tqdm(names, desc="photographs", disable=None), check)
-    except UserError:
-        if not failures.skip:
-            raise
-        raise UserError(f"{images}: none of {len(names)} photographs can be used") from None
+    if not failures.usable(tqdm(names, desc="photographs", disable=None), check):
+        raise UserError(f"{images}: none of {len(names)} photographs can be used")
     if masks and not shown:
         raise UserError(f"{masks}: no mask of any photograph there; the mask of a/b.jpg is a/b.png (JPEG changes ids)")
     notes.say()

@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from engine.record import RUN_FILE, read_record
-from tool.io.files import UserError, read_json
+from tool.io.files import UserError, portable, read_json
 from tool.results import SUFFIX
 
 
@@ -125,7 +125,7 @@ def find_results(experiment):
     for path in sorted(experiment.glob("*.json")):
         result, record = read_dict(path), read_dict(path.with_suffix(".run.json"))
         if {"task", "list", "dict_dir"} <= result.keys() and is_number(result.get("miou")):
-            now = record_of(experiment / str(result["dict_dir"])).get("origin")
+            now = record_of(portable(experiment / str(result["dict_dir"]))).get("origin")
             origin = record.get("origin")
             scored = origin.get("origin") if isinstance(origin, dict) else None
             found.append(Found(path, result, record.get("ended"), now == scored if now and scored else None))

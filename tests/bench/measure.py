@@ -55,16 +55,26 @@ def peak_memory(target, *args):
     """
     if not Path("/proc/self/status").exists():
         return None
-    code = "import sys; from tests.bench.measure import print_peak; print_peak(*sys.argv[1:])"
+    return own_process("tests.bench.measure:print_peak", target, *args)[0]
+
+
+def own_process(target, *args):
+    """The numbers in the last line that "module:function" prints, called with `args` (strings) in a new process."""
+    code = "import sys; from tests.bench.measure import call; call(*sys.argv[1:])"
     command = [sys.executable, "-c", code, target, *args]
     result = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True)
-    return float(result.stdout.split()[-1])
+    return [float(number) for number in result.stdout.splitlines()[-1].split()]
+
+
+def call(target, *args):
+    """What "module:function" returns, called with `args`."""
+    module, function = target.split(":")
+    return getattr(importlib.import_module(module), function)(*args)
 
 
 def print_peak(target, *args):
     """What the process of `peak_memory` runs. The kernel's own count: it sees every allocator."""
-    module, function = target.split(":")
-    step = getattr(importlib.import_module(module), function)(*args)
+    step = call(target, *args)
     Path("/proc/self/clear_refs").write_text("5")  # lowers the high-water mark to what is held now
     before = status("VmHWM")
     step()

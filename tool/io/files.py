@@ -89,6 +89,19 @@ def remove_stale(folder, name="*"):
             path.unlink()
 
 
+def portable(path):
+    """Where a file or folder lies whose name may have colons: with `-` for `:`, which Windows and exFAT do not take.
+
+    Older versions wrote colons; where the name is there in that spelling, or in the one that is given, that is it.
+    """
+    path = Path(path)
+    if path.exists():
+        return path
+    name = path.name.replace(":", "-")
+    now = path.with_name(name)
+    return now if now.exists() else next((p for p in path.parent.glob("*:*") if p.name.replace(":", "-") == name), now)
+
+
 # ---------------------------------------------------------------- what is missing of many files
 
 LISTED_FROM = 100  # so many files of a folder are looked up in a listing of it, fewer one by one
