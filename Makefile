@@ -38,7 +38,10 @@ venv: $(VENV)
 
 $(VENV): requirements.txt requirements-dev.txt
 	$(PYTHON) -m venv .venv
-	.venv/bin/pip install --quiet -r requirements-dev.txt
+	.venv/bin/pip install --quiet -r requirements-dev.txt || { \
+		echo "installing without pydensecrf2, which needs a C++ compiler: everything but CRF works"; \
+		sed -e '/^pydensecrf2/d' -e '/^-r/d' requirements.txt requirements-dev.txt > .venv/no_crf.txt && \
+		.venv/bin/pip install --quiet -r .venv/no_crf.txt; }
 	touch $@
 
 demo: $(VENV)

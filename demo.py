@@ -12,6 +12,7 @@ that no stage saw.
 import time
 from pathlib import Path
 
+from tool.crf import load_crf
 from tool.io.files import read_json, read_list
 from tool.run.arguments import Parser, add_experiment_arguments, flag, natural
 from tool.run.script import run_script
@@ -71,6 +72,7 @@ def segment(stages, common, experiment, unseen, seed):
 
 
 def main(args):
+    load_crf()
     started = time.time()
     stages, data = Stages(), args.data
     experiment = Path(args.experiment) / args.name

@@ -25,7 +25,7 @@ from tqdm import tqdm
 from models.aeft import AEFTNet
 from models.checkpoint import find_epoch, load_weights
 from models.trunks import make_trunk
-from tool.crf import crf_with_alphas
+from tool.crf import crf_with_alphas, has_crf, load_crf
 from tool.io.files import UserError, read_list
 from tool.io.mxnet_params import check_weight_file
 from tool.run.arguments import (
@@ -93,13 +93,16 @@ def get_args_parser():
 def check_flags(args):
     """UserError where flags contradict each other. Photographs by --images get maps and CRF without more flags."""
     if args.images:
-        args.dict = args.crf = True
+        args.dict = True
+        args.crf = args.crf or has_crf()
     if (args.images is None) != (args.out is None):
         raise UserError("--images PATH and --out DIR go together")
     if args.images and args.labels == "given":
         raise UserError("--images: these photographs have no labels; add --labels predicted")
     if not (args.dict or args.crf or args.vis):
         raise UserError("nothing to write: give --dict, --crf or --vis")
+    if args.crf:
+        load_crf(", or leave --crf away")
 
 
 def find_checkpoint(args):

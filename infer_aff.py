@@ -19,6 +19,7 @@ from tqdm import tqdm
 from models.affinity import AffinityNet
 from models.checkpoint import load_weights
 from models.trunks import make_trunk
+from tool.crf import load_crf
 from tool.io.files import UserError, read_list
 from tool.pseudo_labels import refine_labels, stack_scores, walk_scores
 from tool.run.arguments import (
@@ -46,7 +47,7 @@ from tool.run.record import file_hash, folder_settings, this_run
 from tool.run.script import run_script
 from tool.run.summary import Summary
 from voc12.classes import load_classes
-from voc12.data import WalkSet, check_images, check_scores, image_path, image_paths
+from voc12.data import Broken, WalkSet, check_images, check_scores, image_path, image_paths, inference_loader
 from voc12.inference import in_range, scorable_list
 from voc12.transforms import look_of
 
@@ -108,17 +109,18 @@ def output_folders(args, experiment, powers, weights, classes):
 def walk_all(args, net, todo, dict_dir, num_classes, device, failures):
     """Walk the maps of all images -> (ID, photo H x W x 3 uint8, keys, scores K x H x W) of each."""
     walks = WalkSet(args.voc12_root, todo, dict_dir, num_classes, args.scale, look_of(net.trunk))
+    loader = inference_loader(walks, min(args.num_workers, len(todo)), pin_memory=device.type == "cuda")
     said = set()
-    for index, image_id in enumerate(tqdm(todo, "walk", unit="image", disable=None)):
-        try:
-            _, photo, view, maps = walks[index]
-        except UserError as error:
-            failures.add(image_id, error)
+    for sample in tqdm(loader, "walk", unit="image", disable=None):
+        if isinstance(sample, Broken):
+            failures.add(sample.image_id, sample.reason)
             continue
+        image_id, photo, view, maps = sample
+        maps = {k: m.numpy() for k, m in maps.items()}
         keys, scores = stack_scores(in_range(maps, f"{dict_dir}/{image_id}.npy", said), args.dup)
         with torch.autocast(device.type, dtype=torch.bfloat16, enabled=args.amp):
             walked = walk_scores(net, view, scores, device, args.beta, args.steps)
-        yield image_id, photo, keys, walked
+        yield image_id, photo.numpy(), keys, walked
 
 
 # ---------------------------------------------------------------- check
@@ -153,6 +155,7 @@ def next_stage(args, powers, ids):
 
 def main(args):
     check_alphas(args)
+    load_crf()
     world, device = join_world(choose_device(args.device))
     summary = Summary(device)
     torch.manual_seed(args.seed)

@@ -21,6 +21,7 @@ import torch
 from models.checkpoint import load_weights
 from models.deeplab import DEEPLAB, make_segmentation_net, network_settings
 from models.export import check_export, export_onnx
+from tool.crf import load_crf
 from tool.io.files import UserError, read_list
 from tool.io.server_zip import check_server_path, write_server_zip
 from tool.run.arguments import (
@@ -94,6 +95,8 @@ def check_flags(args):
         check_server_path(args.server)
     if args.export:
         check_export(args.export)
+    if args.crf:
+        load_crf(", or leave --crf away")
 
 
 def load_net(args, num_labels, device):

@@ -85,7 +85,10 @@ def walk_miou(net, walks, dup, device, world):
     net.eval()
     mine = world.share(range(len(walks)))
     for index in tqdm(mine, "validate", unit="image", disable=None if world.main else True, leave=False):
-        image_id, _, view, maps = walks[index]
+        sample = walks[index]
+        if isinstance(sample, Broken):
+            raise UserError(sample.reason)
+        image_id, _, view, maps = sample
         keys, scores = stack_scores(maps, dup)
         predicted = keys[walk_scores(net, view, scores, device).argmax(0)]
         truth = open_mask(mask_path(walks.root, image_id), num_labels)

@@ -2,7 +2,6 @@
 
 import argparse
 import difflib
-import os
 import shlex
 import sys
 from pathlib import Path
@@ -11,6 +10,7 @@ from tool.io.files import UserError
 from tool.metrics import RELEASED_RANGE
 from tool.run.distributed import local_processes
 from tool.run.settings import read_settings, settings_path
+from tool.workers import usable_cores
 
 GROUPS = ("data", "network", "schedule", "method", "run")
 UNSET = object()
@@ -149,8 +149,8 @@ def add_common_arguments(parser):
     run.add_argument(
         "--num_workers",
         type=workers,
-        default=min(8, os.cpu_count() or 1),
-        help="processes that load data, 0 = none (default: cores, at most 8)",
+        default=min(8, usable_cores()),
+        help="processes that load data, 0 = none (default: usable cores, at most 8)",
     )
     run.add_argument("--seed", type=natural, default=0, help="seed of everything random")
     run.add_argument(
@@ -180,8 +180,8 @@ def add_crf_workers_argument(parser):
     parser.run.add_argument(
         "--crf_workers",
         type=positive_int,
-        default=max(1, (os.cpu_count() or 1) // local_processes()),
-        help="processes for CRF, of each process that torchrun starts (default: cores)",
+        default=max(1, usable_cores() // local_processes()),
+        help="processes for CRF, of each process that torchrun starts (default: usable cores)",
     )
 
 

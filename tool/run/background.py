@@ -11,6 +11,7 @@ from concurrent.futures.process import BrokenProcessPool
 
 from tool.io.files import UserError
 from tool.run.check import timed
+from tool.workers import process_context
 
 KILLED = (
     "a CRF process was killed, probably for lack of memory; run it again with fewer --crf_workers, it continues "
@@ -21,7 +22,7 @@ KILLED = (
 class Background:
     """Runs jobs in worker processes, or in one thread; an error in a job is raised by the next call.
 
-    Make processes before anything runs on torch: they are forked, and a fork does not copy torch's threads. Leave it
+    Make processes before anything runs on torch: a fork does not copy torch's threads. Leave it
     as a context: after an error the jobs that wait are dropped, otherwise all are done.
     """
 
@@ -34,8 +35,8 @@ class Background:
         if processes is None:
             self.pool = ThreadPoolExecutor(1)
         elif processes:
-            self.pool = ProcessPoolExecutor(processes, multiprocessing.get_context("fork"), initializer=follow_parent)
-            self.pool.submit(timed, time.sleep, 0).result()  # forks now
+            self.pool = ProcessPoolExecutor(processes, process_context(), initializer=follow_parent)
+            self.pool.submit(timed, time.sleep, 0).result()  # starts them now
 
     def submit(self, job, *arguments):
         """Have job(*arguments) done; waits while two a worker wait already. UserError where a worker was killed."""
@@ -80,10 +81,10 @@ def follow_parent(*_):
     which it needs the workers; then it ends them. A parent that is killed cannot: a forked worker would wait for work
     for ever.
     """
-    parent = multiprocessing.parent_process().pid
+    parent = multiprocessing.parent_process()
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     sys.excepthook = _unless_parent_left
-    if hasattr(signal, "sigtimedwait"):  # not on macOS; SIGTERM ends the worker there
+    if hasattr(signal, "sigtimedwait"):  # not on macOS and Windows; SIGTERM ends the worker there
         signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
     threading.Thread(target=_watch, args=(parent,), daemon=True).start()
 
@@ -96,16 +97,16 @@ def _unless_parent_left(kind, error, traceback):
 
 def _watch(parent):
     """End this process on SIGTERM from the parent (a pool or a loader that cleans up), or without a parent."""
-    while os.getppid() == parent and not _terminated_by(parent):
+    while os.getppid() == parent.pid and not _ended_by(parent):
         pass
     with WRITING:
         os._exit(0)
 
 
-def _terminated_by(parent):
-    """Wait for an interval; True where `parent` sent SIGTERM meanwhile."""
+def _ended_by(parent):
+    """Wait for an interval; True where `parent` sent SIGTERM meanwhile or, where that cannot be known, is gone."""
     if not hasattr(signal, "sigtimedwait"):
-        time.sleep(INTERVAL)
-        return False
+        parent.join(INTERVAL)
+        return not parent.is_alive()
     sent = signal.sigtimedwait({signal.SIGTERM}, INTERVAL)
-    return sent is not None and sent.si_pid == parent
+    return sent is not None and sent.si_pid == parent.pid

@@ -7,8 +7,10 @@ import sys
 from pathlib import Path
 
 from tool.io.files import CONTROL, UserError, shorten
+from tool.io.streams import forgiving_streams
 from tool.run.arguments import Parser
 from tool.run.settings import fill_defaults
+from tool.workers import shared_memory_lacks
 
 DISK_ERRORS = (
     errno.ENOSPC,
@@ -79,6 +81,7 @@ def raise_terminated(number, frame):
     raise Terminated
 
 
+@forgiving_streams()
 def run_script(main, parser, argv=None):
     """Parse the arguments, call main(args); a user's mistake becomes one line on stderr and exit code 2.
 
@@ -101,10 +104,14 @@ def run_script(main, parser, argv=None):
         print(f"{Path(parser.prog).name}: interrupted; {how_to_go_on(parser)}", file=sys.stderr)
         sys.exit(143 if isinstance(stop, Terminated) else 130)
     except OSError as error:
+        if shared := shared_memory_lacks(error):
+            fail(parser, f"{shared}; {how_to_go_on(parser)}")
         if error.errno not in DISK_ERRORS and error.filename is None:  # with a name it is about a file of the user's
             raise
         fail(parser, explain_os_error(error, how_to_go_on(parser)))
-    except (MemoryError, RuntimeError) as error:  # torch has no types of its own for the two that are meant here
+    except (MemoryError, RuntimeError) as error:  # torch has no types of its own for those that are meant here
+        if shared := shared_memory_lacks(error):
+            fail(parser, f"{shared}; {how_to_go_on(parser)}")
         if isinstance(error, MemoryError) or re.search(NO_MEMORY, str(error)):
             fail(
                 parser,
