@@ -69,7 +69,7 @@ def shared_memory_lacks(error):
         found = error.filename is None and error.errno in (errno.ENOSPC, errno.ENOENT, errno.ENOSYS, errno.EACCES)
         found = found and sys.platform == "linux" and not has_room(SHARED)
     else:
-        found = re.search("[Bb]us error|shared memory|</torch_", str(error))
+        found = re.search("[Bb]us error|shared memory|</torch_", f"{error} {error.__cause__}")
     advice = "docker run --shm-size=8g makes it larger, --num_workers 0 needs little of it"
     return f"{SHARED}, by which processes share memory, is full or missing: {advice}" if found else ""
 
