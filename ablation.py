@@ -17,6 +17,7 @@ from engine.children import Runs
 from engine.flags import Parser
 from engine.report.comparison import Row, curve_table, fill, gather, read_page, row_table, stage_table
 from tool.cli import natural, run_script, workers
+from tool.crf import load_crf
 from tool.io.files import UserError, atomic, read_list, require_files
 from tool.io.images import classes_in, contact_sheet, heat_overlay, label_overlay, open_image, open_mask, save_image
 from tool.io.scores import read_scores
@@ -227,6 +228,8 @@ def write_page(args, lists):
 
 def main(args):
     read_page(args.page, PARTS)
+    if METHOD in args.rows:
+        load_crf()
     runs = Runs(args.experiment, args.data, args.num_workers)
     lists = write_lists(runs)
     for name, row in TRIED.items() if args.tune else ():

@@ -15,6 +15,7 @@ from pathlib import Path
 from engine.children import Stages
 from engine.flags import Parser, add_experiment_flags, flag
 from tool.cli import natural, run_script
+from tool.crf import load_crf
 from tool.io.files import read_json, read_list
 
 EPOCHS = 18
@@ -71,6 +72,7 @@ def segment(stages, common, experiment, unseen, seed):
 
 
 def main(args):
+    load_crf()
     started = time.time()
     stages, data = Stages(), args.data
     experiment = Path(args.experiment) / args.name

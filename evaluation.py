@@ -186,11 +186,11 @@ def main(args):
     if len(results) > 1:
         result = about | {"experiments": results} | over_experiments(list(results.values()), FIGURES)
         origin = {name: read_record(folder) for name, folder in folders.items()}
+    ended = summary.collect(World())
+    written = write(result, results, run | {"ended": now(), "summary": ended, "origin": origin}, args)
     print(table(result), f"scored {about['dict_dir']} on {len(ids)} images of {args.list}", sep="\n")
     for folder in folders.values():
         print(describe_origin(folder))
-    ended = summary.collect(World())
-    written = write(result, results, run | {"ended": now(), "summary": ended, "origin": origin}, args)
     print_summary("evaluation.py", ended, written, None if args.pred_dir or is_segmentation(args) else NEXT[args.task])
 
 

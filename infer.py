@@ -44,11 +44,11 @@ from models.checkpoint import find_epoch, load_weights
 from models.trunks import make_trunk
 from tool.cam import labelled_cam, predict_label
 from tool.cli import fraction, natural, positive, power, run_script
-from tool.crf import ITERATIONS
+from tool.crf import ITERATIONS, has_crf, load_crf
 from tool.io.files import UserError
 from tool.io.images import open_image
 from tool.io.mxnet_params import check_weight_file
-from tool.threads import one_thread
+from tool.workers import one_thread
 from voc12.classes import load_classes
 from voc12.data import InferenceSet, in_range, read_maps
 from voc12.labels import load_labels
@@ -89,12 +89,17 @@ def get_args_parser():
 def check_args(args):
     """UserError where flags contradict each other. Photographs by --images get maps and CRF without more flags."""
     if args.images:
-        args.dict = args.crf = True
+        args.dict = True
+        args.crf = args.crf or has_crf()
     check_places(args)
     if args.images and args.labels == "given":
         raise UserError("--images: these photographs have no labels; add --labels predicted")
     if not (args.dict or args.crf or args.vis):
         raise UserError("nothing to write: give --dict, --crf or --vis")
+    if args.crf:
+        load_crf(", or leave --crf away")
+    if args.crf:
+        load_crf(", or leave --crf away")
 
 
 def find_checkpoint(args):

@@ -33,10 +33,11 @@ from models.affinity import AffinityNet
 from models.checkpoint import load_weights
 from models.trunks import make_trunk
 from tool.cli import positive, positive_int, run_script
+from tool.crf import load_crf
 from tool.io.failures import Failures
 from tool.io.files import UserError, read_list
 from tool.pseudo_labels import stack_scores, walk_scores
-from tool.threads import one_thread
+from tool.workers import one_thread
 from voc12.classes import load_classes
 from voc12.data import WalkSet, check_images, check_scores, image_path, in_range
 from voc12.transforms import look_of
@@ -84,22 +85,19 @@ def build_jobs(args, experiment, weights, classes):
 def walk(args, run, num_classes):
     """Walk the maps of each image -> (ID, H x W x 3 uint8, its classes, (keys, scores K x H x W))."""
     maps = Experiment.of(args).maps
-    samples = WalkSet(args.voc12_root, run.left, maps, num_classes, args.scale, look_of(run.net.trunk), args.max_side)
+    walks = WalkSet(args.voc12_root, run.left, maps, num_classes, args.scale, look_of(run.net.trunk), args.max_side)
     said = set()
-    for index, image_id in enumerate(run.each("walk", run.left)):
-        try:
-            _, photo, view, cams = samples[index]
-        except UserError as error:
-            run.failures.add(image_id, error)
-            continue
-        keys, scores = stack_scores(in_range(cams, f"{maps}/{image_id}.npy", said), args.dup, photo.shape[:2])
+    for image_id, photo, view, cams in run.samples("walk", walks):
+        cams = in_range({k: cam.numpy() for k, cam in cams.items()}, f"{maps}/{image_id}.npy", said)
+        keys, scores = stack_scores(cams, args.dup, photo.shape[:2])
         with run.inference():
             walked = walk_scores(run.net, view, scores, run.device, args.beta, args.steps)
-        yield image_id, photo, keys[1:] - 1, (keys, walked)
+        yield image_id, photo.numpy(), keys[1:] - 1, (keys, walked)
 
 
 def main(args):
     powers = check_powers(args)
+    load_crf()
     torch.manual_seed(args.seed)
     classes, experiment = load_classes(args.classes), Experiment.of(args)
     ids = read_list(args.train_list)

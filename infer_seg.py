@@ -33,6 +33,7 @@ from engine.networks import load_segmentation_net
 from engine.outputs import Output
 from engine.recipes import TEST_RECIPES
 from tool.cli import positive, run_script
+from tool.crf import load_crf
 from tool.io.server_zip import check_server_path, write_server_zip
 from tool.segmentation import CRF_ITERATIONS, CRF_PAIRWISE, MERGES, multi_scale_scores
 from voc12.classes import load_classes
@@ -94,6 +95,8 @@ def segment(args, run):
 
 def main(args):
     check_places(args)
+    if args.crf:
+        load_crf(", or leave --crf away")
     if args.server:
         check_server_path(args.server)
     torch.manual_seed(args.seed)

@@ -80,7 +80,7 @@ def build_validation(args, maps, num_classes, look):
         return None
     check_scores(ids, maps, args.val_list, "run infer.py --dict on that list, or use --select last")
     walks = WalkSet(args.voc12_root, ids, maps, num_classes, args.scale, look, args.max_side)
-    score = partial(walk_score, walks=walks, dup=args.dup, crf=args.val_crf)
+    score = partial(walk_score, walks=walks, dup=args.dup, num_workers=args.num_workers, crf=args.val_crf)
     return Validation(score, "random walk mIoU", "", every=args.val_every, select=True)
 
 

@@ -15,6 +15,7 @@ from tqdm import tqdm
 
 from tool.io.files import UserError
 from tool.io.images import image_size
+from tool.workers import usable_cores
 
 
 class Check:
@@ -50,7 +51,7 @@ class Check:
             except UserError as error:
                 return None, str(error)
 
-        with ThreadPoolExecutor(os.cpu_count()) as pool:
+        with ThreadPoolExecutor(usable_cores()) as pool:
             results = list(tqdm(pool.map(one, items), what, total=len(items), unit="image", disable=None))
         errors = [error for _, error in results if error]
         for error in errors[:10]:

@@ -1,7 +1,6 @@
 """Flags: a parser that knows what each of them means for results, and those that several stages share."""
 
 import argparse
-import os
 import shlex
 import sys
 from functools import partial
@@ -24,6 +23,7 @@ from tool.cam import MAX_SIDE
 from tool.cli import fraction, natural, nonnegative, positive, positive_int, power, workers
 from tool.io.files import UserError
 from tool.metrics import RELEASED_RANGE
+from tool.workers import usable_cores
 
 RESULT, CONTENT, FREE = "result", "content", "free"
 SWITCH = argparse.BooleanOptionalAction
@@ -172,8 +172,8 @@ def add_common_flags(parser, random=True):
     add_experiment_flags(parser)
     add = parser.run
     add("--device", type=str, default="auto", help="auto, cpu, cuda or cuda:N")
-    text = "processes that load data, 0 = none (default: cores, at most 8)"
-    add("--num_workers", type=workers, default=min(8, os.cpu_count() or 1), help=text)
+    text = "processes that load data, 0 = none (default: usable cores, at most 8)"
+    add("--num_workers", type=workers, default=min(8, usable_cores()), help=text)
     add("--seed", role=RESULT if random else FREE, type=natural, default=0, help="seed of everything random")
     add("--amp", role=RESULT, action=SWITCH, default=False, help="bfloat16 autocast of the network")
     text = "a broken or missing file: stop the run, or leave its image out and list it in failed.txt"
@@ -266,8 +266,8 @@ class Square(argparse.Action):
 def add_labelling_flags(parser, photographs=True):
     """--max_side, --crf_workers; photographs: --images and --out as well, for photographs of no data set."""
     add_max_side_flag(parser)
-    text = "processes for CRF, of each process that torchrun starts (default: cores)"
-    cores = max(1, (os.cpu_count() or 1) // local_processes())
+    text = "processes for CRF, of each process that torchrun starts (default: usable cores)"
+    cores = max(1, usable_cores() // local_processes())
     parser.run("--crf_workers", type=positive_int, default=cores, help=text)
     if photographs:
         text = "a photograph, or a folder of them with all below it, instead of --infer_list; results go to --out"

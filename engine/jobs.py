@@ -10,7 +10,7 @@ from tool.io.images import heat_overlay, label_image, label_overlay, save_image
 from tool.io.scores import write_scores
 from tool.pseudo_labels import refine_labels
 from tool.segmentation import label_map, refine_scores
-from tool.threads import WRITING
+from tool.workers import WRITING
 
 
 def write_maps(image, cams, files, compressed):

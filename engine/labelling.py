@@ -34,7 +34,7 @@ from tool.cam import inner_size
 from tool.io.failures import Failures
 from tool.io.files import UserError, read_list
 from tool.io.lock import locked
-from tool.threads import one_thread
+from tool.workers import one_thread
 from voc12.data import Broken, check_images, image_path, inference_loader, mask_path, require_images
 from voc12.labels import describe_negatives
 from voc12.layout import find_images
@@ -222,19 +222,22 @@ class Labelling:
             self.failures.add(image_id, f"{output.path(image_id)}: no maps of this image")
         return there, []
 
-    def seen(self, stage, samples):
-        """Samples of an InferenceSet as the network takes them.
-
-        -> (ID, H x W x 3 uint8, views on the device, label, (h, w) at which --max_side shows it). Broken images go to
-        the failures.
-        """
-        loader = inference_loader(samples, min(self.args.num_workers, len(samples)), self.device.type == "cuda")
-        form, larger = memory_format(self.device, self.args.amp), Larger(self.args.max_side)
+    def samples(self, stage, dataset):
+        """The samples of a data set, by loading processes; what is Broken goes to the failures."""
+        loader = inference_loader(dataset, min(self.args.num_workers, len(dataset)), self.device.type == "cuda")
         for sample in self.each(stage, loader):
             if isinstance(sample, Broken):
                 self.failures.add(sample.image_id, sample.reason)
-                continue
-            image_id, image, views, label = sample
+            else:
+                yield sample
+
+    def seen(self, stage, samples):
+        """Samples of an InferenceSet as the network takes them.
+
+        -> (ID, H x W x 3 uint8, views on the device, label, (h, w) at which --max_side shows it).
+        """
+        form, larger = memory_format(self.device, self.args.amp), Larger(self.args.max_side)
+        for image_id, image, views, label in self.samples(stage, samples):
             views = [view.to(self.device, non_blocking=True).contiguous(memory_format=form) for view in views]
             yield image_id, image.numpy(), views, label, larger.inner(image_id, image.shape[:2])
         larger.say()

@@ -32,7 +32,7 @@ class Log:
         if not first_epoch:
             write_text(self.text_path, "")
         keep = first_epoch and self.json_path.exists()
-        lines = self.json_path.read_text(errors="replace").splitlines() if keep else []
+        lines = self.json_path.read_text(encoding="utf-8", errors="replace").splitlines() if keep else []
         write_text(self.json_path, "".join(f"{k}\n" for k in lines if epoch_of(k) < first_epoch))
         with contextlib.suppress(ImportError):
             from torch.utils.tensorboard import SummaryWriter
@@ -44,14 +44,14 @@ class Log:
         if not self.active:
             return
         print(text, flush=True)
-        with open(self.text_path, "a") as stream:
+        with open(self.text_path, "a", encoding="utf-8") as stream:
             stream.write(f"{time.strftime('%Y-%m-%d %H:%M:%S')} {text}\n")
 
     def epoch(self, record):
         """One JSON line; "epoch" is its key, the numbers also go to TensorBoard."""
         if not self.active:
             return
-        with open(self.json_path, "a") as stream:
+        with open(self.json_path, "a", encoding="utf-8") as stream:
             stream.write(json.dumps(record, allow_nan=False) + "\n")
         if self.writer:
             for key, value in record.items():

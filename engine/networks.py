@@ -7,7 +7,7 @@ from engine.record import file_hash, folder_settings
 from models.checkpoint import load_weights
 from models.deeplab import DEEPLAB, make_segmentation_net, network_settings
 from tool.io.files import UserError
-from tool.threads import one_thread
+from tool.workers import one_thread
 
 
 def load_segmentation_net(args, num_labels):

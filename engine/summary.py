@@ -1,13 +1,17 @@
 """What a run says at its end: images done, skipped and failed, seconds by stage, peak memory, what comes next."""
 
 import contextlib
-import resource
 import sys
 import time
 
 import torch
 
 from engine.record import finish_record
+
+try:
+    import resource
+except ImportError:  # Windows
+    resource = None
 
 MIB = 2**20
 
@@ -90,7 +94,9 @@ def merge(parts):
 
 
 def peak_memory():
-    """MiB of the largest process so far, this one or one that it waited for."""
+    """MiB of the largest process so far, this one or one that it waited for; 0 where the system does not say."""
+    if resource is None:
+        return 0
     unit = 1 if sys.platform == "darwin" else 1024
     return round(
         max(resource.getrusage(who).ru_maxrss for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)) * unit / MIB
@@ -114,7 +120,7 @@ def print_summary(script, summary, results, next_command=None, log=print):
             rate = f", {stage['images_per_second']:.2f} images/s" if stage["images_per_second"] else ""
             log(f"  {name}: {stage['images']} images, {stage['seconds']:.1f} s{several}{rate}")
     gpu = f", on the GPU {summary['peak_gpu_memory_mib']} MiB" if summary["peak_gpu_memory_mib"] else ""
-    log(f"  peak memory {summary['peak_memory_mib']} MiB{gpu}")
+    log(f"  peak memory {summary['peak_memory_mib'] or 'unknown'} MiB{gpu}")
     for path in results:
         log(f"{script}: wrote {path}")
     if next_command:

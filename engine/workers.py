@@ -1,13 +1,12 @@
 """Work beside the network: CRF in processes, writing in a thread; at most a few jobs wait, so memory does not grow."""
 
-import multiprocessing
 import time
 from concurrent.futures import FIRST_COMPLETED, ProcessPoolExecutor, ThreadPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
 
 from engine.check import timed
 from tool.io.files import UserError
-from tool.threads import follow_parent
+from tool.workers import follow_parent, process_context
 
 KILLED = (
     "a CRF process was killed, probably for lack of memory; run it again with fewer --crf_workers, it continues "
@@ -18,7 +17,7 @@ KILLED = (
 class Background:
     """Runs jobs in worker processes, or in one thread; an error in a job is raised by the next call.
 
-    Make processes before anything runs on torch: they are forked, and a fork does not copy torch's threads. Leave it
+    Make processes before anything runs on torch: a fork does not copy torch's threads. Leave it
     as a context: after an error the jobs that wait are dropped, otherwise all are done.
     """
 
@@ -31,8 +30,8 @@ class Background:
         if processes is None:
             self.pool = ThreadPoolExecutor(1)
         elif processes:
-            self.pool = ProcessPoolExecutor(processes, multiprocessing.get_context("fork"), initializer=follow_parent)
-            self.pool.submit(timed, time.sleep, 0).result()  # forks now
+            self.pool = ProcessPoolExecutor(processes, process_context(), initializer=follow_parent)
+            self.pool.submit(timed, time.sleep, 0).result()  # starts them now
 
     def submit(self, job, *arguments):
         """Have job(*arguments) done; waits while two a worker wait already. UserError where a worker was killed."""

@@ -83,7 +83,7 @@ def silent_stdout():
     sys.stdout.flush()
     kept = os.dup(1)
     try:
-        with open(os.devnull, "w") as nothing:
+        with open(os.devnull, "wb") as nothing:
             os.dup2(nothing.fileno(), 1)
         yield
     finally:

@@ -9,6 +9,8 @@ import sys
 from pathlib import Path
 
 from tool.io.files import CONTROL, UserError, shorten
+from tool.io.streams import forgiving_streams
+from tool.workers import shared_memory_lacks
 
 DISK_ERRORS = (
     errno.ENOSPC,
@@ -129,6 +131,7 @@ def raise_terminated(number, frame):
     raise Terminated
 
 
+@forgiving_streams()
 def run_script(main, parser, argv=None):
     """Parse the arguments, call main(args); a user's mistake becomes one line on stderr and exit code 2.
 
@@ -146,10 +149,12 @@ def run_script(main, parser, argv=None):
         print(f"{parser.script}: interrupted; {parser.how_to_go_on()}", file=sys.stderr)
         sys.exit(143 if isinstance(stop, Terminated) else 130)
     except OSError as error:
+        if shared := shared_memory_lacks(error):
+            parser.fail(f"{shared}; {parser.how_to_go_on()}")
         if error.errno not in DISK_ERRORS and error.filename is None:  # with a name it is about a file of the user's
             raise
         parser.fail(explain_os_error(error, parser.how_to_go_on()))
-    except (MemoryError, RuntimeError) as error:  # torch has no types of its own for the two that are meant here
+    except (MemoryError, RuntimeError) as error:  # torch has no types of its own for those that are meant here
         parser.fail(explain_memory_error(error, parser.how_to_go_on()))
     finally:
         signal.signal(signal.SIGTERM, previous)
@@ -165,6 +170,8 @@ def explain_os_error(error, go_on):
 
 def explain_memory_error(error, go_on):
     """One line for a lack of memory, here or in a process that loads data; any other error is raised again."""
+    if shared := shared_memory_lacks(error):
+        return f"{shared}; {go_on}"
     if isinstance(error, MemoryError) or re.search(NO_MEMORY, str(error)):
         return (
             f"not enough memory ({shorten(error, 200) or 'MemoryError'}); lower the batch, crop, image or "

@@ -1,12 +1,13 @@
 """Dense CRF (Kraehenbuehl and Koltun, 2011) with real image colours; one lattice serves all alphas."""
 
+import sys
 from typing import NamedTuple
 
 import cv2
 import numpy as np
-from pydensecrf.densecrf import DenseCRF2D
 
 from tool.cam import inner_size
+from tool.io.files import UserError
 
 ITERATIONS = 10  # of the maps' CRF; that of the walk has its own
 MIN_PROBABILITY = 1e-5  # unary = -log of at least this
@@ -27,6 +28,31 @@ class Pairwise(NamedTuple):
 RELEASED = Pairwise(sxy=3, compat=3, bilateral_sxy=80, srgb=13, bilateral_compat=10)
 
 
+def load_crf(otherwise=""):
+    """The class of pydensecrf, which is compiled where it is installed; UserError where it is not there.
+
+    Call it before long work that ends in a CRF. otherwise: what to do without one.
+    """
+    try:
+        from pydensecrf.densecrf import DenseCRF2D
+    except (ImportError, ValueError) as error:  # the latter: built for another numpy
+        raise UserError(
+            f"a CRF needs pydensecrf, which does not load here ({error}); install a C++ compiler, then pip install "
+            f"pydensecrf2{otherwise}"
+        ) from None
+    return DenseCRF2D
+
+
+def has_crf():
+    """Whether `load_crf` works; a warning says why not."""
+    try:
+        load_crf()
+    except UserError as error:
+        print(f"warning: left away: {error}", file=sys.stderr)
+        return False
+    return True
+
+
 class DenseCRF:
     """The CRF of one image; the lattices are built once and used for every unary.
 
@@ -37,7 +63,7 @@ class DenseCRF:
         image = np.array(image, dtype=np.uint8, order="C")  # a copy: pydensecrf refuses read-only arrays
         self.shape = (num_labels, *image.shape[:2])
         self.unaries = unaries
-        self.crf = DenseCRF2D(image.shape[1], image.shape[0], unaries * num_labels)
+        self.crf = load_crf()(image.shape[1], image.shape[0], unaries * num_labels)
         self.crf.addPairwiseGaussian(sxy=pairwise.sxy, compat=pairwise.compat)
         self.crf.addPairwiseBilateral(
             sxy=pairwise.bilateral_sxy, srgb=pairwise.srgb, rgbim=image, compat=pairwise.bilateral_compat

@@ -13,14 +13,14 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from torch.utils.data import DataLoader, Dataset
+from torch.utils.data import DataLoader, Dataset, default_convert, get_worker_info
 
 from tool.affinity_labels import STRIDE, affinity_label, pair_masks, pool_scores
 from tool.cam import MAX_SIDE
 from tool.io.files import IMAGE_SUFFIXES, UserError, after_id, fingerprint, missing_files, require_files
 from tool.io.images import check_size, fit_mask, header_size, open_image, open_mask
 from tool.io.scores import read_scores
-from tool.threads import follow_parent
+from tool.workers import follow_parent
 from voc12.layout import say_turned
 from voc12.transforms import IMAGENET, at_most, normalise, rescale
 
@@ -239,7 +239,7 @@ class Substituting(Dataset):
 
 @dataclass(frozen=True)
 class Broken:
-    """What InferenceSet gives in place of a sample where the image cannot be used. reason: one line, with the file."""
+    """What a data set gives in place of a sample where the image cannot be used. reason: one line, with the file."""
 
     image_id: str
     reason: str
@@ -270,9 +270,9 @@ class InferenceSet(Dataset):
 class WalkSet(Dataset):
     """Samples (id, photo H x W x 3 uint8, view 3 x h x w, maps {class: H x W}) of images whose maps are stored.
 
-    view: the photo at `scale` times its size, normalised. UserError where an image is broken, or its maps are, of
-    another size than the photo, or of a class from `num_classes` on. look: of AffinityNet's trunk. max_side: of
-    `inner_size`, before the scale.
+    view: the photo at `scale` times its size, normalised. Broken where an image is broken, or its maps are, of another
+    size than the photo, or of a class from `num_classes` on. look: of AffinityNet's trunk. max_side: of `inner_size`,
+    before the scale.
     """
 
     def __init__(self, voc12_root, ids, dict_dir, num_classes, scale=1.0, look=IMAGENET, max_side=0):
@@ -284,8 +284,11 @@ class WalkSet(Dataset):
 
     def __getitem__(self, index):
         image_id = self.ids[index]
-        photo = open_image(image_path(self.root, image_id))
-        maps = read_maps(self.dict_dir / f"{image_id}.npy", (photo.height, photo.width), self.num_classes)
+        try:
+            photo = open_image(image_path(self.root, image_id))
+            maps = read_maps(self.dict_dir / f"{image_id}.npy", (photo.height, photo.width), self.num_classes)
+        except UserError as error:
+            return Broken(image_id, str(error))
         view = rescale(at_most(photo, self.max_side, self.look), self.scale, self.look)
         return image_id, np.array(photo), normalise(view, self.look), maps
 
@@ -344,11 +347,32 @@ def inference_loader(dataset, num_workers, pin_memory=False):
     return DataLoader(
         dataset,
         batch_size=None,
+        collate_fn=hand_over,
         num_workers=num_workers,
         pin_memory=pin_memory,
         generator=own_generator(),
         worker_init_fn=follow_parent,
     )
+
+
+def hand_over(sample):
+    """A sample as tensors, which a worker process puts into shared memory here and now.
+
+    Here a full /dev/shm is an error that reaches the parent. In the thread of the queue, where torch would do it, the
+    sample is dropped and the parent waits for it for ever.
+    """
+    sample = default_convert(sample)
+    if get_worker_info():
+        share_tensors(sample)
+    return sample
+
+
+def share_tensors(value):
+    if isinstance(value, torch.Tensor):
+        value.share_memory_()
+    elif isinstance(value, dict | list | tuple):
+        for part in value.values() if isinstance(value, dict) else value:
+            share_tensors(part)
 
 
 # ---------------------------------------------------------------- the segmentation network

@@ -166,8 +166,8 @@ def link_all(pairs, folder, final, copy=False):
             try:
                 os.symlink(os.path.join(os.path.relpath(here, there), source.name), folder / target)
                 continue
-            except OSError as error:
-                print(f"warning: {final}: no links can be made there ({error.strerror}); copying", file=sys.stderr)
+            except (OSError, ValueError) as error:  # the latter: Windows, another drive
+                print(f"warning: {final}: no links can be made there ({error}); copying", file=sys.stderr)
                 copy = True
         shutil.copyfile(source, folder / target)
 

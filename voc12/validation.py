@@ -6,6 +6,7 @@ Each scores a network that is in eval mode, called without gradients; the proces
 from functools import partial
 
 import numpy as np
+from torch.utils.data import Subset
 from tqdm import tqdm
 
 from tool.cam import MAX_SIDE, inner_size, labelled_cam
@@ -84,7 +85,7 @@ def mean_ious(counts, world):
     return {"miou": 100 * miou, "miou_present": 100 * present}
 
 
-def walk_score(net, world, walks, dup, crf=False):
+def walk_score(net, world, walks, dup, num_workers, crf=False):
     """`mean_ious` of the walked maps' best label.
 
     walks: WalkSet of a list with masks; dup: background power of the maps. crf: after one CRF iteration, as released,
@@ -92,11 +93,14 @@ def walk_score(net, world, walks, dup, crf=False):
     """
     num_labels = walks.num_classes + 1
     counts = np.zeros((num_labels, num_labels), dtype=np.int64)
-    for index in progress_bar(world.share(range(len(walks))), world):
-        image_id, photo, view, maps = walks[index]
-        keys, scores = stack_scores(maps, dup, photo.shape[:2])
+    loader = inference_loader(Subset(walks, world.share(range(len(walks)))), num_workers)
+    for sample in progress_bar(loader, world):
+        if isinstance(sample, Broken):
+            raise UserError(sample.reason)
+        image_id, photo, view, maps = sample
+        keys, scores = stack_scores({k: m.numpy() for k, m in maps.items()}, dup, photo.shape[:2])
         walked = walk_scores(net, view, scores, device_of(net))
-        predicted = refine_labels(photo, keys, walked) if crf else keys[walked.argmax(0)]
+        predicted = refine_labels(photo.numpy(), keys, walked) if crf else keys[walked.argmax(0)]
         truth = open_mask(mask_path(walks.root, image_id), num_labels)
         truth = fit_mask(truth, predicted.shape, image_path(walks.root, image_id))
         check_size(truth, predicted.shape, image_id)

@@ -95,7 +95,7 @@ def read_log(path):
     passed over, and of two of one epoch the last counts."""
     records = {}
     if path is not None and path.is_file():
-        for line in path.read_text(errors="replace").splitlines():
+        for line in path.read_text(encoding="utf-8", errors="replace").splitlines():
             try:
                 record = json.loads(line)
                 records[int(record["epoch"])] = record | {"epoch": int(record["epoch"])}

@@ -1,6 +1,5 @@
 """Rows of `make bench`: stages that work on score files - threshold sweep, dense CRF, disk."""
 
-import os
 import tempfile
 from contextlib import contextmanager
 from functools import partial
@@ -17,6 +16,7 @@ from tool.crf import crf_with_alphas
 from tool.io.images import label_image, open_mask, save_image
 from tool.io.scores import read_scores, write_scores
 from tool.metrics import THRESHOLDS, ThresholdSweep, areas, best_labels, confusion, iou, mean_iou
+from tool.workers import usable_cores
 
 LABELS = 21
 ALPHAS = (2, 19, 21)
@@ -108,7 +108,7 @@ def stored_difference(ours, theirs):
 
 def crf_3_alphas(repetitions, count=20, **size):
     scenes = [(image, cams) for image, _, cams in (scene(k, **size) for k in range(count))]
-    workers = os.cpu_count() or 1
+    workers = usable_cores()
     with tempfile.TemporaryDirectory() as one, tempfile.TemporaryDirectory() as other:
         return compare(
             "crf_3_alphas",

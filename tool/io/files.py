@@ -74,7 +74,7 @@ def write_json(path, value):
 def read_json(path):
     """The value of a JSON file; UserError where it is missing or not JSON."""
     try:
-        return json.loads(Path(path).read_text())
+        return json.loads(Path(path).read_text(encoding="utf-8"))
     except FileNotFoundError:
         raise UserError(f"{path}: no such file") from None
     except (ValueError, RecursionError):  # the latter: thousands of brackets

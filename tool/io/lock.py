@@ -1,12 +1,18 @@
 """One run an output folder: a lock that its process takes along when it dies, however it dies."""
 
 import contextlib
+import errno
 import os
 import socket
 import sys
 from pathlib import Path
 
 import filelock
+
+try:
+    import fcntl
+except ImportError:  # Windows
+    fcntl = None
 
 from tool.io.files import UserError, read_json, write_json
 
@@ -41,7 +47,7 @@ def hold(folder):
     folder.mkdir(parents=True, exist_ok=True)
     lock = filelock.FileLock(lock_path(folder))
     try:
-        lock.acquire(timeout=WAIT, poll_interval=0.1)
+        acquire(lock)
     except filelock.Timeout:
         raise UserError(f"{folder}: {describe_holder(folder)}; wait for it or stop it, then run this again") from None
     except (NotImplementedError, OSError) as error:
@@ -58,6 +64,28 @@ def hold(folder):
         with contextlib.suppress(OSError):
             holder_path(folder).unlink(missing_ok=True)
         lock.release()
+
+
+def acquire(lock):
+    """Take a lock; filelock.Timeout where another process has it, NotImplementedError where there are no locks."""
+    try:
+        lock.acquire(timeout=0)
+    except filelock.Timeout:  # filelock takes nearly every error of the system for another's lock
+        if not has_locks(lock.lock_file):
+            raise NotImplementedError from None
+        lock.acquire(timeout=WAIT, poll_interval=0.1)
+
+
+def has_locks(path):
+    """Whether the file system can lock this file, which is there, or says that another process has locked it."""
+    if fcntl is None:
+        return True
+    with open(path, "ab") as stream:
+        try:
+            fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError as error:
+            return error.errno in (errno.EWOULDBLOCK, errno.EAGAIN, errno.EACCES)
+    return True
 
 
 def describe_holder(folder):
