@@ -162,7 +162,7 @@ def bad_photos():
         "truncated near the end": (whole[:-20], "truncated"),
         "truncated PNG": (png[: len(png) // 2], "unreadable image"),
         "PNG with a wrong checksum": (png[:45] + bytes([png[45] ^ 255]) + png[46:], "unreadable image"),
-        "PNG of 3.6 billion pixels": (huge, "exceeds limit"),
+        "PNG of 3.6 billion pixels": (huge, "cut it into tiles"),
         "zeros": (bytes(5000), "not an image"),
         "text": (b"this is no picture\n", "not an image"),
         "a web page": (b"<!DOCTYPE html><html><body>404</body></html>", "not an image"),
