@@ -3,7 +3,8 @@
 from typing import NamedTuple
 
 import numpy as np
-from pydensecrf.densecrf import DenseCRF2D
+
+from tool.io.files import UserError
 
 ITERATIONS = 10  # of the maps' CRF; that of the walk has its own
 MIN_PROBABILITY = 1e-5  # unary = -log of at least this
@@ -24,6 +25,15 @@ class Pairwise(NamedTuple):
 RELEASED = Pairwise(sxy=3, compat=3, bilateral_sxy=80, srgb=13, bilateral_compat=10)
 
 
+def lattice_class():
+    """pydensecrf's DenseCRF2D. UserError without it: installing it wants a compiler, and training needs no CRF."""
+    try:
+        from pydensecrf.densecrf import DenseCRF2D
+    except ImportError:
+        raise UserError("the dense CRF needs the package pydensecrf2, which is not installed") from None
+    return DenseCRF2D
+
+
 class DenseCRF:
     """The CRF of one image; the lattices are built once and used for every unary.
 
@@ -34,7 +44,7 @@ class DenseCRF:
         image = np.array(image, dtype=np.uint8, order="C")  # a copy: pydensecrf refuses read-only arrays
         self.shape = (num_labels, *image.shape[:2])
         self.unaries = unaries
-        self.crf = DenseCRF2D(image.shape[1], image.shape[0], unaries * num_labels)
+        self.crf = lattice_class()(image.shape[1], image.shape[0], unaries * num_labels)
         self.crf.addPairwiseGaussian(sxy=pairwise.sxy, compat=pairwise.compat)
         self.crf.addPairwiseBilateral(
             sxy=pairwise.bilateral_sxy, srgb=pairwise.srgb, rgbim=image, compat=pairwise.bilateral_compat
