@@ -7,6 +7,7 @@ import shutil
 import socket
 import subprocess
 import sys
+import tempfile
 import time
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
@@ -28,6 +29,7 @@ RATE_HEADER = ("infer.py, `--amp`", "images/s", "outcome")
 RATE_INTRO = """The script at full width on photographs of 500 x 375, from reading to writing, without its start: `maps`
 by network, `crf` by all processes together, `writing` by its thread; they run side by side."""
 TOLERANCE = 1e-3
+EXACT = {"NVIDIA_TF32_OVERRIDE": "0", "OMP_NUM_THREADS": "1"}
 TERMS = ("total", "cls", "attract", "repel")
 TRAIN = """train.py --voc12_root {toy} --train_list {toy}/train.txt --val_list {toy}/train.txt --width 0.0625 --epochs 3
     --pretrained none --T 1 --batch_size 4 --batch_size_triplet 6 --crop_size 48 --resize 48 72 --num_workers 2"""
@@ -74,10 +76,23 @@ def free_port():
         return one.getsockname()[1]
 
 
-class Scripts:
-    """Runs scripts on the experiments of one temporary folder. setting: of tests/gpu/run.py."""
+def finish(processes, seconds):
+    """Wait until all are done, one failed or the time is over; then none runs any more."""
+    ends = time.time() + seconds
+    while time.time() < ends and None in [process.poll() for process in processes]:
+        if any(process.returncode for process in processes):
+            break
+        time.sleep(0.1)
+    for process in processes:
+        process.kill()
+        process.wait()
 
-    def __init__(self, setting):
+
+class Scripts:
+    """Runs scripts on the experiments of one temporary folder. setting: of tests/gpu/run.py. env: is added to ours."""
+
+    def __init__(self, setting, env=EXACT):
+        self.env = env
         self.setting, self.root, self.crf = setting, setting.folder, has("pydensecrf")
         self.paths = {"root": self.root, "toy": self.root / "toy", "weights": self.root / "n/ckpt/002net_main.pth"}
         self.paths["crf"] = "--crf --alphas 2 19" if self.crf else ""
@@ -87,26 +102,26 @@ class Scripts:
     def run(self, command, name="n", ranks=1):
         """Run a script, or `ranks` processes of it as torchrun would; returns seconds. RuntimeError: its last lines."""
         script, *flags = command.format(**self.paths).split()
-        shared = ranks > 1 and self.setting.device.type == "cuda"
+        on_gpu = self.setting.device.type == "cuda"
         if "/" not in script:
             flags += ["--name", name, "--experiment", str(self.root)]
-            flags += ["--device", "cuda:0" if shared else str(self.setting.device)] * (script != "evaluation.py")
-        env = os.environ | {"NVIDIA_TF32_OVERRIDE": "0", "OMP_NUM_THREADS": "2"}
+        if "/" not in script and script != "evaluation.py":
+            flags += ["--device", "cuda:0" if on_gpu and ranks > 1 else str(self.setting.device)]
+        env = os.environ | self.env
         if ranks > 1:
             env |= {"WORLD_SIZE": str(ranks), "LOCAL_WORLD_SIZE": str(ranks), "MASTER_ADDR": "127.0.0.1"}
             env |= {"MASTER_PORT": str(free_port()), "GLOO_SOCKET_IFNAME": "lo"}
-        options = {"cwd": ROOT, "stdout": subprocess.DEVNULL, "stderr": subprocess.PIPE, "text": True}
         words, started = [sys.executable, str(ROOT / script), *flags], time.time()
-        own = [env | {"RANK": str(k), "LOCAL_RANK": str(k)} if ranks > 1 else env for k in range(ranks)]
-        processes = [subprocess.Popen(words, env=one, **options) for one in own]
-        try:
-            errors = [process.communicate(timeout=self.setting.left())[1] for process in processes]
-        finally:
-            for process in processes:
-                process.kill()
-        if any(process.returncode for process in processes):
-            lines = [line for text in errors for line in text.splitlines() if "rror" in line]
-            raise RuntimeError(f"{script}: {' / '.join(lines[-3:])}")
+        options = {"cwd": ROOT, "stdout": subprocess.DEVNULL, "text": True}
+        with tempfile.TemporaryFile("w+") as errors:
+            own = [env | {"RANK": str(k), "LOCAL_RANK": str(k)} if ranks > 1 else env for k in range(ranks)]
+            processes = [subprocess.Popen(words, env=one, stderr=errors, **options) for one in own]
+            finish(processes, min(self.setting.left(), 100 if on_gpu else 1000))
+            errors.seek(0)
+            lines = errors.read().splitlines()
+        if codes := [process.returncode for process in processes if process.returncode]:
+            said = [line for line in lines if "rror" in line] or lines
+            raise RuntimeError(f"{script}: exit code {codes[0]}: {' / '.join(said[-3:])}")
         return time.time() - started
 
     def losses(self, name):
@@ -193,7 +208,7 @@ def rate(setting, count, more=""):
         save_weights(network("infer.py", setting), folder / "wide.pth")
     command = f"infer.py --voc12_root {folder} --infer_list {folder}/list.txt --cls_labels {folder}/cls_labels.npy "
     command += f"--weights {folder}/wide.pth --width {setting.width} --dict --amp {more}"
-    Scripts(setting).run(command, "wide")
+    Scripts(setting, {}).run(command, "wide")
     done = read_json(setting.folder / "wide/dict/run.json")["summary"]
     shutil.rmtree(setting.folder / "wide")
     rates = ", ".join(f"{name} {stage['images_per_second']}" for name, stage in done["stages"].items())
