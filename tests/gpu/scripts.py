@@ -13,6 +13,7 @@ from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 
 import numpy as np
+from PIL import Image
 
 from models.checkpoint import save_weights
 from tests.bench.inputs import scene
@@ -192,7 +193,7 @@ def photographs(folder, count, size):
         path = folder / "JPEGImages" / f"{image_id}.jpg"
         if k < 8:
             image, _, cams = scene(k, *size)
-            save_image(path, image, quality=92)
+            save_image(path, Image.fromarray(image), quality=92)
             labels[image_id] = np.isin(np.arange(CLASSES), list(cams)).astype(np.float32)
         else:
             shutil.copy(path.with_stem(ids[k % 8]), path)
@@ -203,7 +204,7 @@ def photographs(folder, count, size):
 
 def rate(setting, count, more=""):
     folder = setting.folder / "photographs"
-    if not folder.exists():
+    if not (folder / "wide.pth").exists():
         photographs(folder, count, (48, 64) if setting.tiny else (375, 500))
         save_weights(network("infer.py", setting), folder / "wide.pth")
     command = f"infer.py --voc12_root {folder} --infer_list {folder}/list.txt --cls_labels {folder}/cls_labels.npy "
@@ -211,7 +212,8 @@ def rate(setting, count, more=""):
     Scripts(setting, {}).run(command, "wide")
     done = read_json(setting.folder / "wide/dict/run.json")["summary"]
     shutil.rmtree(setting.folder / "wide")
-    rates = ", ".join(f"{name} {stage['images_per_second']}" for name, stage in done["stages"].items())
+    stages = {name: stage for name, stage in done["stages"].items() if stage["images"]}
+    rates = ", ".join(f"{name} {stage['images_per_second']}" for name, stage in stages.items())
     memory = f"GPU {done['peak_gpu_memory_mib']} MiB at its peak"
     return [rates, f"{count} images, {done['seconds']:.0f} s in all, {os.cpu_count()} cores, {memory}"]
 
