@@ -33,7 +33,7 @@ TWO = $(shell printf '%02d' $(1))
 LABELS = rw/$(call TWO,$(LOW))_$(call TWO,$(HIGH))$(call TWO,$(DUP))
 SEG = $(COMMON) --arch $(ARCH)
 
-.PHONY: venv pipeline photographs demo test test-long lint bench clean
+.PHONY: venv pipeline photographs demo test test-long lint bench gpu clean
 .DELETE_ON_ERROR:
 
 venv: $(VENV)
@@ -86,6 +86,10 @@ lint: $(VENV)
 
 bench: $(VENV)
 	$(PY) -m tests.bench.run
+
+# What runs on a GPU and how fast, into docs/gpu.md; says so and ends where there is none.
+gpu: $(VENV)
+	$(PY) -m tests.gpu.run $(GPU_FLAGS)
 
 # Trained weights in experiment/ stay: they are no build output.
 clean:

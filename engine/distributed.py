@@ -124,11 +124,13 @@ class World:
 def join_world(device):
     """The World that torchrun made of us, and the device of this rank (`cuda` becomes its own GPU).
 
-    Reads RANK, WORLD_SIZE and LOCAL_RANK, which torchrun sets.
+    `cuda:N` is one GPU for all processes of a machine; they speak through gloo then, since NCCL refuses to share one.
+    Reads RANK, WORLD_SIZE, LOCAL_RANK and LOCAL_WORLD_SIZE, which torchrun sets.
     """
     size = processes()
     if size == 1:
         return World(), device
+    shared = device.index is not None and local_processes() > 1
     if device.type == "cuda":
         local = int(os.environ.get("LOCAL_RANK", 0))
         if device.index is None:
@@ -136,7 +138,7 @@ def join_world(device):
                 raise UserError(f"--nproc_per_node: local rank {local}, but there are {torch.cuda.device_count()} GPUs")
             device = torch.device("cuda", local)
         torch.cuda.set_device(device)
-    dist.init_process_group("cpu:gloo,cuda:nccl" if device.type == "cuda" else "gloo", timeout=TIMEOUT)
+    dist.init_process_group("cpu:gloo,cuda:nccl" if device.type == "cuda" and not shared else "gloo", timeout=TIMEOUT)
     return World(dist.get_rank(), size), device
 
 

@@ -5,7 +5,8 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 from PIL import Image
-from pydensecrf.densecrf import DenseCRF2D
+
+from tool.crf import load_crf
 
 
 def pair_indices(height, width, radius):
@@ -110,7 +111,7 @@ def boundary_counts(maps, masks, thresholds, num_labels=21):
 def crf(image, probabilities, iterations):
     """Dense CRF of image H x W x 3 uint8 over probabilities labels x H x W, its lattices built for this call alone."""
     labels, height, width = probabilities.shape
-    field = DenseCRF2D(width, height, labels)
+    field = load_crf()(width, height, labels)
     unary = -np.log(np.clip(probabilities, 1e-5, 1.0))
     field.setUnaryEnergy(np.ascontiguousarray(unary.reshape(labels, -1).astype(np.float32)))
     field.addPairwiseGaussian(sxy=3, compat=3)
