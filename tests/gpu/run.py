@@ -18,7 +18,7 @@ from pathlib import Path
 import torch
 
 from tests.gpu import same, scripts, speed
-from tool.cli import run_script
+from tool.cli import positive, run_script
 from tool.io.files import UserError, shorten, write_text
 
 PARTS = {  # title, header, words before the table, steps

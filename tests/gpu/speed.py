@@ -71,7 +71,7 @@ def training(stage, form, net, batch, device):
     """A function that does one update: as the stage does it ("amp", "float32"), or as "published"."""
     published, triplet = form == "published", TripletErasing()
 
-    def criterion(net, image, target, progress=None):
+    def criterion(net, image, target, run=None):
         if "aff" in stage:
             pairs = gathered_pair_affinity(net.features(image)) if published else net(image)
             total = affinity_loss(pairs.float(), *target.unbind(1))["total"]
@@ -79,11 +79,11 @@ def training(stage, form, net, batch, device):
             total = multi_scale_loss(net, image, target)
         else:
             total = triplet(net, image, target, erase="triplet" in stage)["total"]
-        return total, total.detach()[None]
+        return total, {"total": total}
 
-    criterion.terms = ("total",)
     optimizer = build_optimizer("sgd", net.param_groups(1e-6, 5e-4, 1.0), 5e-4)  # so low that the net stays as it is
-    run = SimpleNamespace(device=device, amp=form == "amp", world=World())
+    run = SimpleNamespace(model=net, criterion=criterion, optimizer=optimizer, device=device, world=World())
+    run.args = SimpleNamespace(amp=form == "amp")
 
     def plain():
         optimizer.zero_grad()
@@ -92,7 +92,7 @@ def training(stage, form, net, batch, device):
         optimizer.step()
         return loss.item()
 
-    return plain if published else lambda: train_step(net, criterion, batch, optimizer, None, run)
+    return plain if published else lambda: train_step(run, batch)
 
 
 def inference(form, net, views, device):
