@@ -13,8 +13,8 @@ from pathlib import Path
 
 import numpy as np
 
+from engine import flags
 from engine.children import Runs
-from engine.flags import Parser
 from engine.report.comparison import Row, curve_table, fill, gather, read_page, row_table, stage_table
 from tool.cli import natural, run_script, workers
 from tool.crf import load_crf
@@ -96,7 +96,7 @@ ROWS = POOLING | CONVERGED | ERASING
 
 
 def get_args_parser():
-    parser = Parser("ablation.py", "The parts of the method on photographs.")
+    parser = flags.Parser("ablation.py", "The parts of the method on photographs.")
     add = parser.data
     add("--data", type=Path, required=True, help="photographs with masks in VOC layout, as voc12/make_msrc.py makes")
     add = parser.method
@@ -133,8 +133,8 @@ def make_maps(runs, lists, name, row, seed):
         ["infer.py", *runs.common(name), *INFER.split(), "--infer_list", lists["all"]],
     ]
     scores = {}
-    for part, key, flags in (("report", "report", WIDE), ("report", "released", "--kfold 5"), ("tune", "tune", WIDE)):
-        command, scores[key] = runs.score(name, "cam", "dict", lists[part], key, flags)
+    for part, key, own in (("report", "report", WIDE), ("report", "released", "--kfold 5"), ("tune", "tune", WIDE)):
+        command, scores[key] = runs.score(name, "cam", "dict", lists[part], key, own)
         commands.append(command)
     runs.once(name, "maps", commands, scores)
 

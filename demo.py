@@ -12,8 +12,8 @@ that no stage saw.
 import time
 from pathlib import Path
 
+from engine import flags
 from engine.children import Stages
-from engine.flags import Parser, add_experiment_flags, flag
 from tool.cli import natural, run_script
 from tool.crf import load_crf
 from tool.io.files import read_json, read_list
@@ -40,8 +40,8 @@ INFER_SEG = "--scales 1 1.5 --no-mirror"
 
 
 def get_args_parser():
-    parser = Parser("demo.py", "Run every stage on drawn images and make a page of the results.")
-    add_experiment_flags(parser, name="toy")
+    parser = flags.Parser("demo.py", "Run every stage on drawn images and make a page of the results.")
+    flags.add_experiment(parser, name="toy")
     parser.data("--data", type=Path, default=Path("data/toy"), help="folder of the drawn images")
     parser.run("--seed", type=natural, default=0, help="seed of drawing and training")
     return parser
@@ -76,7 +76,7 @@ def main(args):
     started = time.time()
     stages, data = Stages(), args.data
     experiment = Path(args.experiment) / args.name
-    common = [*flag("--name", args.name), *flag("--experiment", args.experiment)]
+    common = [*flags.words("--name", args.name), *flags.words("--experiment", args.experiment)]
     labels = f"rw/{LOW:02d}_{HIGH:02d}{DUP:02d}"
     stages.run("data", "voc12/make_toy.py", "--out", data, "--seed", args.seed)
     make_labels(stages, common, data, experiment / "ckpt" / f"{EPOCHS - 1:03d}net_main.pth", args.seed)

@@ -22,9 +22,9 @@ from pathlib import Path
 
 import torch
 
+from engine import flags
 from engine.check import Check, timed
 from engine.distributed import World
-from engine.flags import Parser, add_check_flag, add_data_flags, add_experiment_flags, add_truth_flags, check_range
 from engine.record import check_origins, describe_origin, folder_settings, now, read_record, this_run
 from engine.summary import Summary, print_summary
 from tool.cli import fraction, natural, number, run_script
@@ -44,11 +44,11 @@ NEXT = {
 
 
 def get_args_parser():
-    parser = Parser("evaluation.py", "Scores of class activation maps, CRF or PNG labels.")
-    add_experiment_flags(parser, several=True)
-    add_data_flags(parser, labels=False)
+    parser = flags.Parser("evaluation.py", "Scores of class activation maps, CRF or PNG labels.")
+    flags.add_experiment(parser, several=True)
+    flags.add_data(parser, labels=False)
     parser.add_list("--list", "voc12/train.txt", "train", "list of images to score")
-    add_truth_flags(parser)
+    flags.add_truth(parser)
     text = "folder of any method's files, instead of --name and --dict_dir"
     parser.data("--pred_dir", type=str, default=None, help=text)
     add = parser.method
@@ -67,7 +67,7 @@ def get_args_parser():
     add("--plot", type=str, default=None, help="also draw classes and thresholds: a .png, .pdf or .svg file")
     text = "score the folder even where its files are of several runs, or look like those of another task"
     add("--mixed_origins", action="store_true", help=text)
-    add_check_flag(parser)
+    flags.add_check(parser)
     return parser
 
 
@@ -86,7 +86,7 @@ def check_args(args, ids):
     for flag in ("threshold", "kfold"):
         if getattr(args, flag) is not None and args.task != "cam":
             raise UserError(f"--{flag} is for --task cam; {args.task} has a background score of its own")
-    check_range(args, "thresholds")
+    flags.check_range(args, "thresholds")
     if args.kfold and args.threshold is not None:
         raise UserError("--kfold chooses thresholds, --threshold sets one; give one of them")
     if args.kfold and args.kfold > len(ids):

@@ -7,17 +7,9 @@ writes  --out FILE.onnx: image B x 3 x H x W, RGB in [0, 1] -> logits B x L x H 
 
 from pathlib import Path
 
+from engine import flags
 from engine.check import Check, timed
 from engine.distributed import World
-from engine.flags import (
-    FREE,
-    Parser,
-    add_arch_flag,
-    add_check_flag,
-    add_data_flags,
-    add_experiment_flags,
-    add_trunk_flags,
-)
 from engine.networks import load_segmentation_net
 from models.export import check_export, export_onnx
 from tool.cli import run_script
@@ -25,15 +17,15 @@ from voc12.classes import load_classes
 
 
 def get_args_parser():
-    parser = Parser("export.py", "A segmentation network as an ONNX file.")
-    add_experiment_flags(parser)
-    add_data_flags(parser, labels=False)
-    add_arch_flag(parser)
-    add_trunk_flags(parser)
+    parser = flags.Parser("export.py", "A segmentation network as an ONNX file.")
+    flags.add_experiment(parser)
+    flags.add_data(parser, labels=False)
+    flags.add_arch(parser)
+    flags.add_trunk(parser)
     text = "a checkpoint (.pth, .safetensors) instead of the experiment's best.pth"
-    parser.network("--weights", role=FREE, type=str, default=None, help=text)
+    parser.network("--weights", role=flags.FREE, type=str, default=None, help=text)
     parser.run("--out", type=str, required=True, metavar="FILE.onnx", help="file to write")
-    add_check_flag(parser)
+    flags.add_check(parser)
     return parser
 
 

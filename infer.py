@@ -15,42 +15,27 @@ import shlex
 import sys
 from functools import partial
 from itertools import chain
-from pathlib import Path
 
-import numpy as np
 import torch
 from tqdm import tqdm
 
+from engine import flags
 from engine.experiment import Experiment
-from engine.flags import (
-    FREE,
-    RESULT,
-    Parser,
-    add_common_flags,
-    add_data_flags,
-    add_labelling_flags,
-    add_pool_flag,
-    add_trunk_flags,
-    check_places,
-    flag,
-    next_command,
-)
 from engine.jobs import refine_maps, write_maps, write_overlays
 from engine.labelling import Facts, Job, Labelling, find_photographs
+from engine.networks import find_classifier
 from engine.outputs import Output
 from engine.record import file_hash, folder_settings
 from models.aeft import AEFTNet
-from models.checkpoint import find_epoch, load_weights
+from models.checkpoint import load_weights
 from models.trunks import make_trunk
 from tool.cam import labelled_cam, predict_label
 from tool.cli import fraction, natural, positive, power, run_script
 from tool.crf import ITERATIONS, has_crf, load_crf
 from tool.io.files import UserError
-from tool.io.images import open_image
-from tool.io.mxnet_params import check_weight_file
-from tool.workers import one_thread
+from tool.threads import one_thread
 from voc12.classes import load_classes
-from voc12.data import InferenceSet, in_range, read_maps
+from voc12.data import InferenceSet
 from voc12.labels import load_labels
 from voc12.transforms import InferenceViews, look_of
 
@@ -58,31 +43,31 @@ MODELS = {"aeft_gpp": AEFTNet}
 
 
 def get_args_parser():
-    parser = Parser("infer.py", "AEFT stage 2: class activation maps and dense CRF.")
-    add_common_flags(parser, random=False)
-    add_data_flags(parser)
-    parser.add_list("--infer_list", "voc12/train_aug.txt", "train", "list of images", role=FREE)
+    parser = flags.Parser("infer.py", "AEFT stage 2: class activation maps and dense CRF.")
+    flags.add_common(parser, random=False)
+    flags.add_data(parser)
+    parser.add_list("--infer_list", "voc12/train_aug.txt", "train", "list of images", role=flags.FREE)
     text = "classes of an image: those of its label, or those that the network finds"
     parser.data("--labels", type=str, default="given", choices=["given", "predicted"], help=text)
     text = "probability from which a class counts as found, 0 to 1"
     parser.data("--min_score", type=fraction, default=0.5, help=text)
     add = parser.network
     add("--model", type=str, default="aeft_gpp", choices=MODELS, help="network to load")
-    add_trunk_flags(parser)
-    add_pool_flag(parser)
+    flags.add_trunk(parser)
+    flags.add_pool(parser)
     add("--load_epo", type=natural, default=None, help="epoch of the checkpoint, from 0")
-    add("--weights", role=FREE, type=str, default=None, help="a checkpoint file, instead of --load_epo")
+    add("--weights", role=flags.FREE, type=str, default=None, help="a checkpoint file, instead of --load_epo")
     add = parser.method
     text = "background powers for CRF, 1 to 99"
-    add("--alphas", role=FREE, type=power, nargs="+", default=[2, 19, 21], help=text)
+    add("--alphas", role=flags.FREE, type=power, nargs="+", default=[2, 19, 21], help=text)
     add("--scales", type=positive, nargs="+", default=[0.5, 1.0, 1.5, 2.0], help="sizes relative to the image's own")
     add = parser.run
     add("--dict", action="store_true", help="write the class activation maps")
     add("--crf", action="store_true", help="write CRF scores, one folder an alpha")
     add("--vis", action="store_true", help="write an overlay PNG for every class of an image")
     text = "write scores as compressed half floats, about a tenth of the disk; all scripts read both"
-    add("--compress", role=RESULT, action="store_true", help=text)
-    add_labelling_flags(parser)
+    add("--compress", role=flags.RESULT, action="store_true", help=text)
+    flags.add_labelling(parser)
     return parser
 
 
@@ -91,28 +76,13 @@ def check_args(args):
     if args.images:
         args.dict = True
         args.crf = args.crf or has_crf()
-    check_places(args)
+    flags.check_places(args)
     if args.images and args.labels == "given":
         raise UserError("--images: these photographs have no labels; add --labels predicted")
     if not (args.dict or args.crf or args.vis):
         raise UserError("nothing to write: give --dict, --crf or --vis")
     if args.crf:
         load_crf(", or leave --crf away")
-    if args.crf:
-        load_crf(", or leave --crf away")
-
-
-def find_checkpoint(args):
-    """Path of the weights; None where stored maps alone are used. UserError says which epochs there are."""
-    given = (args.load_epo is not None) + (args.weights is not None)
-    if not given and not args.dict and args.labels == "given":
-        return None
-    if given != 1:
-        raise UserError("give one of --load_epo EPOCH and --weights FILE")
-    if args.weights:
-        check_weight_file(args.weights)
-        return Path(args.weights)
-    return find_epoch(Experiment.of(args).classifier.folder, args.load_epo)
 
 
 def build_jobs(args, weights, classes):
@@ -132,15 +102,14 @@ def build_jobs(args, weights, classes):
     size = 4 / 8 if args.compress else 4
     maps = Output(place.maps, settings if weights else stored, ".npy", bytes_a_pixel=(0, size))
     overlays = Output(place.overlays, settings, class_names=classes, bytes_a_pixel=(0, 2))
-    crf = {
-        alpha: Output(
-            place.crf(alpha), settings | {"alpha": alpha, "iterations": ITERATIONS}, ".npy", None, (size, size)
-        )
-        for alpha in args.alphas
-    }
+    crf = {}
+    for alpha in args.alphas:
+        own = settings | {"alpha": alpha, "iterations": ITERATIONS}
+        crf[alpha] = Output(place.crf(alpha), own, ".npy", bytes_a_pixel=(size, size))
+    refine = partial(refine_maps, compressed=args.compress, max_side=args.max_side)
     jobs = {
         "dict": Job({"dict": maps}, partial(write_maps, compressed=args.compress)),
-        "crf": Job(crf, partial(refine_maps, compressed=args.compress, max_side=args.max_side), crf=True),
+        "crf": Job(crf, refine, crf=True),
         "vis": Job({"vis": overlays}, write_overlays),
     }
     return maps, [job for name, job in jobs.items() if getattr(args, name)]
@@ -167,35 +136,23 @@ def network_maps(args, run, ids, classes):
         yield image_id, image, shown, cams
 
 
-def stored_maps(run, maps, ids, classes):
-    """As `network_maps`, of images whose maps were written before. maps: their Output."""
-    said = set()
-    for image_id in run.each("from dict", ids):
-        try:
-            image = np.array(open_image(run.images.photograph(image_id)))
-            cams = read_maps(maps.path(image_id), image.shape[:2], len(classes))
-        except UserError as error:
-            run.failures.add(image_id, error)
-            continue
-        yield image_id, image, sorted(cams), in_range(cams, maps.path(image_id), said)
-
-
 def next_stage(args, run):
     """The command that comes next; None where that is not ours to say."""
-    alphas = sorted(set(args.alphas))
     scored = run.scoring("crf", f"crf/{args.alphas[0]:02d}") if args.crf else args.dict and run.scoring("cam", "dict")
-    if args.images or scored:
+    if args.images or scored or (args.crf and len(set(args.alphas)) < 3):
         return scored or None
-    if args.crf and len(alphas) > 2:
-        powers = ("--low", alphas[0], "--high", alphas[-1], "--dup", alphas[len(alphas) // 2])
-        return next_command("train_aff.py", args, *powers, *flag("--train_list", args.infer_list), "--val_list", "none")
-    return None if args.crf else shlex.join(["python", *sys.argv, *([] if args.dict else ["--dict"]), "--crf"])
+    if not args.crf:
+        return shlex.join(["python", *sys.argv, *([] if args.dict else ["--dict"]), "--crf"])
+    low, *middle, high = sorted(set(args.alphas))
+    powers = ("--low", low, "--high", high, "--dup", middle[len(middle) // 2])
+    lists = (*flags.words("--train_list", args.infer_list), "--val_list", "none")
+    return flags.next_command("train_aff.py", args, *powers, *lists)
 
 
 def main(args):
     check_args(args)
     torch.manual_seed(args.seed)
-    classes, weights, net = load_classes(args.classes), find_checkpoint(args), None
+    classes, weights, net = load_classes(args.classes), find_classifier(args), None
     if weights:
         with one_thread():  # worker processes are forked later, and a fork does not copy torch's threads
             net = MODELS[args.model](make_trunk(args.trunk, args.width, args.output_stride), len(classes), args.pool)
@@ -211,7 +168,7 @@ def main(args):
     facts = Facts(None if args.images else args.infer_list, weights)
     with Labelling(args, net, images, jobs, failures, facts) as run:
         stored, todo = run.split(maps, "give --load_epo EPOCH, or put maps there")
-        samples = chain(stored_maps(run, maps, stored, classes), network_maps(args, run, todo, classes))
+        samples = chain(run.stored(maps, stored, len(classes)), network_maps(args, run, todo, classes))
         for image_id, image, shown, cams in samples:
             run.write(image_id, image, shown, cams)
         run.next = next_stage(args, run)

@@ -14,17 +14,8 @@ from pathlib import Path
 
 import torch
 
+from engine import flags
 from engine.experiment import Experiment
-from engine.flags import (
-    FREE,
-    Parser,
-    add_common_flags,
-    add_data_flags,
-    add_labelling_flags,
-    add_trunk_flags,
-    add_walk_flags,
-    check_powers,
-)
 from engine.jobs import refine_walk
 from engine.labelling import Facts, Images, Job, Labelling
 from engine.outputs import Output
@@ -37,25 +28,25 @@ from tool.crf import load_crf
 from tool.io.failures import Failures
 from tool.io.files import UserError, read_list
 from tool.pseudo_labels import stack_scores, walk_scores
-from tool.workers import one_thread
+from tool.threads import one_thread
 from voc12.classes import load_classes
 from voc12.data import WalkSet, check_images, check_scores, image_path, in_range
 from voc12.transforms import look_of
 
 
 def get_args_parser():
-    parser = Parser("infer_aff.py", "AEFT stage 4: pseudo labels by a random walk.")
-    add_common_flags(parser, random=False)
-    add_data_flags(parser, labels=False)
-    parser.add_list("--train_list", "voc12/train_aug.txt", "train", "list of images to label", role=FREE)
+    parser = flags.Parser("infer_aff.py", "AEFT stage 4: pseudo labels by a random walk.")
+    flags.add_common(parser, random=False)
+    flags.add_data(parser, labels=False)
+    parser.add_list("--train_list", "voc12/train_aug.txt", "train", "list of images to label", role=flags.FREE)
     text = "an AffinityNet checkpoint, instead of best.pth"
-    parser.network("--weights", role=FREE, type=str, default=None, help=text)
-    add_trunk_flags(parser)
-    add_walk_flags(parser)
+    parser.network("--weights", role=flags.FREE, type=str, default=None, help=text)
+    flags.add_trunk(parser)
+    flags.add_walk(parser)
     parser.method("--beta", type=positive, default=8.0, help="power on the affinities")
     parser.method("--steps", type=positive_int, default=64, help="length of the random walk")
     parser.run("--vis", action="store_true", help="also write colour overlays to rw_vis/")
-    add_labelling_flags(parser, photographs=False)
+    flags.add_labelling(parser, photographs=False)
     parser.ignore("val_list", "crop_size")
     return parser
 
@@ -96,7 +87,7 @@ def walk(args, run, num_classes):
 
 
 def main(args):
-    powers = check_powers(args)
+    powers = flags.check_powers(args)
     load_crf()
     torch.manual_seed(args.seed)
     classes, experiment = load_classes(args.classes), Experiment.of(args)

@@ -15,18 +15,8 @@ from functools import partial
 
 import torch
 
+from engine import flags
 from engine.experiment import Experiment
-from engine.flags import (
-    FREE,
-    SWITCH,
-    Parser,
-    add_arch_flag,
-    add_common_flags,
-    add_data_flags,
-    add_labelling_flags,
-    add_trunk_flags,
-    check_places,
-)
 from engine.jobs import refine_segmentation, write_best
 from engine.labelling import Facts, Job, Labelling, find_photographs
 from engine.networks import load_segmentation_net
@@ -42,26 +32,26 @@ from voc12.transforms import InferenceViews, look_of
 
 
 def get_args_parser():
-    parser = Parser("infer_seg.py", "AEFT stage 6: label photographs with the segmentation network.")
-    add_common_flags(parser, random=False)
-    add_data_flags(parser, labels=False)
-    parser.add_list("--infer_list", "voc12/val.txt", "val", "list of images", role=FREE)
-    add_arch_flag(parser)
-    add_trunk_flags(parser)
+    parser = flags.Parser("infer_seg.py", "AEFT stage 6: label photographs with the segmentation network.")
+    flags.add_common(parser, random=False)
+    flags.add_data(parser, labels=False)
+    parser.add_list("--infer_list", "voc12/val.txt", "val", "list of images", role=flags.FREE)
+    flags.add_arch(parser)
+    flags.add_trunk(parser)
     text = "a checkpoint (.pth, .safetensors) instead of the experiment's best.pth"
-    parser.network("--weights", role=FREE, type=str, default=None, help=text)
+    parser.network("--weights", role=flags.FREE, type=str, default=None, help=text)
     add = parser.method
     add("--scales", type=positive, nargs="+", help="sizes at which an image is seen, relative to its own")
-    add("--mirror", action=SWITCH, help="see each of them mirrored as well")
+    add("--mirror", action=flags.SWITCH, help="see each of them mirrored as well")
     text = "how the views are merged: mean of logits, or maximum of probabilities"
     add("--merge", type=str, choices=MERGES, help=text)
-    add("--crf", role=FREE, action="store_true", help="also write labels that a dense CRF has refined")
+    add("--crf", role=flags.FREE, action="store_true", help="also write labels that a dense CRF has refined")
     text = "defaults of --scales, --mirror and --merge, ours or MCTformer's; flags that are given win"
     parser.add_presets(parser.method, "--recipe", TEST_RECIPES, text)
     parser.run("--vis", action="store_true", help="also write overlays of the final labels")
     text = "pack the final labels of the whole list for VOC's evaluation server"
     parser.run("--server", type=str, default=None, metavar="FILE.zip", help=text)
-    add_labelling_flags(parser)
+    flags.add_labelling(parser)
     return parser
 
 
@@ -94,7 +84,7 @@ def segment(args, run):
 
 
 def main(args):
-    check_places(args)
+    flags.check_places(args)
     if args.crf:
         load_crf(", or leave --crf away")
     if args.server:

@@ -15,9 +15,9 @@ from pathlib import Path
 import torch
 from tqdm import tqdm
 
+from engine import flags
 from engine.distributed import World
 from engine.experiment import Experiment
-from engine.flags import Parser, add_data_flags, add_experiment_flags, add_truth_flags, check_range
 from engine.record import now
 from engine.report.charts import threshold_chart, training_charts
 from engine.report.found import find_results, find_stages, missing_kinds
@@ -38,13 +38,13 @@ SHOWN = ("miou_present", "miou", "mean_precision", "mean_recall", "boundary_iou"
 
 
 def get_args_parser():
-    parser = Parser("report.py", "A page of an experiment's scores, curves and images.")
-    add_experiment_flags(parser)
-    add_data_flags(parser, labels=False)
+    parser = flags.Parser("report.py", "A page of an experiment's scores, curves and images.")
+    flags.add_experiment(parser)
+    flags.add_data(parser, labels=False)
     parser.add_list("--list", "voc12/train.txt", "train", "list of images to score and show")
     text = "list whose images a segmentation network is scored on, or none"
     parser.add_list("--seg_list", "voc12/val.txt", "val", text)
-    add_truth_flags(parser)
+    flags.add_truth(parser)
     text = "background threshold of class activation maps where no mask chooses one, 0 to 1"
     parser.method("--threshold", type=fraction, default=0.2, help=text)
     add = parser.run
@@ -108,7 +108,7 @@ def find_charts(stages, scored):
 
 def main(args):
     summary = Summary(torch.device("cpu"))
-    check_range(args, "thresholds")
+    flags.check_range(args, "thresholds")
     thresholds = thresholds_between(*args.thresholds)
     experiment = Experiment.of(args)
     stages = find_stages(experiment.folder)

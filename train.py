@@ -14,18 +14,9 @@ from functools import partial
 
 import torch
 
+from engine import flags
 from engine.distributed import warn
 from engine.experiment import Experiment
-from engine.flags import (
-    SWITCH,
-    Parser,
-    add_common_flags,
-    add_data_flags,
-    add_pool_flag,
-    add_training_flags,
-    check_range,
-    flag,
-)
 from engine.training import Facts, Phase, Plan, Training, Validation, build_optimizer, train_one_epoch
 from models.aeft import AEFTNet
 from models.triplet import ATTRACT, METRICS, TripletErasing
@@ -42,9 +33,9 @@ MODELS = {"aeft_gpp": AEFTNet}
 
 
 def get_args_parser():
-    parser = Parser("train.py", "AEFT stage 1: train the classifier from image labels.", begins=True)
-    add_common_flags(parser)
-    add_data_flags(parser)
+    parser = flags.Parser("train.py", "AEFT stage 1: train the classifier from image labels.", begins=True)
+    flags.add_common(parser)
+    flags.add_data(parser)
     parser.add_list("--train_list", "voc12/train_aug.txt", "train", "list of training images")
     parser.add_list("--val_list", "voc12/train.txt", "val", "list with masks for the threshold sweep, or none")
     add = parser.data
@@ -54,8 +45,8 @@ def get_args_parser():
     add("--model", type=str, default="aeft_gpp", choices=MODELS, help="network to train")
     text = "start weights: a file (.params, .pth, .safetensors), timm to let it fetch its own, none to train from "
     add("--pretrained", type=str, default="pretrained/resnet_38d.params", help=f"{text}scratch")
-    add_pool_flag(parser)
-    add_training_flags(parser, epochs=40, crop_size=320, jitter=[0.4, 0.4, 0.4, 0.1], scratch_lr_mult=1.0)
+    flags.add_pool(parser)
+    flags.add_training(parser, epochs=40, crop_size=320, jitter=[0.4, 0.4, 0.4, 0.1], scratch_lr_mult=1.0)
     add = parser.schedule
     add("--T", type=natural, default=18, help="first epoch (from 0) with the triplet")
     add("--batch_size_triplet", type=positive_int, default=32, help="images a step, over all processes, from T on")
@@ -64,7 +55,7 @@ def get_args_parser():
         "soft: the paper's; rigid: erased images are classified with the labels of the whole; none: nothing is erased"
     )
     add("--attract", type=str, default="soft", choices=ATTRACT, help=text)
-    add("--repel", action=SWITCH, default=True, help="push images away from those without a common class")
+    add("--repel", action=flags.SWITCH, default=True, help="push images away from those without a common class")
     add("--metric", type=str, default="gpp", choices=METRICS, help="maps that embeddings are taken from")
     add("--cls_batch", type=positive_int, default=8, help="images of a batch that the classification loss sees")
     text = "activations: erased from HIGH, not the object below LOW"
@@ -77,7 +68,7 @@ def get_args_parser():
 
 def check_args(args):
     """Contradictions that argparse cannot see."""
-    check_range(args, "resize")
+    flags.check_range(args, "resize")
     if args.TH[1] >= args.TH[0]:
         raise UserError(f"--TH {args.TH[0]} {args.TH[1]}: HIGH must be above LOW")
     if args.attract == "rigid" and args.T >= args.epochs:
@@ -106,7 +97,7 @@ def build_plan(args, images):
     # released: planned as if every batch had the warm-up's size, so the rate ends at about 0.45 of its start; where
     # batches become smaller there are more steps than that, and the schedule does not end before them (Training)
     planned = images // args.batch_size * args.epochs
-    following = "infer.py", ("--load_epo", "{last}", "--dict", "--crf", *flag("--infer_list", args.train_list))
+    following = "infer.py", ("--load_epo", "{last}", "--dict", "--crf", *flags.words("--infer_list", args.train_list))
     return Plan(Experiment.of(args).classifier, [warm_up, triplet], following, planned)
 
 

@@ -15,17 +15,8 @@ from functools import partial
 
 import torch
 
+from engine import flags
 from engine.experiment import Experiment
-from engine.flags import (
-    Parser,
-    add_common_flags,
-    add_data_flags,
-    add_max_side_flag,
-    add_training_flags,
-    add_walk_flags,
-    check_powers,
-    flag,
-)
 from engine.record import origin
 from engine.training import Facts, Phase, Plan, Training, Validation, build_optimizer, train_one_epoch
 from models.affinity import DROPOUT, AffinityNet, affinity_loss
@@ -40,17 +31,17 @@ from voc12.validation import masked_ids, walk_score
 
 
 def get_args_parser():
-    parser = Parser("train_aff.py", "AEFT stage 3: train AffinityNet.")
-    add_common_flags(parser)
-    add_data_flags(parser, labels=False)
+    parser = flags.Parser("train_aff.py", "AEFT stage 3: train AffinityNet.")
+    flags.add_common(parser)
+    flags.add_data(parser, labels=False)
     parser.add_list("--train_list", "voc12/train_aug.txt", "train", "list of training images")
     text = "list with masks and maps on which the best checkpoint is chosen, or none"
     parser.add_list("--val_list", "voc12/train.txt", "train", text)
     text = f"start weights, or none; auto: the first that exists of {' '.join(START_WEIGHTS)}"
     parser.network("--pretrained", type=str, default="auto", help=text)
-    add_training_flags(parser, epochs=8, crop_size=448, jitter=[0.3, 0.3, 0.3, 0.1], scratch_lr_mult=10.0)
-    add_walk_flags(parser)
-    add_max_side_flag(parser)
+    flags.add_training(parser, epochs=8, crop_size=448, jitter=[0.3, 0.3, 0.3, 0.1], scratch_lr_mult=10.0)
+    flags.add_walk(parser)
+    flags.add_max_side(parser)
     add = parser.schedule
     add("--val_every", type=positive_int, default=500, help="steps between two validations")
     text = "validate after one CRF iteration, as released: about 0.3 s more an image"
@@ -93,7 +84,7 @@ def describe_selection(args, validation):
 
 
 def main(args):
-    powers = check_powers(args)
+    powers = flags.check_powers(args)
     torch.manual_seed(args.seed)
     classes, experiment = load_classes(args.classes), Experiment.of(args)
 
@@ -123,7 +114,7 @@ def main(args):
     lists = [args.train_list] + [args.val_list] * (validation is not None)
     facts = Facts(data, lists, weights, ["AffinityNet", describe_selection(args, validation)])
     words = ("--low", args.low, "--high", args.high, "--dup", args.dup, "--scale", args.scale)
-    following = "infer_aff.py", (*words, *flag("--train_list", args.train_list))
+    following = "infer_aff.py", (*words, *flags.words("--train_list", args.train_list))
     plan = Plan(experiment.affinity(powers), [Phase("", 0, args.epochs, args.batch_size)], following)
     with Training(args, net, criterion, optimizer, dataset, plan, facts, validation) as run:
         for _ in run.epochs():

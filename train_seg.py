@@ -13,20 +13,9 @@ from functools import partial
 
 import torch
 
+from engine import flags
 from engine.distributed import processes
 from engine.experiment import Experiment
-from engine.flags import (
-    CONTENT,
-    SWITCH,
-    Parser,
-    add_arch_flag,
-    add_common_flags,
-    add_data_flags,
-    add_max_side_flag,
-    add_training_flags,
-    check_range,
-    flag,
-)
 from engine.recipes import RECIPES
 from engine.record import origin
 from engine.training import Facts, Phase, Plan, Training, Validation, build_optimizer, train_one_epoch
@@ -53,38 +42,42 @@ from voc12.validation import masked_ids, segmentation_score
 
 
 def get_args_parser():
-    parser = Parser("train_seg.py", "AEFT stage 5: train a segmentation network on pseudo labels.")
-    add_common_flags(parser)
-    add_data_flags(parser, labels=False)
+    parser = flags.Parser("train_seg.py", "AEFT stage 5: train a segmentation network on pseudo labels.")
+    flags.add_common(parser)
+    flags.add_data(parser, labels=False)
     parser.add_list("--train_list", "voc12/train_aug.txt", "train", "list of training images")
     parser.add_list("--val_list", "voc12/val.txt", "val", "list with masks to score every epoch, or none")
     add = parser.data
     add(
         "--labels",
-        role=CONTENT,
+        role=flags.CONTENT,
         type=str,
         required=True,
         help="folder of label masks (PNG), below experiment/NAME or any path",
     )
     text = "factor on both sides of an image before the crop, drawn from this range"
     add("--random_scale", type=positive, nargs=2, metavar=("MIN", "MAX"), help=text)
-    add("--scale_by_batch", action=SWITCH, help="one factor for all images of a batch, not one for each")
+    add("--scale_by_batch", action=flags.SWITCH, help="one factor for all images of a batch, not one for each")
     text = "label where a crop reaches beyond its image: 255 is ignored, 0 is background"
     add("--padding", type=int, choices=[IGNORE, BACKGROUND], help=text)
-    add_arch_flag(parser)
-    add_max_side_flag(parser)
+    flags.add_arch(parser)
+    flags.add_max_side(parser)
     text = "start weights, timm to let it fetch them, or none; auto: the experiment's newest classifier where that has "
     text += f"the same trunk, else {' or '.join(START_WEIGHTS)} for resnet38d, and timm for others"
     parser.network("--pretrained", type=str, help=text)
-    add_training_flags(parser, epochs=30, crop_size=321, jitter=[0.3, 0.3, 0.3, 0.1], scratch_lr_mult=10.0)
+    flags.add_training(parser, epochs=30, crop_size=321, jitter=[0.3, 0.3, 0.3, 0.1], scratch_lr_mult=10.0)
     add = parser.network
     text = "probabilities of --dropout in the last two blocks of resnet38d"
     add("--dropout_rates", type=fraction, nargs=2, metavar=("B6", "B7"), help=text)
-    add("--train_b2", action=SWITCH, help="of resnet38d with pretrained weights freeze conv1a alone, not b2 as well")
+    add(
+        "--train_b2",
+        action=flags.SWITCH,
+        help="of resnet38d with pretrained weights freeze conv1a alone, not b2 as well",
+    )
     text = "labels are brought to the cells of the logits, or logits to the pixels of the labels"
     parser.method("--loss_at", type=str, choices=LOSS_AT, help=text)
     text = "cross entropy at scales 1, 0.75, 0.5 and of their maximum, summed, instead of at scale 1 alone"
-    parser.method("--msc", action=SWITCH, help=text)
+    parser.method("--msc", action=flags.SWITCH, help=text)
     text = "what best.pth is: the last epoch, or the best mIoU on the masks of --val_list"
     parser.schedule("--select", type=str, default="last", choices=["last", "best"], help=text)
     text = "defaults of the other flags, ours or MCTformer's; flags that are given win"
@@ -135,7 +128,7 @@ def describe_selection(args, validation):
 
 
 def main(args):
-    check_range(args, "random_scale")
+    flags.check_range(args, "random_scale")
     args.arch = args.arch or DEEPLAB + args.trunk
     if args.arch.startswith(SMP) and args.batch_size < 2 * processes():
         raise UserError(f"--batch_size {args.batch_size}: {args.arch} needs at least 2 images a process")
@@ -172,8 +165,8 @@ def main(args):
     lists = [args.train_list] + [args.val_list] * (val_ids is not None)
     lines = [f"{args.arch}: starts from {weights}", describe_selection(args, validation)]
     facts = Facts(data, lists, weights, lines, {"masks": dataset.check})
-    arch = [] if args.arch == DEEPLAB + args.trunk else flag("--arch", args.arch)
-    following = "infer_seg.py", (*arch, *flag("--infer_list", args.val_list if val_ids else args.train_list))
+    arch = [] if args.arch == DEEPLAB + args.trunk else flags.words("--arch", args.arch)
+    following = "infer_seg.py", (*arch, *flags.words("--infer_list", args.val_list if val_ids else args.train_list))
     plan = Plan(experiment.segmentation(args.arch), [Phase("", 0, args.epochs, args.batch_size)], following)
     with Training(args, net, criterion, optimizer, dataset, plan, facts, validation) as run:
         for _ in run.epochs():

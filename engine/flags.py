@@ -156,7 +156,7 @@ def experiment_name(text):
 # ---------------------------------------------------------------- flags of several scripts
 
 
-def add_experiment_flags(parser, name=None, several=False):
+def add_experiment(parser, name=None, several=False):
     """--name, --experiment. name: a default, without which the flag is required. several: none, one or more names."""
     text = "names of experiments, folders" if several else "name of the experiment, a folder"
     more = {"nargs": "+"} if several else {"required": name is None}
@@ -164,12 +164,12 @@ def add_experiment_flags(parser, name=None, several=False):
     parser.run("--experiment", type=str, default="experiment", help="folder of all experiments")
 
 
-def add_common_flags(parser, random=True):
+def add_common(parser, random=True):
     """--name, --experiment, --device, --num_workers, --seed, --amp, --on_error, --check, --overwrite.
 
     random: whether results depend on the seed.
     """
-    add_experiment_flags(parser)
+    add_experiment(parser)
     add = parser.run
     add("--device", type=str, default="auto", help="auto, cpu, cuda or cuda:N")
     text = "processes that load data, 0 = none (default: usable cores, at most 8)"
@@ -178,16 +178,16 @@ def add_common_flags(parser, random=True):
     add("--amp", role=RESULT, action=SWITCH, default=False, help="bfloat16 autocast of the network")
     text = "a broken or missing file: stop the run, or leave its image out and list it in failed.txt"
     add("--on_error", "--on-error", type=str, default="stop", choices=["stop", "skip"], help=text)
-    add_check_flag(parser)
+    add_check(parser)
     add("--overwrite", action="store_true", help="delete what an earlier run of other settings left here")
 
 
-def add_check_flag(parser):
+def add_check(parser):
     text = "verify everything the run needs, time one step, estimate the whole; write nothing"
     parser.run("--check", action="store_true", help=text)
 
 
-def add_data_flags(parser, labels=True):
+def add_data(parser, labels=True):
     """--voc12_root, --classes, and --cls_labels where image labels are read."""
     text = "data set in VOC layout: JPEGImages, Annotations, SegmentationClass (default: the experiment's, else "
     parser.data("--voc12_root", role=FREE, remembered=str, type=str, default=None, help=f"{text}{VOC_ROOT})")
@@ -202,7 +202,7 @@ def add_data_flags(parser, labels=True):
     parser.data("--classes", role=CONTENT, remembered=str | None, help=text, **more)
 
 
-def add_trunk_flags(parser):
+def add_trunk(parser):
     """--trunk, --output_stride, --width: what the networks of the method stand on."""
     add = parser.network
     text = "resnet38d, or timm:NAME for a classifier of timm (default: the experiment's, else resnet38d)"
@@ -213,16 +213,16 @@ def add_trunk_flags(parser):
     add("--width", remembered=float | int, type=positive, default=1.0, help=text)
 
 
-def add_pool_flag(parser):
+def add_pool(parser):
     """--pool, which train.py and infer.py hand to the classifier."""
     pools = ["gap", "2", "4", "8", "16", "avg", "gpp_inverse", "gpp"]
     text = "pooling of the class maps; the paper's is gpp (default: the experiment's, else gpp)"
     parser.network("--pool", remembered=str, type=str, default="gpp", choices=pools, help=text)
 
 
-def add_training_flags(parser, epochs, crop_size, jitter, scratch_lr_mult):
+def add_training(parser, epochs, crop_size, jitter, scratch_lr_mult):
     """What all trainings have: network, schedule, crops, optimiser, resuming; defaults as released."""
-    add_trunk_flags(parser)
+    add_trunk(parser)
     parser.network("--dropout", action=SWITCH, default=True, help="the trunk's dropout")
     square = {"type": positive_int, "nargs": "+", "action": Square}
     parser.data("--crop_size", "--crop", **square, default=crop_size, help="side of a training crop, pixels")
@@ -263,9 +263,9 @@ class Square(argparse.Action):
         setattr(namespace, self.dest, values[0])
 
 
-def add_labelling_flags(parser, photographs=True):
+def add_labelling(parser, photographs=True):
     """--max_side, --crf_workers; photographs: --images and --out as well, for photographs of no data set."""
-    add_max_side_flag(parser)
+    add_max_side(parser)
     text = "processes for CRF, of each process that torchrun starts (default: usable cores)"
     cores = max(1, usable_cores() // local_processes())
     parser.run("--crf_workers", type=positive_int, default=cores, help=text)
@@ -276,13 +276,13 @@ def add_labelling_flags(parser, photographs=True):
         parser.data("--out", role=FREE, type=str, default=None, metavar="DIR", help=text)
 
 
-def add_max_side_flag(parser):
+def add_max_side(parser):
     """--max_side, the same in every script that sees photographs at their own size."""
     text = "pixels; networks and CRF see a photograph whose longer side is above it at that size; results have its own "
     parser.method("--max_side", type=natural, default=MAX_SIDE, help=f"{text}size; 0 = never")
 
 
-def add_arch_flag(parser):
+def add_arch(parser):
     text = (
         "network: deeplab_TRUNK (resnet38d or timm:NAME), or smp:ARCH:ENCODER of segmentation_models_pytorch, with a "
         "classifier of timm as encoder (default: deeplab_ on the experiment's trunk)"
@@ -290,7 +290,7 @@ def add_arch_flag(parser):
     parser.network("--arch", type=str, default=None, help=text)
 
 
-def add_walk_flags(parser):
+def add_walk(parser):
     """--low, --high, --dup, --scale: what names and shapes an AffinityNet run."""
     add = parser.method
     add("--low", type=power, required=True, help="background power of the CRF with sure objects, 1 to 99")
@@ -299,7 +299,7 @@ def add_walk_flags(parser):
     add("--scale", type=positive, default=1.0, help="factor on the image's sides before AffinityNet sees it")
 
 
-def add_truth_flags(parser):
+def add_truth(parser):
     """--gt_dir, --thresholds: the masks that results are scored with, and what is chosen on them."""
     text = "folder of masks, below --voc12_root or any path"
     parser.data("--gt_dir", type=str, default="SegmentationClass", help=text)
@@ -331,21 +331,21 @@ def check_places(args):
 # ---------------------------------------------------------------- the command of the next stage
 
 
-def next_command(script, args, *words):
+def next_command(script, args, *more):
     """The command of the next stage, to be pasted into a shell; what its experiment remembers is left out.
 
-    args: of this stage. words: the next one's own flags and their values, as they stand on a command line.
+    args: of this stage. more: the next one's own flags and their values, as they stand on a command line.
     """
     experiment = Experiment.of(args)
-    own = flag("--name", args.name)
+    own = words("--name", args.name)
     if args.experiment != "experiment":
-        own += flag("--experiment", args.experiment)
+        own += words("--experiment", args.experiment)
     if read_settings(experiment.settings, args.remembered).get("voc12_root", VOC_ROOT) != args.voc12_root:
-        own += flag("--voc12_root", args.voc12_root)
-    return shlex.join(["python", script, *own, *map(str, words)])
+        own += words("--voc12_root", args.voc12_root)
+    return shlex.join(["python", script, *own, *map(str, more)])
 
 
-def flag(name, value):
+def words(name, value):
     """Words of a command line: a flag and its value, or one word where the value begins like a flag."""
     return [f"{name}={value}"] if str(value).startswith("-") else [name, str(value)]
 

@@ -17,6 +17,7 @@ import time
 from functools import partial
 from typing import NamedTuple
 
+import numpy as np
 import torch
 from tqdm import tqdm
 
@@ -24,7 +25,7 @@ from engine.check import Check
 from engine.device import choose_device, memory_format
 from engine.distributed import join_world
 from engine.experiment import remember
-from engine.flags import flag, next_command, scored_list
+from engine.flags import next_command, scored_list, words
 from engine.inputs import NONE, Inputs, split_classes
 from engine.outputs import Outputs
 from engine.record import this_run
@@ -33,9 +34,19 @@ from engine.workers import Background
 from tool.cam import inner_size
 from tool.io.failures import Failures
 from tool.io.files import UserError, read_list
+from tool.io.images import open_image
 from tool.io.lock import locked
-from tool.workers import one_thread
-from voc12.data import Broken, check_images, image_path, inference_loader, mask_path, require_images
+from tool.threads import one_thread
+from voc12.data import (
+    Broken,
+    check_images,
+    image_path,
+    in_range,
+    inference_loader,
+    mask_path,
+    read_maps,
+    require_images,
+)
 from voc12.labels import describe_negatives
 from voc12.layout import find_images
 
@@ -222,6 +233,18 @@ class Labelling:
             self.failures.add(image_id, f"{output.path(image_id)}: no maps of this image")
         return there, []
 
+    def stored(self, maps, ids, num_classes):
+        """Maps that were written before -> (ID, H x W x 3 uint8, classes, {class: H x W float32}). maps: their Output."""
+        said = set()
+        for image_id in self.each("from dict", ids):
+            try:
+                image = np.array(open_image(self.images.photograph(image_id)))
+                cams = read_maps(maps.path(image_id), image.shape[:2], num_classes)
+            except UserError as error:
+                self.failures.add(image_id, error)
+                continue
+            yield image_id, image, sorted(cams), in_range(cams, maps.path(image_id), said)
+
     def samples(self, stage, dataset):
         """The samples of a data set, by loading processes; what is Broken goes to the failures."""
         loader = inference_loader(dataset, min(self.args.num_workers, len(dataset)), self.device.type == "cuda")
@@ -299,4 +322,4 @@ class Labelling:
             return None
         if not all(mask_path(self.args.voc12_root, image_id).is_file() for image_id in ids):
             return None
-        return next_command("evaluation.py", self.args, "--task", task, "--dict_dir", folder, *flag("--list", scored))
+        return next_command("evaluation.py", self.args, "--task", task, "--dict_dir", folder, *words("--list", scored))

@@ -1,13 +1,14 @@
-"""Trained segmentation networks, as a stage's arguments name them."""
+"""Trained networks, as a stage's arguments name them."""
 
 from pathlib import Path
 
 from engine.experiment import Experiment
 from engine.record import file_hash, folder_settings
-from models.checkpoint import load_weights
+from models.checkpoint import find_epoch, load_weights
 from models.deeplab import DEEPLAB, make_segmentation_net, network_settings
 from tool.io.files import UserError
-from tool.workers import one_thread
+from tool.io.mxnet_params import check_weight_file
+from tool.threads import one_thread
 
 
 def load_segmentation_net(args, num_labels):
@@ -25,3 +26,16 @@ def load_segmentation_net(args, num_labels):
         net = make_segmentation_net(**network, num_labels=num_labels)
         load_weights(net, weights, part="all")
     return net, weights, network | {"weights": file_hash(weights)}
+
+
+def find_classifier(args):
+    """Path of the weights; None where stored maps alone are used. UserError says which epochs there are."""
+    given = (args.load_epo is not None) + (args.weights is not None)
+    if not given and not args.dict and args.labels == "given":
+        return None
+    if given != 1:
+        raise UserError("give one of --load_epo EPOCH and --weights FILE")
+    if args.weights:
+        check_weight_file(args.weights)
+        return Path(args.weights)
+    return find_epoch(Experiment.of(args).classifier.folder, args.load_epo)

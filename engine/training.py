@@ -21,7 +21,7 @@ from engine.check import Check, timed
 from engine.device import choose_device, memory_format
 from engine.distributed import join_world
 from engine.experiment import Experiment, remember
-from engine.flags import flag, next_command
+from engine.flags import next_command
 from engine.log import Log, describe_groups, describe_run, describe_terms
 from engine.record import remove_record, this_run, write_record
 from engine.resume import (
@@ -461,7 +461,7 @@ class Training:
         last = self.progress.epoch - 1
         words = [str(last) if word == "{last}" else word for word in words]
         if self.place.best and not self.place.best.exists():
-            words += flag("--weights", self.place.checkpoint(last))
+            words += words("--weights", self.place.checkpoint(last))
         return next_command(script, self.args, *words)
 
 

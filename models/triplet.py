@@ -14,6 +14,8 @@ attract, and is no anchor, as it has no class to anchor. It is a negative of eve
 embedded in the anchor's classes, in its own it would be 0 whatever it shows.
 """
 
+from typing import NamedTuple
+
 import torch
 import torch.nn.functional as F
 
@@ -67,7 +69,7 @@ class TripletErasing:
         self.high = high
         self.low = low
         self.margin = margin
-        self.weights = tuple(weights)
+        self.weights = {name: weight for name, (_, weight) in TERMS.items()} | dict(zip(TERMS, weights))
         self.cls_batch = cls_batch
 
     def __call__(self, net, image, label, erase=True, generator=None, gather=lambda x: x):
@@ -75,27 +77,19 @@ class TripletErasing:
 
         gather: with several processes, what makes the global batch of each one's part (World.gather); which samples
         are classified, which negatives there are and how many pairs are hard is then decided over all of it.
-        Returns {"total", "cls", "attract", "repel"}: scalar tensors, each term with its weight in it, so that
-        total = cls + attract + repel.
+        Returns {"total"} and a scalar tensor for each of TERMS with its weight in it: total is their sum.
         """
         cam, logits, gpp = net(image)
-        labels = gather(label)
-        cls = self.weights[0] * self.classify(gather(logits), labels)
-        attract = repel = torch.zeros((), device=cls.device)
-        maps = self.embedded(cam, gpp)
+        seen = Seen(label, cam, logits, self.embedded(cam, gpp), None, gather, generator)
+        names = [name for name in TERMS if name == "cls" or erase]
         if erase and self.attraction != "none":
             with running_statistics_kept(net):
                 cam_positive, logits_positive, gpp_positive = net(self.erase(image, cam, label, net))
-            if self.attraction == "rigid":
-                attract = self.rigid(gather(logits_positive), labels)
-            else:
-                positive = class_embedding(self.embedded(cam_positive, gpp_positive), label)
-                attract = self.attract(gather(class_embedding(maps, label)), gather(positive))
-            attract = self.weights[1] * attract
-        if erase and self.repels:
-            regions = (gather(e) for e in self.region_embeddings(cam, maps, label))
-            repel = self.weights[2] * self.repel(*regions, labels, generator)
-        return {"total": cls + attract + repel, "cls": cls, "attract": attract, "repel": repel}
+            seen = seen._replace(erased=(logits_positive, self.embedded(cam_positive, gpp_positive)))
+        losses = dict.fromkeys(TERMS, logits.new_zeros((), dtype=torch.float32))
+        for name in names:
+            losses[name] = self.weights[name] * TERMS[name][0](self, seen)
+        return {"total": sum(losses.values())} | losses
 
     def embedded(self, cam, gpp):
         """The maps that embeddings are taken from."""
@@ -156,6 +150,52 @@ class TripletErasing:
 def has_class(label):
     """B x C of 0 and 1 -> B x 1 bool."""
     return label.any(dim=1, keepdim=True)
+
+
+# ---------------------------------------------------------------- the terms
+
+
+class Seen(NamedTuple):
+    """A batch as the terms see it, this process's part: label B x C, cam and maps B x C x h x w, logits B x C.
+
+    maps: those that embeddings are taken from. erased: (logits, maps) of the erased images, None where nothing is
+    erased. gather: makes the global batch of a part. generator: of random numbers that all processes share.
+    """
+
+    label: torch.Tensor
+    cam: torch.Tensor
+    logits: torch.Tensor
+    maps: torch.Tensor
+    erased: tuple | None
+    gather: object
+    generator: object
+
+
+def classification(losses, seen):
+    return losses.classify(seen.gather(seen.logits), seen.gather(seen.label))
+
+
+def attraction(losses, seen):
+    """`attract`, or `rigid` in its place; 0 where nothing is erased."""
+    if seen.erased is None:
+        return seen.cam.new_zeros(())
+    logits, maps = seen.erased
+    if losses.attraction == "rigid":
+        return losses.rigid(seen.gather(logits), seen.gather(seen.label))
+    embeddings = (seen.gather(class_embedding(one, seen.label)) for one in (seen.maps, maps))
+    return losses.attract(*embeddings)
+
+
+def repulsion(losses, seen):
+    if not losses.repels:
+        return seen.cam.new_zeros(())
+    regions = (seen.gather(e) for e in losses.region_embeddings(seen.cam, seen.maps, seen.label))
+    return losses.repel(*regions, seen.gather(seen.label), seen.generator)
+
+
+# {name: (function of the TripletErasing and what is Seen -> scalar, weight where none is given)}; all but the first
+# need an image that is erased, or at least the epochs in which images are
+TERMS = {"cls": (classification, 1.0), "attract": (attraction, 0.2), "repel": (repulsion, 0.15)}
 
 
 def class_embedding(maps, label):

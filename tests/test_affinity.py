@@ -16,7 +16,7 @@ from tool import pairs
 from tool.affinity_labels import affinity_label, pair_masks, pool_scores
 from tool.pairs import fit_radius, offsets, pair_affinity, window
 from tool.random_walk import sparse_affinity
-from tool.workers import spread
+from tool.threads import spread
 
 SIDES = [1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13]
 

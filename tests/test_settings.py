@@ -13,7 +13,7 @@ from conftest import ROOT, load_script, refused, run_here
 
 from engine.distributed import World
 from engine.experiment import remember
-from engine.flags import Parser, add_common_flags, add_data_flags, add_trunk_flags
+from engine.flags import Parser, add_common, add_data, add_trunk
 from tool.io.files import UserError
 from tool.io.lock import holder_path, locked
 
@@ -41,9 +41,9 @@ def here(tmp_path, monkeypatch):
 def parse(*argv, begins=False):
     """Arguments of a stage with the flags that are remembered and two lists."""
     parser = Parser("stage.py", "", begins=begins)
-    add_common_flags(parser)
-    add_data_flags(parser)
-    add_trunk_flags(parser)
+    add_common(parser)
+    add_data(parser)
+    add_trunk(parser)
     parser.add_list("--train_list", "voc12/train_aug.txt", "train", "")
     parser.add_list("--val_list", "voc12/train.txt", "val", "")
     parser.run("--resume", action="store_true")

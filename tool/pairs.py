@@ -9,7 +9,7 @@ view. Nothing ever gathers all pairs, which for a batch of training would take g
 import torch
 from torch.autograd.function import once_differentiable
 
-from tool.workers import spread
+from tool.threads import spread
 
 RADIUS = 5  # cells of 8 pixels
 

@@ -8,7 +8,7 @@ import torch
 import torch.nn.functional as F
 
 from tool.pairs import RADIUS, fit_radius, offsets, window
-from tool.workers import one_thread
+from tool.threads import one_thread
 
 
 @one_thread()
