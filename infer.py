@@ -165,10 +165,9 @@ def main(args):
         images = images._replace(ids=list(labels), labels=labels)
     elif not weights:
         images = images._replace(maps=maps.path)
-    facts = Facts(None if args.images else args.infer_list, weights)
+    facts = Facts(None if args.images else args.infer_list, weights, maps)
     with Labelling(args, net, images, jobs, failures, facts) as run:
-        stored, todo = run.split(maps, "give --load_epo EPOCH, or put maps there")
-        samples = chain(run.stored(maps, stored, len(classes)), network_maps(args, run, todo, classes))
+        samples = chain(run.stored(maps, run.there, len(classes)), network_maps(args, run, run.todo, classes))
         for image_id, image, shown, cams in samples:
             run.write(image_id, image, shown, cams)
         run.next = next_stage(args, run)

@@ -140,7 +140,7 @@ def main(args):
         "class names": fingerprint(list(classes)),
         "images of --val_list": fingerprint(val_ids),
     }
-    line = f"{args.model}: {len(classes)} classes{describe_negatives(dataset.labels)}"
+    line = f"{args.model}: {{}}, {len(classes)} classes{describe_negatives(dataset.labels)}"
     facts = Facts(data, [args.train_list, args.val_list], args.pretrained, [line])
     plan = build_plan(args, len(dataset))
     with Training(args, net, criterion, optimizer, dataset, plan, facts, validation) as run:

@@ -112,7 +112,7 @@ def main(args):
         "choice of best.pth (--select, --val_list, maps)": fingerprint("best" if validation else "last", *chosen_with),
     } | {f"CRF scores of crf/{alpha:02d}": origin(folder) for alpha, folder in alphas.items()}
     lists = [args.train_list] + [args.val_list] * (validation is not None)
-    facts = Facts(data, lists, weights, ["AffinityNet", describe_selection(args, validation)])
+    facts = Facts(data, lists, weights, ["AffinityNet: {}", describe_selection(args, validation)])
     words = ("--low", args.low, "--high", args.high, "--dup", args.dup, "--scale", args.scale)
     following = "infer_aff.py", (*words, *flags.words("--train_list", args.train_list))
     plan = Plan(experiment.affinity(powers), [Phase("", 0, args.epochs, args.batch_size)], following)

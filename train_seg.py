@@ -163,7 +163,7 @@ def main(args):
         "images of --val_list": fingerprint(val_ids),
     }
     lists = [args.train_list] + [args.val_list] * (val_ids is not None)
-    lines = [f"{args.arch}: starts from {weights}", describe_selection(args, validation)]
+    lines = [f"{args.arch}: {{}}; starts from {weights}", describe_selection(args, validation)]
     facts = Facts(data, lists, weights, lines, {"masks": dataset.check})
     arch = [] if args.arch == DEEPLAB + args.trunk else flags.words("--arch", args.arch)
     following = "infer_seg.py", (*arch, *flags.words("--infer_list", args.val_list if val_ids else args.train_list))

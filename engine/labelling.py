@@ -74,10 +74,14 @@ class Job(NamedTuple):
 
 
 class Facts(NamedTuple):
-    """What a run reads, beside its arguments. list, weights: paths, for the record; both may be None."""
+    """What a run reads, beside its arguments. list, weights: paths, for the record; both may be None.
+
+    maps: the Output of maps that need not be made again where they are there, see `Labelling.split`.
+    """
 
     list: str | None
     weights: object
+    maps: object = None
 
 
 def find_photographs(args, jobs):
@@ -146,6 +150,7 @@ class Labelling:
         self.summary = Summary(self.device)
         self.inputs = Inputs(self.world.share(images.ids), images.photograph, images.maps, images.labels)
         self.folders = [output for job in jobs for output in job.outputs.values()]
+        self.there, self.todo = [], []  # see `split`
         self.next = None  # the command of the next stage
         self.seconds = {"network": 0.0, "crf": 0.0}  # of the image that --check sees
         if net:
@@ -171,7 +176,7 @@ class Labelling:
         self.left = list(self.outputs.left)
         self.outputs.renew()
         where = f"{self.facts.weights or 'stored maps'}, {self.device}, process {self.world.rank} of {self.world.size}"
-        about = self.outputs.describe() + describe_negatives(self.images.labels)
+        about = f"{self.outputs.describe()}{self.split()}{describe_negatives(self.images.labels)}"
         print(f"{self.args.script}: {where}: {about}", flush=True)
 
     def claim(self, run):
@@ -191,6 +196,7 @@ class Labelling:
         self.sizes = self.check.images({image_id: self.images.photograph(image_id) for image_id in self.outputs.left})
         self.check.disks(self.disk_needed())
         self.left = sorted(self.sizes, key=lambda i: not self.inputs.classes[i])[:1]  # with classes, which takes longer
+        self.split()
         self.clock = time.perf_counter()
 
     def disk_needed(self):
@@ -215,26 +221,29 @@ class Labelling:
         with torch.no_grad(), torch.autocast(self.device.type, dtype=torch.bfloat16, enabled=self.args.amp):
             yield
 
-    def split(self, output, hint):
-        """IDs that are left: those whose file in `output` is there, and the others, for the network.
+    def split(self):
+        """Part what is left into `there`, whose maps are stored, and `todo`, for the network; in words.
 
-        UserError where there is no network, with a hint, or these are failures.
+        UserError where there is no network for the latter, or these are failures.
         """
-        lacking = self.outputs.lacking(output)
-        there = [image_id for image_id in self.left if image_id not in lacking]
-        others = [image_id for image_id in self.left if image_id in lacking]
-        if self.net or not others:
-            return there, others
-        if not self.failures.skip:
-            of = f"{len(others)} of {len(self.inputs.classes)} images"
-            text = f"no maps of {of}, or of other photographs (first {others[0]})"
-            raise UserError(f"{output.folder}: {text}; {hint}")
-        for image_id in others:
-            self.failures.add(image_id, f"{output.path(image_id)}: no maps of this image")
-        return there, []
+        maps = self.facts.maps
+        if maps is None:
+            return ""
+        lacking = self.outputs.lacking(maps)
+        self.there = [image_id for image_id in self.left if image_id not in lacking]
+        self.todo = [image_id for image_id in self.left if image_id in lacking]
+        if self.todo and not self.net:
+            first, of = self.todo[0], f"{len(self.todo)} of {len(self.inputs.classes)} images"
+            if not self.failures.skip:
+                text = f"no maps of {of}, or of other photographs (first {first})"
+                raise UserError(f"{maps.folder}: {text}; give --load_epo EPOCH, or put maps there")
+            for image_id in self.todo:
+                self.failures.add(image_id, f"{maps.path(image_id)}: no maps of this image")
+            self.todo = []
+        return f", {len(self.there)} from stored maps, {len(self.todo)} through the network"
 
     def stored(self, maps, ids, num_classes):
-        """Maps that were written before -> (ID, H x W x 3 uint8, classes, {class: H x W float32}). maps: their Output."""
+        """Maps of `ids` that were written before, from the Output `maps` -> samples for `write`."""
         said = set()
         for image_id in self.each("from dict", ids):
             try:

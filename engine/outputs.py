@@ -74,7 +74,7 @@ def files_below(folder):
     """Names of all files in a folder and the folders in it, relative to it: IDs may have slashes."""
     names = set()
     for here, _, files in os.walk(folder):
-        inside = os.path.relpath(here, folder)
+        inside = os.path.relpath(here, folder).replace(os.sep, "/")
         names.update(files if inside == "." else (f"{inside}/{name}" for name in files))
     return names
 

@@ -49,7 +49,7 @@ class Progress:
         return {term: total / max(1, self.step) for term, total in zip(self.terms, self.sums)}
 
     def next_epoch(self):
-        self.epoch, self.step, self.sums, self.seconds = self.epoch + 1, 0, [], 0.0
+        self.epoch, self.step, self.sums, self.seconds = self.epoch + 1, 0, [0.0] * len(self.sums), 0.0
 
 
 # ---------------------------------------------------------------- the resume file
@@ -95,9 +95,8 @@ def _is_resume_state(state):
     return all(type(progress.get(k)) is int and progress[k] >= 0 for k in ("epoch", "step", "global_step"))
 
 
-def check_resumable(path, facts, args):
-    """Warnings about a resume file; UserError where this run cannot go on from it. facts: as of `save_resume`."""
-    state = read_resume(path)
+def check_resumable(path, state, facts, args):
+    """Warnings about a resume file's state; UserError where this run cannot go on from it. facts: of `save_resume`."""
     old = {k: v for k, v in state["settings"].items() if k in args.results or k not in args.meanings}
     warnings = compare_settings(path, old, facts["settings"], ("epochs",))
     if "data" in state:

@@ -200,6 +200,7 @@ class Training:
         self.phases, self.following = [phase for phase in plan.phases if phase.first < phase.last], plan.following
         self.world, self.device = join_world(choose_device(args.device))
         self.check_batches()
+        self.shortest_plan = plan.planned_steps
         self.planned_steps = max(plan.planned_steps, sum(phase.steps(len(dataset)) for phase in self.phases))
         self.model = prepare_network(net, self.device, self.world, args.amp, args.seed, args.compile)
         self.sampler = EpochBatches(len(dataset), args.seed, self.world.rank, self.world.size)
@@ -260,9 +261,13 @@ class Training:
         """Network, data and schedule, for the log."""
         images = len(self.dataset)
         network, *more = self.facts.lines
-        log.line(f"{network}, {count_parameters(self.net):,} parameters, {images} images")
-        parts = [f"{p.steps(images)} {p.name} steps of {p.batch_size} until epoch {p.last}" for p in self.phases]
-        log.line(f"schedule: {', then '.join(parts)}; poly planned for {self.planned_steps}".replace("  ", " "))
+        log.line(network.format(f"{count_parameters(self.net):,} parameters, {images} images"))
+        parts = [f"{p.steps(images)} {p.name} steps of {p.batch_size}".replace("  ", " ") for p in self.phases]
+        ends = [f" until epoch {phase.last}, then " for phase in self.phases]
+        text = "".join(part + end for part, end in zip(parts, [*ends[:-1], ""]))
+        short = 0 < self.shortest_plan < self.planned_steps
+        more_steps = ", not for the released fewer, which would end before the run" if short else ""
+        log.line(f"schedule: {text}; poly planned for {self.planned_steps}{more_steps}")
         for line in more:
             log.line(line)
         describe_groups(log, self.optimizer)
@@ -277,8 +282,9 @@ class Training:
         remove_stale(folder)
         resume = check_begin(folder, args.resume, args.overwrite)
         if resume:
+            state = read_resume(self.resume_path)
             try:
-                for line in check_resumable(self.resume_path, self.state, args):
+                for line in check_resumable(self.resume_path, state, self.state, args):
                     print(f"warning: {line}", file=sys.stderr)
             except UserError as error:
                 if not args.overwrite:

@@ -9,9 +9,9 @@ import numpy as np
 import pytest
 import torch
 from conftest import ROOT, infer_flags, succeeds, train_flags
-from voc12.inference import usable_images
 
 from engine.distributed import World
+from engine.labelling import usable_images
 from models.aeft import AEFTNet
 from models.resnet38d import ResNet38d, running_statistics_kept
 from tool.io.failures import Failures

@@ -19,6 +19,7 @@ from machines import NO_CRF, NO_PASSWD_ENTRY, WINDOWS, machine
 from packaging.requirements import Requirement
 from packaging.specifiers import SpecifierSet
 
+import engine.labelling
 import voc12.data
 from engine.distributed import World
 from models.aeft import AEFTNet
@@ -262,13 +263,13 @@ def test_without_affinity_the_machines_cores_count(tmp_path, monkeypatch):
 
 
 def test_walks_are_loaded_in_worker_processes(toy, three, made, tmp_path, monkeypatch):
-    asked, loader = [], voc12.data.inference_loader
+    asked, loader = [], engine.labelling.inference_loader
 
     def spy(dataset, num_workers, **more):
         asked.append(num_workers)
         return loader(dataset, num_workers, **more)
 
-    monkeypatch.setattr(voc12.data, "inference_loader", spy)
+    monkeypatch.setattr(engine.labelling, "inference_loader", spy)
     files = Path(three[three.index("--weights") + 1]).parent
     results = []
     for workers in (0, 2):

@@ -43,10 +43,14 @@ class HelpFormatter(argparse.HelpFormatter):
 
 
 class Parser(argparse.ArgumentParser):
-    """argparse without abbreviations; a mistake is one line, with the flag that was meant, and exit code 2."""
+    """argparse without abbreviations; a mistake is one line, with the flag that was meant, and exit code 2.
+
+    description: of several lines, as a docstring is, it stays as it is.
+    """
 
     def __init__(self, prog, description):
-        super().__init__(prog, description=description, formatter_class=HelpFormatter, allow_abbrev=False)
+        form = argparse.RawDescriptionHelpFormatter if "\n" in description else HelpFormatter
+        super().__init__(prog, description=description, formatter_class=form, allow_abbrev=False)
         self.script = Path(prog).name
 
     def parse_args(self, args=None, namespace=None):

@@ -7,21 +7,19 @@ Writes: --out, np.save of {ID: float32 vector, 1 where any object of the image h
 python voc12/make_cls_labels.py --voc12_root ./data/VOC2012 --out voc12/cls_labels.npy
 """
 
-import argparse
 import sys
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))  # run as a script, Python looks only in voc12/
 
-from tool.cli import run_script
+from tool.cli import Parser, run_script
 from tool.io.files import UserError, read_list
 from voc12.classes import load_classes
 from voc12.labels import load_training_labels, write_cls_labels
 
 
 def get_args_parser():
-    options = {"formatter_class": argparse.RawDescriptionHelpFormatter, "allow_abbrev": False}
-    parser = argparse.ArgumentParser(description=__doc__, **options)
+    parser = Parser("make_cls_labels.py", __doc__)
     parser.add_argument("--voc12_root", type=str, default="./data/VOC2012", help="data set in VOC layout")
     parser.add_argument(
         "--list",

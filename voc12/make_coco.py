@@ -8,7 +8,6 @@ Writes: OUT/JPEGImages (links), SegmentationClass, classes.txt, cls_labels.npy, 
 python voc12/make_coco.py --coco data/coco --out data/COCO2014 --download
 """
 
-import argparse
 import sys
 from pathlib import Path
 
@@ -16,7 +15,7 @@ from tqdm import tqdm
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))  # run as a script, Python looks only in voc12/
 
-from tool.cli import run_script
+from tool.cli import Parser, run_script
 from tool.io.files import UserError
 from tool.io.images import label_image, save_image
 from voc12.coco import instance_mask, read_instances, read_split, stuff_mask
@@ -42,8 +41,7 @@ EXPECTED = {"train": (82081, 82783), "val": (40137, 40504)}  # images with an ob
 
 
 def get_args_parser():
-    options = {"formatter_class": argparse.RawDescriptionHelpFormatter, "allow_abbrev": False}
-    parser = argparse.ArgumentParser(description=__doc__, **options)
+    parser = Parser("make_coco.py", __doc__)
     parser.add_argument("--coco", type=str, required=True, help="folder of train2014, val2014 and annotations")
     parser.add_argument("--out", type=str, default="data/COCO2014", help="folder to make, for --voc12_root")
     parser.add_argument(

@@ -9,7 +9,6 @@ Writes: OUT/JPEGImages, SegmentationClass, classes.txt, cls_labels.npy, ImageSet
 python voc12/make_dataset.py --images photos --labels labels.csv --out data/mine
 """
 
-import argparse
 import os
 import sys
 from pathlib import Path
@@ -19,7 +18,7 @@ from tqdm import tqdm
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))  # run as a script, Python looks only in voc12/
 
-from tool.cli import fraction, natural, run_script
+from tool.cli import Parser, fraction, natural, run_script
 from tool.io.failures import Failures
 from tool.io.files import UserError
 from tool.io.images import SUFFIXES, classes_in, fit_mask, header_size, mask_oddities, open_mask
@@ -47,8 +46,7 @@ NO_CLASS = -1  # stands for a class where images have none
 
 
 def get_args_parser():
-    options = {"formatter_class": argparse.RawDescriptionHelpFormatter, "allow_abbrev": False}
-    parser = argparse.ArgumentParser(description=__doc__, **options)
+    parser = Parser("make_dataset.py", __doc__)
     parser.add_argument("--images", type=str, required=True, help="folder of photographs, with all folders below it")
     source = parser.add_mutually_exclusive_group(required=True)
     source.add_argument("--labels", type=str, default=None, metavar="CSV", help="table of what each photograph shows")

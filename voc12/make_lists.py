@@ -8,7 +8,6 @@ Writes: OUT/train.txt, val.txt, train_aug.txt = (SBD train + SBD val + VOC train
 python voc12/make_lists.py --download
 """
 
-import argparse
 import sys
 from pathlib import Path
 
@@ -17,7 +16,7 @@ from tqdm import tqdm
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))  # run as a script, Python looks only in voc12/
 
-from tool.cli import run_script
+from tool.cli import Parser, run_script
 from tool.io.files import IMAGE_SUFFIXES, UserError, read_list, remove_stale, without_suffix, write_bytes, write_text
 from tool.io.images import IGNORE, label_image, save_image
 from voc12.classes import VOC_CLASSES
@@ -30,8 +29,7 @@ SCIPY = "SBD's masks are MATLAB files, and reading them needs scipy: pip install
 
 
 def get_args_parser():
-    options = {"formatter_class": argparse.RawDescriptionHelpFormatter, "allow_abbrev": False}
-    parser = argparse.ArgumentParser(description=__doc__, **options)
+    parser = Parser("make_lists.py", __doc__)
     parser.add_argument("--voc12_root", type=str, default="./data/VOC2012", help="folder VOC2012 of the kit")
     parser.add_argument("--sbd_root", type=str, default="./data/SBD", help="folder of SBD (benchmark_RELEASE)")
     parser.add_argument("--out", type=str, default="voc12", help="folder to write the lists to")

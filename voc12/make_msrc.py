@@ -8,7 +8,6 @@ Writes: OUT/JPEGImages/2005_GGIIII.jpg, SegmentationClass, Annotations, classes.
 python voc12/make_msrc.py --msrc MSRC_ObjCategImageDatabase_v2 --out data/msrc12
 """
 
-import argparse
 import re
 import sys
 from pathlib import Path
@@ -18,7 +17,7 @@ from tqdm import tqdm
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))  # run as a script, Python looks only in voc12/
 
-from tool.cli import run_script
+from tool.cli import Parser, run_script
 from tool.io.files import UserError, write_text
 from tool.io.images import BACKGROUND, IGNORE, classes_in, label_image, open_image, save_image
 from voc12.classes import VOC_CLASSES
@@ -54,8 +53,7 @@ PHOTO = re.compile(r"(\d{1,2})_(\d{1,4})_s\.bmp", re.IGNORECASE)
 
 
 def get_args_parser():
-    options = {"formatter_class": argparse.RawDescriptionHelpFormatter, "allow_abbrev": False}
-    parser = argparse.ArgumentParser(description=__doc__, **options)
+    parser = Parser("make_msrc.py", __doc__)
     parser.add_argument("--msrc", type=str, required=True, help="folder of the unpacked MSRC-v2")
     parser.add_argument("--out", type=str, default="data/msrc12", help="folder to make, for --voc12_root of the stages")
     parser.add_argument("--overwrite", action="store_true", help="make OUT anew; the data set there is kept beside it")

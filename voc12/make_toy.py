@@ -8,7 +8,6 @@ part, what a mask needs is the whole, which is the problem that weak supervision
 gives the same bytes.
 """
 
-import argparse
 import math
 import sys
 from pathlib import Path
@@ -18,7 +17,7 @@ from PIL import Image, ImageFilter
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))  # run as a file, voc12/ is on the path, not the root
 
-from tool.cli import natural, positive_int, run_script
+from tool.cli import Parser, natural, positive_int, run_script
 from tool.io.files import write_text
 from tool.io.images import IGNORE, label_image, save_image
 from voc12.classes import VOC_CLASSES
@@ -151,7 +150,7 @@ def write_image(out, seed, index, mean_size):
 
 def get_args_parser():
     text = "Draw a small data set in VOC layout."
-    parser = argparse.ArgumentParser("make_toy.py", description=text, allow_abbrev=False)
+    parser = Parser("make_toy.py", text)
     parser.add_argument("--out", type=Path, default=Path("data/toy"), help="folder to write")
     parser.add_argument("--images", type=positive_int, default=300, help="training images")
     parser.add_argument("--val_images", type=natural, default=60, help="further images, for val.txt")
