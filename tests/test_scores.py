@@ -304,6 +304,14 @@ def test_maps_of_an_image_without_any_class(tmp_path, compressed):
         read_scores(path, empty=False)  # CRF scores have a background
 
 
+def test_an_archive_that_lost_its_members_is_none_of_an_image_without_any_class(tmp_path):
+    write_scores(tmp_path / "x.npy", {3: np.ones((2, 2))}, compressed=True)
+    write_scores(tmp_path / "empty.npy", {}, compressed=True)
+    (tmp_path / "x.npy").write_bytes((tmp_path / "x.npy").read_bytes() + (tmp_path / "empty.npy").read_bytes())
+    with pytest.raises(UserError, match=r"x\.npy: not a score file of ours"):
+        read_scores(tmp_path / "x.npy")
+
+
 def test_irn_files_of_an_image_without_any_class(tmp_path):
     np.save(tmp_path / "x.npy", {"keys": np.array([], int), "high_res": MAPS[:0]})
     assert read_scores(tmp_path / "x.npy") == {}

@@ -154,6 +154,8 @@ def unzip_scores(data):
                 raise ValueError("compressed in another way than ours")
             with archive.open(member) as stream:
                 scores[int(key)] = half_map(stream.read(member.file_size))
+    if not scores and data.startswith(ZIP_MAGIC[0]):
+        raise ValueError("an archive that lost its members")
     return scores
 
 
