@@ -4,13 +4,13 @@ import json
 import signal
 import subprocess
 import sys
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 import torch
 from conftest import ROOT, infer_flags, succeeds, train_flags
 
-from engine.distributed import World
 from engine.labelling import usable_images
 from models.aeft import AEFTNet
 from models.resnet38d import ResNet38d, running_statistics_kept
@@ -220,20 +220,19 @@ def test_ranks_without_an_image_have_nothing_to_do(broken, trained, tmp_path):
         assert [path.stem for path in (tmp_path / "n" / folder).glob("*.npy")] == ids[:1]
 
 
-class Rank(World):
-    """A rank whose other ranks' values are given beforehand."""
-
-    def __init__(self, *others):
-        super().__init__()
-        self.others = others
-
-    def collect(self, value):
-        return [value, *self.others]
-
-
-def test_ranks_agree_on_whether_any_image_is_left(toy, tmp_path, capsys):
-    failures = Failures("skip", tmp_path / "failed.txt")
-    assert usable_images(["none", "nobody"], toy, failures, Rank(1)) == []
+def test_a_list_without_any_image_is_refused(toy, tmp_path, capsys):
+    failures = Failures("skip", tmp_path / "failed.txt", held=True)
     with pytest.raises(UserError, match="no image is left: all 2 failed, the last with: .*/nobody.jpg: no such image"):
-        usable_images(["none", "nobody"], toy, failures, Rank(0))
-    assert usable_images([], toy, failures, Rank(1)) == []
+        usable_images(["none", "nobody"], toy, failures)
+    assert capsys.readouterr().err.count("left out") == 2 and not failures.path.exists()
+
+
+def test_what_all_ranks_found_beforehand_is_written_once(tmp_path, monkeypatch, capsys):
+    failures = [Failures("skip", tmp_path / "failed.txt", held=True) for _ in range(2)]
+    for rank, one in enumerate(failures):
+        monkeypatch.setenv("RANK", str(rank))
+        one.add("a", "broken")
+    for rank, one in enumerate(failures):
+        one.begin(SimpleNamespace(main=rank == 0, first=lambda work, main=rank == 0: work() if main else None))
+    assert (tmp_path / "failed.txt").read_text() == "a\tbroken\n"
+    assert capsys.readouterr().err.count("left out a") == 1

@@ -1,5 +1,6 @@
 """--on_error: whether a broken image ends a run, or is left out and listed in failed.txt."""
 
+import os
 import sys
 from pathlib import Path
 
@@ -12,7 +13,7 @@ class Failures:
     """Images that could not be used. Processes of a run may share one file: each adds whole lines to its end.
 
     skip: False = the first failure ends the run. path: failed.txt, one "ID<tab>reason" a line. held: whether nothing is
-    written before `begin`.
+    written before `begin`; all processes look at the same images then, and one of them says what it finds.
     """
 
     def __init__(self, on_error, path, held=False):
@@ -24,7 +25,7 @@ class Failures:
         """Forget an earlier run's failures, since this one tries these images again; write what was held back."""
         world.first(lambda: self.path.unlink(missing_ok=True))
         self.held = False
-        for line in self.noted:
+        for line in self.noted if world.main else ():
             self._write(line)
 
     def add(self, image_id, error):
@@ -34,7 +35,8 @@ class Failures:
         line = f"{image_id}\t{' '.join(str(error).split())}"  # of an image that fails in two ways both are said
         if line in self.noted or not self.held and line in self.lines():
             return
-        print(f"warning: left out {image_id}: {error}", file=sys.stderr)
+        if not self.held or os.environ.get("RANK", "0") == "0":
+            print(f"warning: left out {image_id}: {error}", file=sys.stderr)
         self.noted.append(line)
         if not self.held:
             self._write(line)
