@@ -106,7 +106,7 @@ class Scripts:
         on_gpu = self.setting.device.type == "cuda"
         if "/" not in script:
             flags += ["--name", name, "--experiment", str(self.root)]
-        if "/" not in script and script != "evaluation.py":
+        if "/" not in script and script not in ("evaluation.py", "export.py"):
             flags += ["--device", "cuda:0" if on_gpu and ranks > 1 else str(self.setting.device)]
         env = os.environ | self.env
         if ranks > 1:
