@@ -86,7 +86,6 @@ def check_args(args, ids):
     for flag in ("threshold", "kfold"):
         if getattr(args, flag) is not None and args.task != "cam":
             raise UserError(f"--{flag} is for --task cam; {args.task} has a background score of its own")
-    flags.check_range(args, "thresholds")
     if args.kfold and args.threshold is not None:
         raise UserError("--kfold chooses thresholds, --threshold sets one; give one of them")
     if args.kfold and args.kfold > len(ids):

@@ -138,7 +138,6 @@ def describe_selection(args, validation):
 
 
 def main(args):
-    flags.check_range(args, "random_scale")
     args.arch = args.arch or DEEPLAB + args.trunk
     if args.arch.startswith(SMP) and args.batch_size < 2 * processes():
         raise UserError(f"--batch_size {args.batch_size}: {args.arch} needs at least 2 images a process")

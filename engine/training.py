@@ -18,8 +18,7 @@ import torch
 from tqdm import tqdm
 
 from engine.check import Check, timed
-from engine.device import choose_device, memory_format
-from engine.distributed import join_world
+from engine.distributed import join_world, memory_format
 from engine.experiment import Experiment, remember
 from engine.flags import next_command, words
 from engine.log import Log, describe_groups, describe_run, describe_terms
@@ -114,18 +113,6 @@ def check_finite(losses, step, ids):
         )
 
 
-def prepare_network(net, device, world, amp=False, seed=0, compiled=False):
-    """Move a network to its device, in the memory format that is fast there; returns what a step runs: `net`, wrapped.
-
-    Seeds dropout, differently on every rank.
-    """
-    world.prepare(net, device)
-    net.to(memory_format=memory_format(device, amp))
-    torch.manual_seed(seed + 1_000_003 * world.rank)
-    model = world.wrap(net, device)
-    return torch.compile(model) if compiled else model
-
-
 # ---------------------------------------------------------------- what a script says of its training
 
 
@@ -198,11 +185,12 @@ class Training:
         self.args, self.net, self.criterion, self.optimizer = args, net, criterion, optimizer
         self.dataset, self.facts, self.validation, self.place = dataset, facts, validation, plan.place
         self.phases, self.following = [phase for phase in plan.phases if phase.first < phase.last], plan.following
-        self.world, self.device = join_world(choose_device(args.device))
+        self.world = join_world(args.device)
+        self.device = self.world.device
         self.check_batches()
         self.shortest_plan = plan.planned_steps
         self.planned_steps = max(plan.planned_steps, sum(phase.steps(len(dataset)) for phase in self.phases))
-        self.model = prepare_network(net, self.device, self.world, args.amp, args.seed, args.compile)
+        self.model = self.world.prepare(net, args.amp, args.seed, args.compile)
         self.sampler = EpochBatches(len(dataset), args.seed, self.world.rank, self.world.size)
         self.progress, self.state = Progress(lr=args.lr), {"settings": args.results, "data": facts.data}
         self.written = []  # epochs of this run that have a checkpoint
