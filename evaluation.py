@@ -171,7 +171,7 @@ def main(args):
     if args.check:
         check = Check(World(), "list, masks and results are there")
         return check_run(check, ids, list(folders.values()), mask, args, scoring, len(names))
-    run = this_run(args, "cpu", lists=[args.list])
+    run = this_run(args, World(), [args.list])
     parts = split_folds(ids, args.kfold, args.seed) if args.kfold else None
     about = {"list": args.list, "task": args.task, "dict_dir": args.dict_dir or args.pred_dir}
     results = {}

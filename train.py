@@ -24,10 +24,10 @@ from models.trunks import make_trunk
 from tool.cli import fraction, natural, nonnegative, positive_int, run_script
 from tool.io.files import UserError, fingerprint, read_list
 from voc12.classes import load_classes
-from voc12.data import TrainSet, check_images
+from voc12.data import TrainSet, check_images, masked_ids
 from voc12.labels import any_negative, describe_negatives, load_labels, load_training_labels
 from voc12.transforms import TrainView, look_of
-from voc12.validation import cam_sweep, masked_ids
+from voc12.validation import cam_sweep
 
 MODELS = {"aeft_gpp": AEFTNet}
 

@@ -7,6 +7,7 @@ process. Without torchrun every method here does nothing.
 
 import datetime
 import os
+import signal
 import sys
 
 import torch
@@ -14,6 +15,7 @@ import torch.distributed as dist
 from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
+from tool.cli import Interrupted
 from tool.io.files import UserError
 from tool.memory import keep_freed_memory
 
@@ -184,3 +186,41 @@ def choose_device(name):
 def memory_format(device, amp):
     """channels_last where convolutions are faster with it: on GPUs, and in bfloat16 on CPUs."""
     return torch.channels_last if amp or device.type == "cuda" else torch.contiguous_format
+
+
+class StopSignal:
+    """SIGINT and SIGTERM as a flag that a training reads after each step; a second one ends it at once."""
+
+    def __init__(self, world):
+        self.number = None
+        self.previous = {}
+        self.world = world
+
+    def __enter__(self):
+        for number in (signal.SIGINT, signal.SIGTERM):
+            self.previous[number] = signal.signal(number, self._receive)
+        return self
+
+    def _receive(self, number, frame):
+        self.number = number
+        self.restore()
+
+    def asked(self):
+        """Whether any rank was signalled: all stop after the same step."""
+        numbers = [n for n in self.world.collect(self.number) if n is not None]
+        self.number = numbers[0] if numbers else None
+        return bool(numbers)
+
+    def restore(self):
+        while self.previous:
+            signal.signal(*self.previous.popitem())
+
+    def __exit__(self, *exc):
+        self.restore()
+
+    def stop(self, where):
+        """End every rank with the exit code that shells expect (128 + signal); rank 0 says where the run stopped."""
+        code = 128 + self.number
+        if not self.world.main:
+            sys.exit(code)
+        raise Interrupted(f"stopped by {signal.Signals(self.number).name} {where}; --resume continues", code)

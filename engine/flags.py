@@ -74,16 +74,16 @@ class Parser(cli.Parser):
         self.begins = begins
         groups = {name: self.add_argument_group(name) for name in ("data", "network", "schedule", "method", "run")}
         self.data, self.network, self.schedule, self.method = (
-            partial(self.add, groups[name]) for name in ("data", "network", "schedule", "method")
+            partial(self.declare, groups[name]) for name in ("data", "network", "schedule", "method")
         )
-        self.run = partial(self.add, groups["run"], role=FREE)
+        self.run = partial(self.declare, groups["run"], role=FREE)
         self.meanings = {}  # {dest of a flag: Meaning}
         self.splits = {}  # {dest of a list flag: name of the data set's own list that is its default}
         self.presets = {}  # {dest of a flag: {its value: {dest: default}}}
         self.ranges = []  # flags of MIN and MAX
         self.ignored = []  # released flags that change nothing
 
-    def add(self, group, *names, role=RESULT, remembered=None, **options):
+    def declare(self, group, *names, role=RESULT, remembered=None, **options):
         """A flag of a group; returns its dest. One of MIN and MAX has to be a range."""
         dest = group.add_argument(*names, **options).dest
         self.meanings[dest] = Meaning(role, remembered)

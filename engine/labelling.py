@@ -171,7 +171,7 @@ class Labelling:
         self.thread = stack.enter_context(Background())
         self.failures.begin(self.world)
         lists = [self.facts.list] if self.facts.list else []
-        run = this_run(self.args, self.device, self.world.size, lists, self.facts.weights)
+        run = this_run(self.args, self.world, lists, self.facts.weights)
         self.world.first(lambda: self.claim(run))
         self.outputs = Outputs(self.folders, self.inputs)
         self.left = list(self.outputs.left)
