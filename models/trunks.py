@@ -26,7 +26,7 @@ from tool.io.files import UserError, shorten
 
 TIMM = "timm:"
 LEVEL_STRIDE = 8  # pixels a cell of AffinityNet's first level
-TRUNKS = {"resnet38d": ResNet38d}  # made from (width, dropout); their stride is an attribute of the class
+TRUNKS = {"resnet38d": ResNet38d}  # made from (width, dropout); stride is an attribute of the class
 SUITABLE = "CNNs (timm:resnet50) and ViTs on a grid of patches (timm:deit_small_patch16_224) can be trunks"
 
 
