@@ -58,7 +58,7 @@ STAGES = {  # row: (command, files that it writes, how many)
         1,
     ),
     "infer_seg.py": ("infer_seg.py --voc12_root {toy} --infer_list {toy}/val.txt", "n/seg/*/*.png", 4),
-    "export.py": ("export.py --voc12_root {toy} --out {root}/net.onnx", "net.onnx", 1),
+    "infer_seg.py --export": ("infer_seg.py --voc12_root {toy} --export {root}/net.onnx", "net.onnx", 1),
     "evaluation.py": (
         "evaluation.py --voc12_root {toy} --list {toy}/train.txt --task cam --dict_dir dict --json {root}/score.json",
         "score.json",
@@ -106,7 +106,7 @@ class Scripts:
         on_gpu = self.setting.device.type == "cuda"
         if "/" not in script:
             flags += ["--name", name, "--experiment", str(self.root)]
-        if "/" not in script and script not in ("evaluation.py", "export.py"):
+        if "/" not in script and script != "evaluation.py":
             flags += ["--device", "cuda:0" if on_gpu and ranks > 1 else str(self.setting.device)]
         env = os.environ | self.env
         if ranks > 1:
@@ -171,7 +171,7 @@ def left_out(package):
 
 def steps(setting):
     one = Scripts(setting)
-    lacking = {"--crf": "pydensecrf", "_aff": "pydensecrf", "export": "onnx"}
+    lacking = {"--crf": "pydensecrf", "_aff": "pydensecrf", "--export": "onnx"}
     rows = [("train.py", 30, one.begin)]
     for name, stage in STAGES.items():
         package = next((p for part, p in lacking.items() if part in name and not has(p)), None)
