@@ -33,7 +33,7 @@ SUITABLE = "CNNs (timm:resnet50) and ViTs on a grid of patches (timm:deit_small_
 def make_trunk(name, width=1.0, output_stride=None, dropout=(0.2, 0.2), fetch=False):
     """The trunk of a name: one of TRUNKS, or `timm:NAME` for a classifier of timm.
 
-    width, dropout: of those in TRUNKS; timm's have the width of their name, and no dropout before their classifier.
+    width, dropout: resnet38d's; timm's have the width of their name, and no dropout before their classifier.
     output_stride: pixels a cell, None for the trunk's own. fetch: let timm fetch its pretrained weights.
     UserError: no such name, not a trunk, or not to be had like this.
     """
