@@ -18,7 +18,7 @@ from engine import flags
 from engine.distributed import warn
 from engine.experiment import Experiment
 from engine.training import Facts, Phase, Plan, Training, Validation, build_optimizer, train_one_epoch
-from models.aeft import AEFTNet
+from models.classifiers import MODELS
 from models.triplet import ATTRACT, METRICS, TripletErasing
 from models.trunks import make_trunk
 from tool.cli import fraction, natural, nonnegative, positive_int, run_script
@@ -28,8 +28,6 @@ from voc12.data import TrainSet, check_images, masked_ids
 from voc12.labels import any_negative, describe_negatives, load_labels, load_training_labels
 from voc12.transforms import TrainView, look_of
 from voc12.validation import cam_sweep
-
-MODELS = {"aeft_gpp": AEFTNet}
 
 
 def get_args_parser():
