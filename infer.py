@@ -50,7 +50,7 @@ def get_args_parser():
     text = "probability from which a class counts as found, 0 to 1"
     parser.data("--min_score", type=fraction, default=0.5, help=text)
     add = parser.network
-    add("--model", type=str, default="aeft_gpp", choices=MODELS, help="network to load")
+    add("--model", remembered=str, type=str, default="aeft_gpp", choices=MODELS, help="network to load")
     flags.add_trunk(parser)
     flags.add_pool(parser)
     add("--load_epo", type=natural, default=None, help="epoch of the checkpoint, from 0")

@@ -40,7 +40,7 @@ def get_args_parser():
     add("--resize", type=positive_int, nargs=2, default=[256, 512], metavar=("MIN", "MAX"), help="long side, pixels")
     add("--jitter_p", type=fraction, default=0.8, help="probability of colour jitter")
     add = parser.network
-    add("--model", type=str, default="aeft_gpp", choices=MODELS, help="network to train")
+    add("--model", remembered=str, type=str, default="aeft_gpp", choices=MODELS, help="network to train")
     text = "start weights: a file (.params, .pth, .safetensors), timm to let it fetch its own, none to train from "
     add("--pretrained", type=str, default="pretrained/resnet_38d.params", help=f"{text}scratch")
     flags.add_pool(parser)
