@@ -1,15 +1,14 @@
 """torchrun: N processes give the losses and weights of one, and share the images that have to be inferred."""
 
-import json
 import signal
 import subprocess
-import sys
 from types import SimpleNamespace
 
 import numpy as np
 import pytest
 import torch
 from conftest import ROOT, infer_flags, succeeds, train_flags
+from stage_runs import assert_same_losses, assert_same_weights, read_log, torchrun, torchrun_command
 
 from engine.labelling import usable_images
 from models.aeft import AEFTNet
@@ -17,40 +16,6 @@ from models.resnet38d import ResNet38d, running_statistics_kept
 from tool.io.failures import Failures
 from tool.io.files import UserError
 from tool.io.scores import read_scores
-
-
-def torchrun_command(processes, script, *args):
-    """A script as several processes on this machine."""
-    options = [f"--nproc_per_node={processes}", "--rdzv_backend=c10d", "--rdzv_endpoint=localhost:0", "--"]
-    return [sys.executable, "-m", "torch.distributed.run", *options, str(ROOT / script), *map(str, args)]
-
-
-def torchrun(processes, script, *args):
-    """Run a script as several processes; returns what all of them printed."""
-    command = torchrun_command(processes, script, *args)
-    result = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=400)
-    assert result.returncode == 0, result.stderr[-3000:]
-    return result.stdout
-
-
-def read_log(path):
-    return [json.loads(line) for line in path.read_text().splitlines()]
-
-
-def assert_same_losses(ours, theirs, terms):
-    assert len(ours) == len(theirs) > 1
-    for a, b in zip(ours, theirs):
-        assert a.keys() == b.keys()
-        for term in set(terms) & a.keys():
-            tolerance = 0.1 if term == "miou" else 1e-7  # of a label map a pixel may turn
-            assert a[term] == pytest.approx(b[term], rel=1e-5, abs=tolerance), (a["epoch"], term)
-
-
-def assert_same_weights(ours, theirs):
-    ours, theirs = (torch.load(path, weights_only=True) for path in (ours, theirs))
-    assert ours.keys() == theirs.keys()
-    for name in ours:
-        torch.testing.assert_close(ours[name], theirs[name], rtol=1e-5, atol=1e-5, msg=name)
 
 
 @pytest.fixture(scope="module")

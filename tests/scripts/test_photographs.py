@@ -11,7 +11,7 @@ import pytest
 import torch
 from conftest import infer_flags, prints, refused, run_here
 from PIL import Image, ImageOps, PngImagePlugin
-from test_infer import predict_flags
+from stage_runs import predict_flags
 
 from tool.cam import inner_size, labelled_cam, multi_scale_cam
 from tool.crf import crf_of_large, crf_with_alphas, fit

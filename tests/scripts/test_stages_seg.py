@@ -10,7 +10,15 @@ import timm
 import torch
 from conftest import ROOT, load_script, prints, refused, run_here
 from PIL import Image
-from test_distributed import assert_same_losses, assert_same_weights, read_log, torchrun
+from stage_runs import (
+    assert_same_losses,
+    assert_same_weights,
+    common_flags,
+    infer_seg_flags,
+    read_log,
+    torchrun,
+    train_seg_flags,
+)
 
 from models.checkpoint import load_weights, save_weights
 from models.deeplab import make_segmentation_net
@@ -30,16 +38,6 @@ def runs(script, *args):
     """Run a script that must succeed, in this process."""
     code, errors = run_here(script, *args)
     assert code == 0, errors[-2000:]
-
-
-def common_flags(toy, folder):
-    return ["--name", "n", "--experiment", folder, "--voc12_root", toy, "--num_workers", 0, "--device", "cpu"]
-
-
-def train_seg_flags(toy, folder):
-    """Two epochs on the true masks, from the experiment's classifier."""
-    data = ["--train_list", toy / "train.txt", "--val_list", toy / "val.txt", "--labels", toy / "SegmentationClass"]
-    return [*common_flags(toy, folder), *data, "--epochs", 2, "--batch_size", 5, "--crop_size", 49, "--lr", 0.005]
 
 
 def export_flags(toy, folder):
@@ -337,10 +335,6 @@ def test_no_start_weights_at_all(toy, copy):
 
 
 # ---------------------------------------------------------------- labels
-
-
-def infer_seg_flags(toy, folder):
-    return [*common_flags(toy, folder), "--infer_list", toy / "val.txt", "--crf_workers", 1]
 
 
 def labels(folder, name="seg"):

@@ -14,6 +14,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from conftest import ROOT
 from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
@@ -23,8 +24,6 @@ from tool.io.files import UserError
 from tool.io.images import label_image, open_mask, save_image
 from voc12 import make_lists
 from voc12.make_lists import augmented_ids, find_sbd, read_sbd_mask, require_scipy
-
-ROOT = Path(__file__).resolve().parent.parent
 
 TRAIN, VAL = ["2007_000032", "2007_000039", "2009_1"], ["2007_000033", "2009_2"]
 TRAINVAL = ["2008_000002", "2009_1", "2009_2", "2010_9"]

@@ -13,8 +13,7 @@ import torch
 from conftest import infer_flags, train_flags
 from kill_harness import SCRIPTS, Launcher, differences, wait_until
 from PIL import Image
-from test_scripts_aff import aff_flags, train_aff_flags
-from test_scripts_seg import infer_seg_flags, train_seg_flags
+from stage_runs import aff_flags, infer_seg_flags, train_aff_flags, train_seg_flags
 
 from engine.log import Log
 from tool.io.files import write_bytes

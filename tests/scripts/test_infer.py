@@ -12,6 +12,7 @@ import torch
 from conftest import infer_flags, prints, refused, run_here
 from foreign_maps import FORMS
 from PIL import Image
+from stage_runs import predict_flags
 
 from engine.check import Check
 from engine.distributed import World
@@ -266,12 +267,6 @@ def photographs(toy, tmp_path):
         open_image(toy / "JPEGImages" / f"toy_{k:05d}.jpg").save(folder / name)
     (folder / "notes.txt").write_text("no photograph")
     return folder
-
-
-def predict_flags(trained, images, out):
-    """Flags for photographs: of the experiment only its checkpoint is used."""
-    common = ["--name", "n", "--experiment", trained, "--width", 0.0625, "--load_epo", 3, "--device", "cpu"]
-    return [*common, "--num_workers", 0, "--crf_workers", 1, "--images", images, "--out", out, "--labels", "predicted"]
 
 
 def found(out):

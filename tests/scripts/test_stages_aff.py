@@ -13,6 +13,7 @@ import pytest
 import torch
 from conftest import ROOT, prints, refused, run_here, succeeds
 from PIL import Image
+from stage_runs import aff_flags, train_aff_flags
 
 from engine.distributed import World
 from models.affinity import AffinityNet
@@ -25,48 +26,6 @@ from tool.pseudo_labels import refine_labels, stack_scores, walk_scores
 from voc12.classes import VOC_CLASSES
 from voc12.data import AffinitySet, read_score_pair
 from voc12.transforms import AffinityView, normalise, rescale
-
-POWERS = ["--low", 2, "--high", 19, "--dup", 8]
-
-
-def aff_flags(toy, folder):
-    return [
-        "--name",
-        "n",
-        "--experiment",
-        folder,
-        *POWERS,
-        "--voc12_root",
-        toy,
-        "--train_list",
-        toy / "train.txt",
-        "--width",
-        0.0625,
-        "--scale",
-        2,
-        "--num_workers",
-        0,
-        "--device",
-        "cpu",
-    ]
-
-
-def train_aff_flags(toy, folder):
-    return [
-        *aff_flags(toy, folder),
-        "--val_list",
-        toy / "train.txt",
-        "--val_every",
-        2,
-        "--pretrained",
-        folder / "n" / "ckpt" / "003net_main.pth",
-        "--epochs",
-        2,
-        "--batch_size",
-        4,
-        "--crop_size",
-        96,
-    ]
 
 
 @pytest.fixture(scope="module")

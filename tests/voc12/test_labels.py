@@ -5,11 +5,11 @@ import pickle
 import subprocess
 import sys
 import zipfile
-from pathlib import Path
 from xml.sax.saxutils import escape
 
 import numpy as np
 import pytest
+from conftest import ROOT
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -25,7 +25,6 @@ from voc12.labels import (
     write_cls_labels,
 )
 
-ROOT = Path(__file__).resolve().parent.parent
 BOMB = (
     '<!DOCTYPE annotation [<!ENTITY a "cat"><!ENTITY b "&a;&a;&a;&a;&a;&a;&a;&a;&a;&a;">]>'
     "<annotation><object><name>&b;</name></object></annotation>"

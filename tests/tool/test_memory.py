@@ -51,7 +51,7 @@ def measure():
 def test_a_process_on_the_cpu_keeps_memory_and_its_workers_do_not():
     """In a process of its own: what others allocated before is kept, too."""
     code = "import test_memory; test_memory.measure()"
-    paths = {"PYTHONPATH": f"{ROOT}:{ROOT / 'tests'}", "OMP_NUM_THREADS": "1"}
+    paths = {"PYTHONPATH": f"{ROOT}:{ROOT / 'tests'}:{ROOT / 'tests/tool'}", "OMP_NUM_THREADS": "1"}
     out = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env=os.environ | paths).stdout
     before, kept, of_a_worker, of_ours = map(float, out.split())
     assert before > 20_000 and kept < before / 5
