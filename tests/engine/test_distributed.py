@@ -2,7 +2,6 @@
 
 import signal
 import subprocess
-from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -10,11 +9,6 @@ import torch
 from conftest import ROOT, infer_flags, succeeds, train_flags
 from stage_runs import assert_same_losses, assert_same_weights, read_log, torchrun, torchrun_command
 
-from engine.labelling import usable_images
-from models.aeft import AEFTNet
-from models.resnet38d import ResNet38d, running_statistics_kept
-from tool.io.failures import Failures
-from tool.io.files import UserError
 from tool.io.scores import read_scores
 
 
@@ -130,26 +124,6 @@ def test_processes_train_affinitynet_as_one(toy, inferred, tmp_path):
     assert_same_weights(*(tmp_path / k / "n/ckpt_aff/aff021919/best.pth" for k in ("two", "one")))
 
 
-def test_recomputed_activations_change_nothing():
-    """Same losses, gradients and running statistics with and without --checkpoint_activations."""
-    torch.manual_seed(0)
-    image = torch.randn(2, 3, 48, 40)
-    results = []
-    for recompute in (False, True):
-        torch.manual_seed(1)
-        net = AEFTNet(ResNet38d(1 / 16)).train()
-        net.trunk.checkpoint_activations = recompute
-        torch.manual_seed(2)  # dropout
-        with running_statistics_kept(net):
-            logits = net(image)[1]
-        (logits.sum() + net(image)[1].square().sum()).backward()
-        results.append(([p.grad for p in net.parameters() if p.requires_grad], list(net.buffers())))
-    for ours, theirs in zip(*results):
-        for a, b in zip(ours, theirs):
-            torch.testing.assert_close(a, b, rtol=1e-5, atol=1e-6)
-    assert any(b.abs().max() > 0 for b in results[0][1])
-
-
 def test_processes_share_the_list(toy, inferred, tmp_path):
     """infer.py by two processes writes the files of one; what a dead one left out, the next run does."""
     (tmp_path / "n").mkdir()
@@ -183,21 +157,3 @@ def test_ranks_without_an_image_have_nothing_to_do(broken, trained, tmp_path):
     assert "1 images done, 0 skipped (done before), 1 failed" in out
     for folder in ("dict", "crf/02"):
         assert [path.stem for path in (tmp_path / "n" / folder).glob("*.npy")] == ids[:1]
-
-
-def test_a_list_without_any_image_is_refused(toy, tmp_path, capsys):
-    failures = Failures("skip", tmp_path / "failed.txt", held=True)
-    with pytest.raises(UserError, match="no image is left: all 2 failed, the last with: .*/nobody.jpg: no such image"):
-        usable_images(["none", "nobody"], toy, failures)
-    assert capsys.readouterr().err.count("left out") == 2 and not failures.path.exists()
-
-
-def test_what_all_ranks_found_beforehand_is_written_once(tmp_path, monkeypatch, capsys):
-    failures = [Failures("skip", tmp_path / "failed.txt", held=True) for _ in range(2)]
-    for rank, one in enumerate(failures):
-        monkeypatch.setenv("RANK", str(rank))
-        one.add("a", "broken")
-    for rank, one in enumerate(failures):
-        one.begin(SimpleNamespace(main=rank == 0, first=lambda work, main=rank == 0: work() if main else None))
-    assert (tmp_path / "failed.txt").read_text() == "a\tbroken\n"
-    assert capsys.readouterr().err.count("left out a") == 1

@@ -1,21 +1,13 @@
-"""Defaults of flags: what an experiment remembers, what a data set's folder says; the lock of an output folder."""
+"""Defaults of flags: what an experiment remembers, and what a data set's folder says of itself."""
 
-import json
-import multiprocessing
-import os
 import shutil
-import signal
-import time
 from pathlib import Path
 
 import pytest
-from conftest import ROOT, load_script, refused, run_here
 
-from engine.distributed import World
 from engine.experiment import remember
 from engine.flags import Parser, add_common, add_data, add_trunk
 from tool.io.files import UserError
-from tool.io.lock import holder_path, locked
 
 SETS = ("VOC", "own")
 
@@ -153,89 +145,3 @@ def test_damaged_settings_are_refused(here, text):
     Path("experiment/n/settings.json").write_text(text)
     with pytest.raises(UserError, match=r"settings\.json"):
         parse()
-
-
-# ---------------------------------------------------------------- flags
-
-
-def test_an_unknown_flag_is_one_line_with_the_nearest_one():
-    assert "did you mean --width?" in refused("train.py", "--name", "n", "--widht", 1, says="--widht")
-
-
-SCRIPTS = sorted(path.relative_to(ROOT).as_posix() for folder in ("", "voc12") for path in (ROOT / folder).glob("*.py"))
-
-
-@pytest.mark.parametrize("script", [s for s in SCRIPTS if "def get_args_parser" in (ROOT / s).read_text()])
-def test_no_flag_may_be_abbreviated(script):
-    """`--over` must not be `--overwrite`, which deletes checkpoints."""
-    parser = load_script(script).get_args_parser()
-    for needed in (*parser._actions, *parser._mutually_exclusive_groups):
-        needed.required = False
-    options = [option for action in parser._actions for option in action.option_strings if option.startswith("--")]
-    assert len(options) > 3
-    for option in options:
-        for short in {option[:-1], option[:5]} - {*options}:
-            assert parser.parse_known_args([short])[1] == [short]
-
-
-def test_an_abbreviated_flag_is_refused_with_the_whole_one():
-    assert "did you mean --overwrite?" in refused("train.py", "--name", "n", "--overw", says="--overw")
-
-
-def test_every_default_is_shown_and_no_flag_stands_outside_the_groups():
-    for script in ("train.py", "infer.py", "train_aff.py", "infer_aff.py", "evaluation.py", "report.py"):
-        parser = load_script(script).get_args_parser()
-        for action in parser._actions:
-            if action.default not in (None, "==SUPPRESS==") and action.dest != "help":
-                shown = parser.formatter_class("")._get_help_string(action)
-                assert "(default" in shown, (script, action.dest)
-        assert [a.dest for a in parser._action_groups[1]._group_actions] == ["help"]
-
-
-def test_released_flags_without_effect_are_taken_and_named_once(here):
-    code, errors = run_here("train.py", "--name", "n", "--voc12_root", "own", "--print_freq", 100)
-    assert code == 2  # the photographs are none
-    assert errors.count("--print_freq has no effect") == 1
-
-
-def test_a_crop_is_square():
-    refused("train.py", "--name", "n", "--crop", 320, 240, says="square")
-
-
-# ---------------------------------------------------------------- one run a folder
-
-
-def _hold(folder, ready):
-    with locked([folder], World()):
-        ready.set()
-        time.sleep(60)
-
-
-def test_two_runs_of_one_folder_are_refused_until_the_first_dies(tmp_path):
-    context = multiprocessing.get_context("fork")
-    ready = context.Event()
-    other = context.Process(target=_hold, args=(tmp_path / "out", ready))
-    other.start()
-    assert ready.wait(30)
-    with pytest.raises(UserError, match=f"process {other.pid} on "):
-        with locked([tmp_path / "out"], World()):
-            pass
-    with locked([tmp_path / "another"], World()):
-        pass
-    os.kill(other.pid, signal.SIGKILL)
-    other.join()
-    with locked([tmp_path / "out"], World()):
-        assert json.loads(holder_path(tmp_path / "out").read_text())["pid"] == os.getpid()
-    assert not holder_path(tmp_path / "out").exists()
-
-
-def test_a_file_system_without_locks_is_said(tmp_path, monkeypatch, capsys):
-    import filelock
-
-    def refuse(*args, **more):
-        raise NotImplementedError
-
-    monkeypatch.setattr(filelock.FileLock, "acquire", refuse)
-    with locked([tmp_path], World()):
-        pass
-    assert "no locks on this file system" in capsys.readouterr().err

@@ -15,7 +15,6 @@ from kill_harness import SCRIPTS, Launcher, differences, wait_until
 from PIL import Image
 from stage_runs import aff_flags, infer_seg_flags, train_aff_flags, train_seg_flags
 
-from engine.log import Log
 from tool.io.files import write_bytes
 from tool.io.images import open_image, save_image
 from tool.io.lock import holder_path
@@ -436,13 +435,6 @@ def test_two_inferences_at_many_moments(script, stages, launcher, tmp_path):
     wins = race(stage, launcher, tmp_path / "w", references, delays)
     wins = np.add(wins, race(stage, launcher, tmp_path / "w", references[::-1], delays)[::-1])
     print(f"{script}: 40 pairs of runs, won {wins}")
-
-
-def test_a_broken_line_of_the_log_is_dropped(tmp_path):
-    """Lines are appended, so a full disk may leave a part of the last one; resuming must not stumble over it."""
-    (tmp_path / "log.jsonl").write_text('{"epoch": 0, "total": 1.5}\n{"epoch": 1, "tot')
-    Log(tmp_path, first_epoch=1).close()
-    assert (tmp_path / "log.jsonl").read_text() == '{"epoch": 0, "total": 1.5}\n'
 
 
 # ---------------------------------------------------------------- signals that ask

@@ -1,4 +1,4 @@
-"""Provenance, end summaries, --check: what a run says of itself before, after and in run.json."""
+"""Provenance and --check: what a run says of itself before, after and in run.json."""
 
 import hashlib
 import json
@@ -10,7 +10,6 @@ import torch
 from conftest import infer_flags, refused, run_script, succeeds, train_flags
 
 from engine.record import check_origins, claim_folder, origin_of, read_record
-from engine.summary import Summary, merge
 from tool.io.files import UserError
 from tool.io.images import label_image, open_mask, save_image
 from tool.io.scores import file_origin, read_scores, write_scores
@@ -192,30 +191,6 @@ def test_failures_are_counted(toy, broken, trained, tmp_path):
     result = run_script("infer.py", *infer_flags(broken, tmp_path / "e"), "--dict", "--on-error", "skip")
     assert result.returncode == 0 and "11 images done, 0 skipped (done before), 1 failed" in result.stdout
     assert record_of(tmp_path / "e/n/dict")["summary"]["images"] == {"done": 11, "skipped": 0, "failed": 1}
-
-
-def test_summaries_of_processes_are_merged():
-    def part(done, seconds, mib):
-        return {
-            "images": {"done": done, "skipped": 1, "failed": 2},
-            "seconds": seconds,
-            "peak_memory_mib": mib,
-            "stages": {"maps": {"images": done, "seconds": seconds, "workers": 1}},
-            "peak_gpu_memory_mib": 0,
-        }
-
-    total = merge([part(6, 2.0, 10), part(3, 4.0, 30)])
-    assert total["images"] == {"done": 9, "skipped": 2, "failed": 2}  # failed.txt is one for all
-    assert total["stages"]["maps"] == {"images": 9, "seconds": 6.0, "workers": 2, "images_per_second": 3.0}
-    assert total["seconds"] == 4.0 and total["peak_memory_mib"] == 30
-
-
-def test_a_stage_may_come_in_parts():
-    summary = Summary(torch.device("cpu"))
-    for images in (2, 3):
-        with summary.stage("training") as stage:
-            stage["images"] += images
-    assert summary.stages["training"]["images"] == 5
 
 
 # ---------------------------------------------------------------- --check

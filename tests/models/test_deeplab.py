@@ -1,20 +1,13 @@
-"""The segmentation networks: architecture, loss, training samples; views, CRF, zip and ONNX file that come of them."""
+"""The segmentation networks: architecture, loss, and that they learn."""
 
 import math
-import sys
-import zipfile
 
 import numpy as np
-import onnxruntime
 import pytest
 import segmentation_models_pytorch as smp
 import timm
 import torch
-from golden_inputs import state_shapes
-from hypothesis import given
-from hypothesis import strategies as st
-from PIL import Image
-from pydensecrf.densecrf import DenseCRF2D
+from golden_inputs import draw, state_shapes
 from torch import nn
 
 from models.checkpoint import load_weights, save_weights
@@ -26,15 +19,11 @@ from models.deeplab import (
     network_settings,
     pyramid_logits,
 )
-from models.export import export_onnx
 from models.resnet38d import ResNet38d, count_parameters
-from tool.io.files import UserError, read_list
-from tool.io.images import MEAN, STD, label_image, open_mask, save_image, voc_palette
-from tool.io.server_zip import SERVER_FOLDER, write_server_zip
+from tool.io.files import UserError
 from tool.metrics import confusion, iou, mean_iou
-from tool.segmentation import label_map, multi_scale_scores, refine_scores
-from voc12.data import SegSet, image_paths, label_paths
-from voc12.transforms import InferenceViews, SegView, normalise
+from tool.segmentation import label_map, multi_scale_scores
+from voc12.transforms import normalise
 
 TINY = 1 / 16
 SMP = "smp:DeepLabV3Plus:test_resnet"
@@ -263,16 +252,6 @@ def test_the_pyramid_has_every_scale_and_their_maximum():
     assert len(pyramid_logits(net, torch.zeros(1, 3, 24, 40), (1.0,))) == 1
 
 
-def draw(seed, side=128):
-    """A photograph of one rectangle on grey, and its mask: its edges are edges of cells."""
-    rng = np.random.default_rng(seed)
-    label = np.zeros((side, side), np.uint8)
-    (y, x), (height, width) = 8 * rng.integers(0, 5, 2), 8 * rng.integers(7, 12, 2)
-    label[y : y + height, x : x + width] = 1 + seed % 2
-    colours = np.array([[120, 120, 120], [200, 40, 40], [40, 40, 200]])[label] + rng.integers(-20, 20, (side, side, 3))
-    return Image.fromarray(colours.astype(np.uint8)), label
-
-
 def test_a_network_learns_four_images_by_heart():
     photos, labels = zip(*(draw(k) for k in range(4)))
     image, label = torch.stack([normalise(p) for p in photos]), torch.from_numpy(np.stack(labels))
@@ -288,226 +267,3 @@ def test_a_network_learns_four_images_by_heart():
     scores = [multi_scale_scores(net, [x[None]], mask.shape) for x, mask in zip(image, labels)]
     counts = sum(confusion(mask, label_map(s), 3) for mask, s in zip(labels, scores))
     assert mean_iou(iou(counts))[0] > 0.95
-
-
-# ---------------------------------------------------------------- training samples
-
-
-@given(
-    width=st.integers(1, 120),
-    height=st.integers(1, 120),
-    crop=st.integers(1, 90),
-    seed=st.integers(0, 1000),
-    jitter=st.sampled_from([0.0, 0.3]),
-)
-def test_padding_never_becomes_background(width, height, crop, seed, jitter):
-    """A white image of class 1: what is not white is padding, has the mean colour, and is ignored."""
-    view = SegView((0.5, 1.5), crop, (jitter, 0, 0, 0))
-    photo, label = Image.new("RGB", (width, height), "white"), np.ones((height, width), np.uint8)
-    x, label = view(photo, label, np.random.default_rng(seed))
-    assert x.shape == (3, crop, crop) and label.shape == (crop, crop) and label.dtype == torch.uint8
-    assert set(label.unique().tolist()) <= {1, 255}
-    assert torch.equal(x.eq(0).all(0), label == 255)
-
-
-def test_padding_is_background_where_the_recipe_has_it_so():
-    x, label = SegView((1, 1), 40, (0, 0, 0, 0), padding=0)(*draw(1, side=32), np.random.default_rng(0))
-    assert label[x.eq(0).all(0)].eq(0).all() and x.eq(0).all(0).sum() == 40 * 40 - 32 * 32
-
-
-def test_photograph_and_mask_are_moved_alike():
-    photo, label = draw(3)
-    flips = set()
-    for seed in range(8):
-        x, mask = SegView((0.5, 1.5), 96, (0, 0, 0, 0))(photo, label, np.random.default_rng(seed))
-        red = (x[0] * STD[0] + MEAN[0]) - (x[2] * STD[2] + MEAN[2])  # by 160/255 less in the blue rectangle
-        inside, outside = (red < -0.35) & (mask != 255), (red > -0.2) & (mask != 255)
-        assert (mask[inside] == 2).float().mean() > 0.98 and (mask[outside] == 0).float().mean() > 0.98
-        flips.add(bool(mask[:, :48].eq(2).sum() > mask[:, 48:].eq(2).sum()))
-    assert flips == {True, False}
-
-
-@pytest.fixture
-def seg_set(toy):
-    ids = read_list(toy / "train.txt")
-
-    def make(batch_size=None, scale=(0.5, 1.5)):
-        view = SegView(scale, 48, (0.3, 0.3, 0.3, 0.1))
-        return SegSet(toy, ids, toy / "SegmentationClass", 21, view, 0, batch_size)
-
-    return make
-
-
-def test_a_sample_depends_on_seed_epoch_and_image_alone(seg_set):
-    one, other = seg_set()[2, 5], seg_set()[2, 5]
-    assert one[0] == other[0] and all(torch.equal(a, b) for a, b in zip(one[1:], other[1:]))
-    assert not torch.equal(one[1], seg_set()[3, 5][1])
-
-
-def test_a_factor_a_batch(seg_set, monkeypatch):
-    """With a batch size, images of one batch of the epoch's order have one factor, others another."""
-    factors = {}
-    monkeypatch.setattr("voc12.transforms.rescale", lambda image, factor, _: factors.setdefault(factor, image))
-    dataset = seg_set(batch_size=4)
-    order = np.random.default_rng([0, 7]).permutation(12)
-    seen = []
-    for index in order:
-        factors.clear()
-        dataset[7, int(index)]
-        seen += factors
-    assert [len(set(seen[k : k + 4])) for k in (0, 4, 8)] == [1, 1, 1] and len(set(seen)) == 3
-    assert all(0.5 <= factor <= 1.5 for factor in seen)
-
-
-@pytest.mark.parametrize(
-    ("mask", "says"),
-    [
-        (None, "no such mask"),
-        (Image.new("RGB", (64, 48)), "a mask of mode RGB"),
-        (Image.new("L", (64, 48), 21), "holds id 21; ids go from 0 to 20, and 255 is ignored"),
-        (Image.new("L", (48, 64)), "64 x 48 pixels, but its mask has 48 x 64"),
-    ],
-)
-def test_masks_that_are_refused(tmp_path, mask, says):
-    save_image(tmp_path / "JPEGImages" / "one.jpg", Image.new("RGB", (64, 48)))
-    if mask:
-        mask.save(tmp_path / "one.png")
-    dataset = SegSet(tmp_path, ["one"], tmp_path, 21, SegView(), 0)
-    with pytest.raises(UserError, match=says):
-        dataset[0, 0]
-
-
-# ---------------------------------------------------------------- from a network to labels
-
-
-@pytest.fixture(scope="module")
-def random_net():
-    torch.manual_seed(0)
-    net = DeepLab(ResNet38d(TINY), 5).eval()
-    with torch.no_grad():
-        net.classifier.weight *= 50  # scores that differ
-    return net
-
-
-@pytest.mark.parametrize("merge", ["mean", "max"])
-@pytest.mark.parametrize("mirror", [True, False])
-def test_views_are_merged_as_each_by_itself(random_net, merge, mirror):
-    photo = draw(0)[0].crop((0, 0, 70, 51))
-    scores = multi_scale_scores(random_net, InferenceViews((0.5, 1.0, 1.25), mirror)(photo), (51, 70), merge)
-    logits = []
-    for scale in (0.5, 1.0, 1.25):
-        scaled = photo.resize((round(70 * scale), round(51 * scale)), Image.BICUBIC)
-        for turned in ([], [Image.FLIP_LEFT_RIGHT]) if mirror else ([],):
-            view = normalise(scaled.transpose(turned[0]) if turned else scaled)[None]
-            with torch.no_grad():
-                up = nn.functional.interpolate(random_net(view), (51, 70), mode="bilinear", align_corners=False)[0]
-            logits.append(up.flip(-1) if turned else up)
-    stack = torch.stack(logits)
-    expected = stack.mean(0).softmax(0) if merge == "mean" else stack.softmax(1).amax(0)
-    torch.testing.assert_close(scores, expected, rtol=1e-4, atol=1e-5)
-    assert scores.std() > 0.05  # the views do say something
-    np.testing.assert_array_equal(label_map(scores), scores.argmax(0).numpy())
-
-
-def test_crf_has_the_recipes_settings():
-    photo, label = draw(2, side=40)
-    scores = np.random.default_rng(0).dirichlet([1, 1, 1], (40, 40)).transpose(2, 0, 1).astype(np.float32)
-    crf = DenseCRF2D(40, 40, 3)
-    crf.setUnaryEnergy(np.ascontiguousarray(-np.log(scores.clip(1e-5)).reshape(3, -1)))
-    crf.addPairwiseGaussian(sxy=4, compat=3)
-    crf.addPairwiseBilateral(sxy=83, srgb=5, rgbim=np.array(photo, order="C"), compat=3)
-    expected = np.array(crf.inference(10)).reshape(3, 40, 40)
-    np.testing.assert_allclose(refine_scores(np.array(photo), scores), expected, atol=1e-5)
-
-
-# ---------------------------------------------------------------- files
-
-
-@pytest.fixture
-def masks(tmp_path):
-    """({ID: mask}, {ID: photograph}) of three images."""
-    ids = ["2008_000006", "2008_000011", "2008_000012"]
-    for image_id in ids:
-        save_image(tmp_path / "JPEGImages" / f"{image_id}.jpg", Image.new("RGB", (64, 48)))
-        save_image(tmp_path / "seg" / f"{image_id}.png", label_image(np.full((48, 64), 3)), "origin")
-    return label_paths(tmp_path / "seg", ids), image_paths(tmp_path, ids)
-
-
-def test_server_zip(masks, tmp_path):
-    (tmp_path / ".one.zip.12.tmp").write_bytes(b"of a run that was killed")
-    for name in ("one.zip", "other.zip"):
-        write_server_zip(tmp_path / name, *masks, 21)
-    assert not list(tmp_path.glob(".*"))
-    assert (tmp_path / "one.zip").read_bytes() == (tmp_path / "other.zip").read_bytes()
-    assert SERVER_FOLDER == "results/VOC2012/Segmentation/comp6_test_cls"
-    with zipfile.ZipFile(tmp_path / "one.zip") as archive:
-        assert archive.namelist() == [f"{SERVER_FOLDER}/{i}.png" for i in masks[0]] and archive.testzip() is None
-        for name in archive.namelist():
-            picture = Image.open(archive.open(name))
-            assert (picture.mode, picture.size) == ("P", (64, 48))
-            assert picture.getpalette() == voc_palette() and np.all(np.asarray(picture) == 3)
-
-
-@pytest.mark.parametrize(
-    ("damage", "says"),
-    [
-        (lambda path: path.unlink(), r"no such mask \(1 of 3 .*no zip is written"),
-        (lambda path: save_image(path, label_image(np.zeros((64, 48)))), "64 x 48 pixels, but its mask has 48 x 64"),
-        (lambda path: path.write_bytes(path.read_bytes()[:60]), "unreadable mask"),
-    ],
-)
-def test_no_zip_of_part_of_a_list(masks, tmp_path, damage, says):
-    path = list(masks[0].values())[1]
-    damage(path)
-    with pytest.raises(UserError, match=says) as refused:
-        write_server_zip(tmp_path / "x.zip", *masks, 21)
-    assert path.stem in str(refused.value) and not list(tmp_path.glob("*x.zip*"))
-
-
-@pytest.mark.parametrize("arch", ["deeplab_resnet38d", SMP])
-def test_onnx_computes_what_torch_does(arch, tmp_path):
-    torch.manual_seed(0)
-    net = make_segmentation_net(arch, 5, TINY if arch.endswith("38d") else 1.0)
-    with torch.no_grad():
-        for module in net.modules():
-            if isinstance(module, nn.BatchNorm2d):  # as after training
-                module.running_mean.normal_(0, 0.1)
-                module.running_var.uniform_(0.5, 2)
-    (tmp_path / ".net.onnx.12.tmp").write_bytes(b"of a run that was killed")
-    export_onnx(net, tmp_path / "net.onnx")
-    assert net.training and [p.name for p in tmp_path.iterdir()] == ["net.onnx"]
-    session = onnxruntime.InferenceSession(str(tmp_path / "net.onnx"), providers=["CPUExecutionProvider"])
-    net.eval()
-    for batch, height, width in ((1, 72, 100), (2, 41, 30)):
-        image = torch.rand(batch, 3, height, width)
-        mean, std = (torch.tensor(v).view(1, 3, 1, 1) for v in (net.trunk.mean, net.trunk.std))
-        with torch.no_grad():
-            logits = net((image - mean) / std)
-            logits = nn.functional.interpolate(logits, (height, width), mode="bilinear", align_corners=False)
-        result = session.run(["logits"], {"image": image.numpy()})[0]
-        np.testing.assert_allclose(result, logits.numpy(), atol=1e-4 * float(logits.abs().max()))
-
-
-def test_without_onnxruntime_the_export_says_that_nothing_was_compared(tmp_path, monkeypatch, capsys):
-    monkeypatch.setitem(sys.modules, "onnxruntime", None)
-    export_onnx(make_segmentation_net("deeplab_resnet38d", 5, TINY), tmp_path / "net.onnx")
-    assert (tmp_path / "net.onnx").stat().st_size > 1000
-    assert "net.onnx: not compared with torch's results, which needs the package onnxruntime" in capsys.readouterr().err
-
-
-def test_what_has_no_onnx_form_is_said_in_one_line(tmp_path, capfd):
-    net = make_segmentation_net("smp:UPerNet:test_resnet", 2)
-    with pytest.raises(UserError, match="this network has no ONNX form"):
-        export_onnx(net, tmp_path / "net.onnx")
-    assert not list(tmp_path.iterdir()) and capfd.readouterr().out == ""
-
-
-def test_masks_of_a_folder_are_read_as_ids(tmp_path):
-    """A palette of any colours, or grey: the ids count."""
-    ids = np.array([[0, 1], [20, 255]], np.uint8)
-    picture = Image.fromarray(ids, mode="P")
-    picture.putpalette([9] * 768)
-    picture.save(tmp_path / "palette.png")
-    Image.fromarray(ids).save(tmp_path / "grey.png")
-    for name in ("palette", "grey"):
-        assert np.array_equal(open_mask(tmp_path / f"{name}.png", 21), ids)

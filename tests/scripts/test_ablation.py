@@ -1,6 +1,4 @@
-"""ablation.py: the commands of every row are ones that the scripts take, what is done is not done again, and the tables
-of the page hold what was scored.
-"""
+"""ablation.py: the commands of every row are ones that the scripts take, and what is done is not done again."""
 
 import numpy as np
 import pytest
@@ -8,7 +6,7 @@ from conftest import load_script, prints, refused
 from PIL import Image
 
 from engine.children import Runs
-from engine.report.comparison import Row, cells, curve_table, fill, gather, row_table, spread
+from engine.report.comparison import fill
 from tool.io.files import read_json, read_list, write_json, write_text
 from tool.io.images import label_image, save_image
 from tool.io.scores import write_scores
@@ -135,31 +133,6 @@ def test_another_command_is_another_run(tmp_path, commands):
     assert len(commands) == 1
     runs.once("n", "maps", [[*score, "--seed", 1]], {"x": path})
     assert len(commands) == 2
-
-
-def test_spread_by_hand():
-    assert spread([1.0, 2.0, 3.0]) == "2.0 ± 1.0"  # of a sample
-    assert spread([4.25]) == "4.2"
-
-
-def test_cells_hold_the_figure_without_an_oracle_where_there_is_one():
-    result = {"miou_present": 1.0, "mean_precision": 2.0, "mean_recall": 3.0}
-    assert cells([result]) == ["1.0", "2.0", "3.0", "1"]
-    assert cells([result | {"kfold": {"miou_present": 0.5}}]) == ["0.5", "2.0", "3.0", "1"]
-
-
-def test_rows_and_curves_by_hand(tmp_path):
-    for seed, miou in ((0, 50.0), (2, 54.0)):
-        folder = tmp_path / f"gpp_seed{seed}"
-        score = {"miou_present": miou, "mean_precision": 60.0, "mean_recall": 70.0, "kfold": {"miou_present": 49.0}}
-        write_json(folder / "maps.json", {"commands": [], "scores": {"report": score, "released": score}})
-        write_text(folder / "log.jsonl", f'{{"epoch": 5, "miou_present": {miou}}}\n')
-    write_text(tmp_path / "gpp_seed3" / "log.jsonl", '{"epoch": 5, "miou_present": 1}\n')  # not done
-    rows = {"gpp": Row("GPP", "", (66.5, None, 54.2)), "never": Row("never run", "")}
-    assert list(gather(tmp_path, "gpp", "maps")) == [0, 2]
-    lines = squeeze(row_table(tmp_path, rows)).splitlines()
-    assert lines[2:] == ["| GPP | 49.0 ± 0.0 | 60.0 ± 0.0 | 70.0 ± 0.0 | 2 | 52.0 ± 2.8 | 49.0 ± 0.0 | 66.5 | | 54.2 |"]
-    assert squeeze(curve_table(tmp_path, rows)).splitlines()[0::2] == ["| | epoch 6 |", "| GPP | 52.0 |"]
 
 
 def test_a_page_without_a_place_is_refused(tmp_path):

@@ -10,11 +10,12 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from conftest import load_script, refused, run_here
+from conftest import load_script, refused, run_here, succeeds
 from foreign_maps import FORMS
 from PIL import Image
 
 from engine.record import write_record
+from tool.io.files import read_list
 from tool.io.images import label_image, open_mask
 from tool.io.scores import read_scores, write_scores
 from tool.metrics import ThresholdSweep, kfold, split_folds
@@ -392,3 +393,79 @@ def test_a_check_looks_at_every_experiment(three):
     (three / "experiment" / "m" / "dict" / "one.npy").write_bytes(b"x")
     code, errors = run_here(EVALUATION, *FLAGS, *CAM, "--name", "n", "m", "--mixed_origins", "--check")
     assert code == 2 and "experiment/m/dict/one.npy" in errors
+
+
+# ---------------------------------------------------------------- results of infer.py
+
+
+def test_evaluation_of_maps(toy, inferred, tmp_path):
+    common = ["--name", "n", "--experiment", inferred, "--voc12_root", toy, "--list", toy / "train.txt"]
+    out = succeeds("evaluation.py", *common, "--task", "cam", "--dict_dir", "dict", "--json", tmp_path / "r.json")
+    assert "origin: infer.py of AEFT" in out and "epoch 3" in out
+    result = json.loads((tmp_path / "r.json").read_text())
+    sweep = ThresholdSweep(21)
+    for image_id in read_list(toy / "train.txt"):
+        sweep.add(
+            open_mask(toy / "SegmentationClass" / f"{image_id}.png", 21),
+            read_scores(inferred / "n" / "dict" / f"{image_id}.npy"),
+        )
+    mious, present = sweep.mious()
+    np.testing.assert_allclose(result["miou_by_threshold"], 100 * np.array(mious))
+    best = int(np.argmax(mious))
+    assert result["best_threshold"] == result["thresholds"][best] and len(result["thresholds"]) == 25
+    assert result["miou"] == pytest.approx(100 * mious[best])
+    assert result["miou_present"] == pytest.approx(100 * present[best])
+    assert np.mean(list(result["classes"].values())) == pytest.approx(result["miou"]) and len(result["classes"]) == 21
+    assert result["task"] == "cam" and result["list"] == str(toy / "train.txt") and "aeroplane" in result["absent"]
+    assert "an oracle" in out and str(toy / "train.txt") in out
+    fixed = succeeds(
+        "evaluation.py",
+        *common,
+        "--task",
+        "cam",
+        "--dict_dir",
+        "dict",
+        "--threshold",
+        0.2,
+        "--json",
+        tmp_path / "f.json",
+    )
+    assert "oracle" not in fixed
+    assert json.loads((tmp_path / "f.json").read_text())["miou"] == pytest.approx(100 * mious[10])
+
+
+def test_evaluation_of_crf_and_png_agree(toy, inferred, tmp_path):
+    """The PNGs of the CRF's argmax score as the CRF does."""
+    common = ["--name", "n", "--experiment", inferred, "--voc12_root", toy, "--list", toy / "train.txt"]
+    folder = inferred / "n" / "png"
+    folder.mkdir(exist_ok=True)
+    for path in (inferred / "n" / "crf" / "02").glob("*.npy"):
+        scores = read_scores(path)
+        labels = np.array(list(scores))[np.argmax(list(scores.values()), axis=0)]
+        Image.fromarray(labels.astype(np.uint8)).save(folder / f"{path.stem}.png")
+    results = {}
+    for task, name in (("crf", "crf/02"), ("png", "png")):
+        succeeds("evaluation.py", *common, "--task", task, "--dict_dir", name, "--json", tmp_path / f"{task}.json")
+        results[task] = json.loads((tmp_path / f"{task}.json").read_text())
+    assert results["crf"]["classes"] == results["png"]["classes"] and results["crf"]["thresholds"] == []
+
+
+def test_evaluation_refuses(toy, inferred, broken):
+    common = ["--name", "n", "--experiment", inferred, "--list", toy / "train.txt"]
+    crf = ["--voc12_root", toy, "--task", "crf", "--dict_dir"]
+    refused("evaluation.py", *common, *crf, "crf/21", says=["no such folder", "infer.py --crf --alphas 21"])
+    refused(
+        "evaluation.py",
+        *common[:-1],
+        toy / "val.txt",
+        *crf,
+        "crf/02",
+        says=["no crf/02 for 4 of 4 images", "--alphas 2"],
+    )
+    refused("evaluation.py", *common, *crf, "crf/02", "--threshold", 0.2, says="--threshold is for --task cam")
+    path = broken / "SegmentationClass" / "toy_00000.png"
+    Image.fromarray(np.zeros((7, 9), np.uint8)).save(path)
+    cam = ["--voc12_root", broken, "--task", "cam", "--dict_dir", "dict"]
+    refused("evaluation.py", *common, *cam, says=["toy_00000.npy", "its mask has 9 x 7"])
+    path.unlink()
+    refused("evaluation.py", *common, *cam, says="no such mask")

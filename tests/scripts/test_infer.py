@@ -4,29 +4,27 @@ import os
 import re
 import shutil
 import subprocess
-from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
-from conftest import infer_flags, prints, refused, run_here
+from conftest import infer_flags, prints, refused, run_here, succeeds
 from foreign_maps import FORMS
 from PIL import Image
 from stage_runs import predict_flags
 
-from engine.check import Check
 from engine.distributed import World
-from engine.inputs import Inputs, add_inputs, inputs_path, mend_inputs, read_inputs
+from engine.inputs import add_inputs, inputs_path, read_inputs
 from engine.record import read_record
-from engine.summary import Summary, merge, print_summary
 from models.aeft import AEFTNet
 from models.checkpoint import load_weights
 from models.resnet38d import ResNet38d
 from tool.cam import predict_label
 from tool.io.files import read_list
-from tool.io.images import open_image
+from tool.io.images import open_image, open_mask
 from tool.io.lock import locked
-from tool.io.scores import file_origin, read_scores, write_scores
+from tool.io.pickles import unpickle_dict
+from tool.io.scores import check_maps, file_origin, read_scores, write_scores
 from voc12.classes import VOC_CLASSES
 from voc12.layout import find_images
 from voc12.transforms import normalise
@@ -59,51 +57,6 @@ def written_again(before, after):
 
 
 # ---------------------------------------------------------------- what results were made from
-
-
-def test_what_has_changed_since_a_line_was_written(tmp_path):
-    photo, maps = tmp_path / "photo", tmp_path / "maps"
-    photo.write_bytes(b"12345")
-    maps.write_bytes(b"abc")
-
-    def now(label, with_maps=True):
-        return Inputs(["i"], lambda i: photo, (lambda i: maps) if with_maps else None, label and {"i": np.array(label)})
-
-    first = now([0, 1, 1])
-    add_inputs(tmp_path, [first.line("i", first.classes["i"])])
-    stored = read_inputs(tmp_path)["i"]
-    assert stored[0] == "1,2" and first.compare("i", stored) is None
-    assert now([1, 0, 0]).compare("i", stored) == "labels"
-    assert now(None).compare("i", stored) is None  # not known beforehand: not compared
-    os.utime(photo, (1, 1))
-    assert now([0, 1, 1]).compare("i", stored) == "times"
-    photo.write_bytes(b"12346")
-    assert now([0, 1, 1]).compare("i", stored) == "photograph"
-    photo.write_bytes(b"1234")
-    assert now([0, 1, 1]).compare("i", stored) == "photograph"
-    photo.write_bytes(b"12345")
-    maps.write_bytes(b"abd")
-    assert now([0, 1, 1]).compare("i", stored) == "maps"
-    assert now([0, 1, 1], with_maps=False).compare("i", stored) == "times"
-    maps.unlink()
-    assert now([0, 1, 1]).compare("i", stored) == "times"  # its absence is said elsewhere
-
-
-def test_a_file_that_is_replaced_during_a_run_counts_as_changed(tmp_path):
-    photo = tmp_path / "photo"
-    photo.write_bytes(b"12345")
-    begun = Inputs(["i"], lambda i: photo)
-    photo.write_bytes(b"67890")
-    os.utime(photo, (1, 1))
-    add_inputs(tmp_path, [begun.line("i", "0")])
-    assert Inputs(["i"], lambda i: photo).compare("i", read_inputs(tmp_path)["i"]) == "photograph"
-
-
-def test_half_a_line_of_a_full_disk_spoils_no_other(tmp_path):
-    inputs_path(tmp_path).write_text("a\t1\t-\t-\nb\t2\t5:7:0")
-    mend_inputs(tmp_path)
-    add_inputs(tmp_path, ["c\t3\t-\t-\n", "a\t4\t-\t-\n"])
-    assert read_inputs(tmp_path) == {"a": ["4", "-", "-"], "c": ["3", "-", "-"]}
 
 
 def test_edited_labels_are_done_again(broken, copied):
@@ -387,52 +340,6 @@ def test_one_run_an_output_folder(toy, copied):
         assert "all is well" in prints("infer.py", *infer_flags(toy, copied), "--dict", "--check")
 
 
-def test_a_check_sums_what_goes_to_one_disk(tmp_path, monkeypatch, capsys):
-    from engine import check as module
-
-    free = shutil._ntuple_diskusage(2**40, 2**40 - 2**30, 2**30)
-    monkeypatch.setattr(module.shutil, "disk_usage", lambda path: free)
-    check = Check(World(), "")
-    check.disks({tmp_path / "dict": 0.6 * 2**30, tmp_path / "crf/02": 0.3 * 2**30})
-    assert not check.problems
-    check.disks({tmp_path / "dict": 0.6 * 2**30, tmp_path / "crf/02": 0.6 * 2**30})
-    assert check.problems == 1
-    assert "about 1 GiB will be written" in capsys.readouterr().err
-
-
-def test_each_disk_has_room_of_its_own(tmp_path, monkeypatch):
-    """Two folders that fill a disk each, on two disks."""
-    from engine import check as module
-
-    free = shutil._ntuple_diskusage(2**40, 2**40 - 2**30, 2**30)
-    monkeypatch.setattr(module.shutil, "disk_usage", lambda path: free)
-    (tmp_path / "other").mkdir()
-    real = os.stat
-
-    def stat(path, *args, **more):
-        found = real(path, *args, **more)
-        return os.stat_result([*found[:2], 77, *found[3:10]]) if Path(path).name == "other" else found
-
-    monkeypatch.setattr(module.os, "stat", stat)
-    check = Check(World(), "")
-    check.disks({tmp_path / "dict": 0.6 * 2**30, tmp_path / "other": 0.6 * 2**30})
-    assert not check.problems
-
-
-def test_a_stage_too_short_to_measure_has_no_rate():
-    summary = Summary(torch.device("cpu"))
-    summary.stages = {
-        "maps": {"images": 12, "seconds": 0.0001, "workers": 1},
-        "crf": {"images": 12, "seconds": 4, "workers": 2},
-    }
-    total = merge([summary.collect(World())])
-    assert [stage["images_per_second"] for stage in total["stages"].values()] == [None, 6.0]
-    lines = []
-    print_summary("infer.py", total, [], log=lines.append)
-    assert lines[1] == "  maps: 12 images, 0.0 s"
-    assert lines[2] == "  crf: 12 images, 4.0 s of 2 processes, 6.00 images/s"
-
-
 # ---------------------------------------------------------------- the next command
 
 
@@ -500,3 +407,75 @@ def test_without_masks_training_follows(broken, copied):
     walk = next_words(prints(*train, *small))
     assert walk[0] == "infer_aff.py" and walk[walk.index("--dup") + 1] == "5"
     assert "next:" not in prints(*walk)
+
+
+# ---------------------------------------------------------------- maps and CRF scores
+
+
+def test_maps_have_the_specified_form(toy, inferred):
+    for image_id in read_list(toy / "train.txt"):
+        truth = open_mask(toy / "SegmentationClass" / f"{image_id}.png", 21)
+        present = sorted(set(np.unique(truth).tolist()) - {0, 255})
+        maps = np.load(inferred / "n" / "dict" / f"{image_id}.npy", allow_pickle=True).item()
+        assert [k + 1 for k in maps] == present
+        for score in maps.values():
+            assert score.shape == truth.shape and score.dtype == np.float32
+            assert score.min() >= 0 and score.max() <= 1
+        for alpha in ("02", "19"):
+            crf = np.load(inferred / "n" / "crf" / alpha / f"{image_id}.npy", allow_pickle=True).item()
+            assert list(crf) == [0, *present]
+            np.testing.assert_allclose(sum(crf.values()), 1, atol=1e-5)
+    assert len(list((inferred / "n" / "vis").glob("*.png"))) == sum(
+        len(read_scores(p)) for p in (inferred / "n" / "dict").glob("*.npy")
+    )
+
+
+def unpickled(data):
+    """Bytes of a score file -> its maps in the order of their keys."""
+    return np.stack([score for _, score in sorted(check_maps(unpickle_dict(data)).items())])
+
+
+def test_done_images_are_skipped_and_missing_ones_made_again(toy, inferred):
+    folder = inferred / "n" / "dict"
+    before = {p.name: (p.stat().st_mtime_ns, p.read_bytes()) for p in folder.glob("*.npy")}
+    first, second = sorted(before)[:2]
+    (folder / first).unlink()
+    crf = inferred / "n" / "crf" / "02" / second
+    stored = crf.read_bytes()
+    crf.unlink()
+    out = succeeds("infer.py", *infer_flags(toy, inferred), "--dict", "--crf", "--alphas", 2, 19)
+    assert "10 done before, 1 from stored maps, 1 through the network" in out
+    after = {p.name: (p.stat().st_mtime_ns, p.read_bytes()) for p in folder.glob("*.npy")}
+    assert after.keys() == before.keys() and np.allclose(*(unpickled(b) for b in (crf.read_bytes(), stored)), atol=1e-5)
+    for name in after:  # the last bit of a sum may depend on what the process computed before
+        assert np.allclose(unpickled(after[name][1]), unpickled(before[name][1]), atol=1e-6)
+    assert [k for k in before if before[k][0] != after[k][0]] == [first]
+
+
+def test_results_of_another_epoch_are_not_mixed(toy, inferred, tmp_path):
+    shutil.copytree(inferred / "n", tmp_path / "n")
+    flags = infer_flags(toy, tmp_path, epoch=1)
+    refused("infer.py", *flags, "--dict", says=["dict: holds results of other", "epoch 3, not 1", "--overwrite"])
+    refused("infer.py", *infer_flags(toy, tmp_path), "--dict", "--scales", 1, says="scales")
+    succeeds("infer.py", *flags, "--dict", "--overwrite")
+    changed = [
+        p.name
+        for p in (tmp_path / "n/dict").glob("*.npy")
+        if p.read_bytes() != (inferred / "n/dict" / p.name).read_bytes()
+    ]
+    assert len(changed) == 12
+    (tmp_path / "n/dict/run.json").unlink()
+    refused("infer.py", *flags, "--dict", says="unknown origin")
+
+
+def test_infer_refuses(toy, trained, tmp_path):
+    flags = infer_flags(toy, trained)
+    refused("infer.py", *infer_flags(toy, trained, epoch=9), "--dict", says=["009net_main.pth", "0 1 2 3"])
+    refused("infer.py", *flags, says="nothing to write")
+    for alpha in (0, -1, 100, "x"):
+        refused("infer.py", *flags, "--crf", "--alphas", alpha, says="--alphas")
+    weights = [k for k in flags if k not in ("--load_epo", 3)]
+    (tmp_path / "text.pth").write_text("hello")
+    refused("infer.py", *weights, "--dict", "--weights", tmp_path / "text.pth", says="text.pth")
+    wide = [0.125 if k == 0.0625 else k for k in flags]
+    refused("infer.py", *wide, "--dict", says=["003net_main.pth", "--width"])

@@ -1,4 +1,4 @@
-"""Machines as they are: other Pythons, no compiler, few cores, no locks, no user, no readers, no /dev/shm, Windows."""
+"""Machines as they are: other Pythons, no compiler, few cores, no user, no readers, no /dev/shm, Windows."""
 
 import errno
 import io
@@ -21,19 +21,15 @@ from packaging.specifiers import SpecifierSet
 
 import engine.labelling
 import voc12.data
-from engine.distributed import World
 from models.aeft import AEFTNet
 from models.affinity import AffinityNet
 from models.checkpoint import save_weights
 from models.resnet38d import ResNet38d
 from tool import crf
-from tool.io import lock
 from tool.io.files import UserError
 from tool.io.images import label_image, open_mask, save_image
-from tool.io.lock import holder_path, locked
 from tool.io.scores import read_scores
-from tool.io.streams import forgiving_streams
-from tool.workers import process_context, shared_memory_lacks, usable_cores
+from tool.workers import shared_memory_lacks
 
 # ---------------------------------------------------------------- Python 3.10 to 3.13
 
@@ -183,65 +179,6 @@ def test_a_pydensecrf_built_for_another_numpy_is_no_traceback(monkeypatch):
 # ---------------------------------------------------------------- cores
 
 
-def write_files(root, files):
-    for name, text in files.items():
-        (root / name).parent.mkdir(parents=True, exist_ok=True)
-        (root / name).write_text(text)
-
-
-V2, V1 = "sys/fs/cgroup", "sys/fs/cgroup/cpu"
-
-
-@pytest.mark.parametrize(
-    ("files", "cores"),
-    [
-        ({}, 16),
-        ({"proc/self/cgroup": "0::/\n", f"{V2}/cpu.max": "max 100000\n"}, 16),
-        ({"proc/self/cgroup": "0::/\n", f"{V2}/cpu.max": "300000 100000\n"}, 3),
-        ({"proc/self/cgroup": "0::/\n", f"{V2}/cpu.max": "150000 100000\n"}, 2),  # 1.5 cores
-        ({"proc/self/cgroup": "0::/\n", f"{V2}/cpu.max": "50000 100000\n"}, 1),
-        ({"proc/self/cgroup": "0::/\n", f"{V2}/cpu.max": "9900000 100000\n"}, 16),
-        ({"proc/self/cgroup": "0::/\n", f"{V2}/cpu.max": "broken"}, 16),
-        # a job's group inside a user's: the smaller quota counts, and a group of its own without one
-        (
-            {
-                "proc/self/cgroup": "0::/user/job\n",
-                f"{V2}/user/cpu.max": "400000 100000",
-                f"{V2}/user/job/cpu.max": "max 100000",
-            },
-            4,
-        ),
-        ({"proc/self/cgroup": "0::/a\n", f"{V2}/a/cpu.max": "200000 100000", f"{V2}/b/cpu.max": "100000 100000"}, 2),
-        # version 1; in a container the path is the one outside
-        (
-            {
-                "proc/self/cgroup": "3:cpuset:/\n2:cpu,cpuacct:/docker/1f\n1:memory:/\n0::/\n",
-                f"{V1}/cpu.cfs_quota_us": "250000\n",
-                f"{V1}/cpu.cfs_period_us": "100000\n",
-            },
-            3,
-        ),
-        (
-            {"proc/self/cgroup": "2:cpu:/\n", f"{V1}/cpu.cfs_quota_us": "-1\n", f"{V1}/cpu.cfs_period_us": "100000\n"},
-            16,
-        ),
-        (
-            {
-                "proc/self/cgroup": "2:cpu,cpuacct:/slurm/job\n",
-                f"{V1},cpuacct/slurm/job/cpu.cfs_quota_us": "500000\n",
-                f"{V1},cpuacct/slurm/job/cpu.cfs_period_us": "100000\n",
-            },
-            5,
-        ),
-    ],
-)
-def test_cores_are_those_of_affinity_and_control_groups(files, cores, tmp_path, monkeypatch):
-    monkeypatch.setattr(os, "sched_getaffinity", lambda pid: set(range(16)))
-    monkeypatch.setattr(os, "cpu_count", lambda: 64)
-    write_files(tmp_path, files)
-    assert usable_cores(tmp_path) == cores
-
-
 def test_defaults_follow_the_usable_cores(monkeypatch):
     monkeypatch.setattr(os, "sched_getaffinity", lambda pid: {5})
     monkeypatch.setattr(os, "cpu_count", lambda: 64)
@@ -249,14 +186,6 @@ def test_defaults_follow_the_usable_cores(monkeypatch):
         required = ["--low", "2", "--high", "3", "--dup", "2"] if script == "infer_aff.py" else []
         args = load_script(script).get_args_parser().parse_args(["--name", "n", *required])
         assert (args.num_workers, args.crf_workers) == (1, 1)
-
-
-def test_without_affinity_the_machines_cores_count(tmp_path, monkeypatch):
-    monkeypatch.delattr(os, "sched_getaffinity")
-    monkeypatch.setattr(os, "cpu_count", lambda: 6)
-    assert usable_cores(tmp_path) == 6
-    monkeypatch.setattr(os, "cpu_count", lambda: None)
-    assert usable_cores(tmp_path) == 1
 
 
 # ---------------------------------------------------------------- infer_aff.py loads in workers
@@ -292,44 +221,6 @@ def test_a_broken_map_is_a_broken_sample(toy, tmp_path):
     sample = voc12.data.WalkSet(toy, [image_id], tmp_path / "dict", 20)[0]
     assert isinstance(sample, voc12.data.Broken) and sample.image_id == image_id
     assert f"{image_id}.npy" in sample.reason
-
-
-# ---------------------------------------------------------------- locks
-
-
-@pytest.mark.parametrize("number", [errno.ENOLCK, errno.EOPNOTSUPP, errno.EINVAL, errno.ENOSYS, errno.EIO])
-def test_a_file_system_without_locks_is_warned_of(number, tmp_path, monkeypatch, capsys):
-    import fcntl
-
-    def flock(*_):
-        raise OSError(number, os.strerror(number))
-
-    monkeypatch.setattr(fcntl, "flock", flock)
-    monkeypatch.setattr(lock, "WAIT", 0.0)
-    inside = False
-    with locked([tmp_path / "out"], World()):
-        inside = True
-    assert inside
-    assert "no locks on this file system; start one run at a time there" in capsys.readouterr().err
-
-
-@pytest.mark.parametrize("number", [errno.EWOULDBLOCK, errno.EACCES])
-def test_a_lock_that_another_process_has_is_still_refused(number, tmp_path, monkeypatch):
-    import fcntl
-
-    def flock(*_):
-        raise OSError(number, os.strerror(number))
-
-    monkeypatch.setattr(fcntl, "flock", flock)
-    monkeypatch.setattr(lock, "WAIT", 0.0)
-    with pytest.raises(UserError, match="another process is writing there"), locked([tmp_path / "out"], World()):
-        pass
-
-
-def test_a_lock_works_where_there_is_no_fcntl(tmp_path, monkeypatch):
-    monkeypatch.setattr(lock, "fcntl", None)
-    with locked([tmp_path / "out"], World()):
-        assert holder_path(tmp_path / "out").exists()
 
 
 # ---------------------------------------------------------------- no user
@@ -384,26 +275,6 @@ def prints_nothing(script, flags):
     """Run a script with the standard output as it is."""
     module = load_script(script)
     module.run_script(module.main, module.get_args_parser(), list(map(str, flags)))
-
-
-def test_a_stream_outlives_its_reader(monkeypatch):
-    reading, writing = os.pipe()
-    with open(writing, "w", encoding="ascii") as stream:
-        monkeypatch.setattr(sys, "stdout", stream)
-        with forgiving_streams():
-            print("ä", flush=True)
-            assert os.read(reading, 100) == b"\\xe4\n"
-            os.close(reading)
-            print("nobody reads this", flush=True)
-            print("nor this")
-        assert sys.stdout is stream
-
-
-def test_output_that_is_closed_is_no_error(monkeypatch):
-    monkeypatch.setattr(sys, "stdout", None)  # as Python has it after >&-
-    with forgiving_streams():
-        print("nothing")
-    assert sys.stdout is None
 
 
 # ---------------------------------------------------------------- /dev/shm
@@ -473,18 +344,13 @@ def test_windows_workers_are_spawned_and_compute_the_same(three, made, tmp_path)
             assert all(np.allclose(mine[k], other[k], atol=1e-5) for k in mine)
 
 
-def test_processes_start_by_spawn_where_there_is_no_fork(monkeypatch):
-    assert process_context().get_start_method() == "fork"
-    monkeypatch.setattr("multiprocessing.get_all_start_methods", lambda: ["spawn"])
-    assert process_context().get_start_method() == "spawn"
-
-
 def test_names_in_folders_have_slashes_on_windows(tmp_path, monkeypatch):
     import ntpath
 
     from engine import outputs
 
-    write_files(tmp_path, {"a/b/c.npy": ""})
+    (tmp_path / "a" / "b").mkdir(parents=True)
+    (tmp_path / "a" / "b" / "c.npy").touch()
     monkeypatch.setattr(outputs.os, "sep", "\\")
     monkeypatch.setattr(outputs.os.path, "relpath", lambda path, start: ntpath.relpath(path, start))
     assert outputs.files_below(tmp_path) == {"a/b/c.npy"}

@@ -7,7 +7,6 @@ import torch
 from conftest import infer_flags, refused, run_here, run_script, train_flags
 
 from models.affinity import AffinityNet
-from tool.io.failures import Failures
 
 
 @pytest.fixture
@@ -123,12 +122,3 @@ def test_a_new_training_forgets_what_an_earlier_one_left_out(truncated, toy, tmp
     code, errors = run_here("train.py", *flags, "--stop_epoch", 3, "--resume")
     assert code == 0 and f"warning: left out {ids[1]}" in errors and "1 images could not be used" in errors
     assert listed(noted) == [ids[1], ids[1]]
-
-
-def test_failures_of_one_image_are_said_once_by_all_processes(tmp_path, capsys):
-    """Workers share the file; another reason is another failure, and an ID counts once."""
-    first, second = (Failures("skip", tmp_path / "failed.txt") for _ in range(2))
-    for failures, reason in ((first, "cut"), (second, "cut"), (second, "gone"), (first, "gone"), (first, "cut")):
-        failures.add("a", reason)
-    assert (tmp_path / "failed.txt").read_text() == "a\tcut\na\tgone\n" and second.ids() == {"a"}
-    assert capsys.readouterr().err.count("left out") == 2

@@ -21,9 +21,7 @@ from tool.io.images import fit_mask, header_size, image_size, is_turned, label_i
 from tool.io.scores import read_scores, write_scores
 from tool.results import score
 from tool.segmentation import label_map
-from voc12.coco import instance_mask, read_instances
 from voc12.data import MaskedSet, SegSet, WalkSet, check_images
-from voc12.label_table import read_table
 from voc12.layout import find_photographs
 from voc12.transforms import AffinityView, InferenceViews, SegView
 
@@ -295,47 +293,6 @@ def test_black_and_white_masks_are_said_by_make_dataset(tmp_path, capsys):
     prints(MAKE, *flags)
     assert "dog/a.png: holds nothing but 0 and 255" in (errors := capsys.readouterr().err)
     assert "(and 1 more files)" in errors
-
-
-# ---------------------------------------------------------------- COCO and CSV
-
-
-def coco_file(path, *annotations):
-    data = {
-        "images": [{"id": 1, "file_name": "a.jpg", "height": 6, "width": 8}],
-        "annotations": [{"id": k, "image_id": 1, "category_id": 3} | more for k, more in enumerate(annotations)],
-        "categories": [{"id": 3, "name": "cat"}],
-    }
-    path.write_text(json.dumps(data))
-    return read_instances(path)
-
-
-def test_coco_without_crowds_and_outlines(tmp_path):
-    """A box without an outline is 255 where no outline is; without a box nothing else is known."""
-    outline = {"segmentation": [[0, 0, 2, 0, 2, 2, 0, 2]]}
-    coco = coco_file(tmp_path / "x.json", outline, {"segmentation": [], "bbox": [1, 1, 3.5, 2]})
-    mask = instance_mask(coco, coco.imgs[1], "x")
-    by_hand = np.zeros((6, 8), int)
-    by_hand[1:3, 1:5] = 255
-    by_hand[:2, :2] = 1
-    assert np.array_equal(mask, by_hand)
-    coco = coco_file(tmp_path / "x.json", outline, {"segmentation": None, "iscrowd": 0})
-    mask = instance_mask(coco, coco.imgs[1], "x")
-    assert (mask[:2, :2] == 1).all() and (mask == 255).sum() == 48 - 4
-
-
-@pytest.mark.parametrize("column", ["label", "Label", "class", "Labels", "category"])
-@pytest.mark.parametrize("cell", ["1", "dog"])
-def test_a_column_that_may_mean_two_things_is_asked_about(tmp_path, column, cell):
-    (tmp_path / "x.csv").write_text(f"image,{column}\na.jpg,{cell}\n")
-    with pytest.raises(UserError, match=f"does `image,{column}` list .* or mark one class .* `labels`; for one class"):
-        read_table(tmp_path / "x.csv", str)
-
-
-def test_columns_that_mean_one_thing_are_read(tmp_path):
-    for header, classes in (("labels", None), ("dog", ["dog"]), ("label,class", ["label", "class"])):
-        (tmp_path / "x.csv").write_text(f"image,{header}\na.jpg,1{',0' * header.count(',')}\n")
-        assert read_table(tmp_path / "x.csv", str)[0] == classes
 
 
 # ---------------------------------------------------------------- --max_side

@@ -17,14 +17,13 @@ from stage_runs import aff_flags, train_aff_flags
 
 from engine.distributed import World
 from models.affinity import AffinityNet
-from tool.crf import background_score
-from tool.io.files import UserError, read_list
+from tool.io.files import read_list
 from tool.io.images import open_mask
 from tool.io.lock import locked
 from tool.io.scores import read_scores, write_scores
 from tool.pseudo_labels import refine_labels, stack_scores, walk_scores
 from voc12.classes import VOC_CLASSES
-from voc12.data import AffinitySet, read_score_pair
+from voc12.data import AffinitySet
 from voc12.transforms import AffinityView, normalise, rescale
 
 
@@ -161,59 +160,6 @@ def test_labels_are_what_the_stages_of_the_walk_give(toy, affine, tmp_path):
     )
     assert 0 < json.loads((tmp_path / "r.json").read_text())["miou_present"] < 100
     refused("infer_aff.py", *aff_flags(toy, affine), "--steps", 3, says=["other settings", "steps 64, not 3"])
-
-
-@pytest.mark.parametrize("size", [(1, 1), (8, 120), (100, 9), (37, 53)])
-def test_the_walk_takes_any_size(size):
-    """One-cell-wide maps have no pairs: the walk leaves their scores where they are."""
-    photo = Image.fromarray(np.random.default_rng(0).integers(0, 256, (*size, 3), dtype=np.uint8))
-    scores = np.random.default_rng(1).random((3, *size), dtype=np.float32)
-    walked = walk_scores(AffinityNet(0.0625).eval(), normalise(photo), scores, torch.device("cpu"))
-    assert walked.shape == scores.shape and np.isfinite(walked).all()
-    assert walked.min() >= 0 and walked.max() <= 1.0001
-
-
-def test_the_walk_on_a_uniform_image_keeps_uniform_scores():
-    """Columns sum to 1 and every affinity is 1, so a constant map stays what it is."""
-    photo = Image.new("RGB", (96, 96), (120, 130, 140))
-    scores = np.stack([np.full((96, 96), v, np.float32) for v in (0.2, 0.7)])
-    walked = walk_scores(AffinityNet(0.0625).eval(), normalise(photo), scores, torch.device("cpu"), beta=1e-6)
-    inner = walked[:, 40:56, 40:56]
-    np.testing.assert_allclose(inner[1] / inner[0], 3.5, rtol=1e-4)
-
-
-def test_background_score_by_hand():
-    keys, scores = stack_scores({3: np.array([[0.5, 0.2]]), 1: np.array([[0.1, 0.9]])}, 2)
-    assert keys.tolist() == [0, 2, 4]
-    np.testing.assert_allclose(scores[:, 0], [[0.25, 0.01], [0.1, 0.9], [0.5, 0.2]], atol=1e-6)
-    np.testing.assert_allclose(background_score(np.zeros((1, 1, 1)), 19), 1)
-
-
-def test_a_class_missing_from_one_alpha_is_zero_there(tmp_path):
-    write_scores(tmp_path / "low.npy", {0: np.full((4, 6), 0.4), 7: np.full((4, 6), 0.6)})
-    write_scores(tmp_path / "high.npy", {0: np.ones((4, 6))})
-    low, high = read_score_pair(tmp_path / "low.npy", tmp_path / "high.npy", (4, 6))
-    assert low.shape == high.shape == (2, 4, 6) and high[1].max() == 0 and low[1].min() == np.float32(0.6)
-    with pytest.raises(UserError, match=r"low\.npy: scores of 6 x 4 pixels for an image of 5 x 4"):
-        read_score_pair(tmp_path / "low.npy", tmp_path / "high.npy", (4, 5))
-
-
-def test_image_and_scores_are_cut_and_mirrored_together(tmp_path):
-    """Scores made from the image's own red channel still match it after the view."""
-    pixels = np.zeros((40, 56, 3), np.uint8)
-    pixels[:, :28, 0] = 255
-    view = AffinityView(crop=48, scale=1.0, jitter=(0, 0, 0, 0))
-    red = torch.from_numpy((pixels[None, :, :, 0] / 255).astype(np.float32))
-    mirrored = set()
-    for seed in range(12):
-        x, scores = view(Image.fromarray(pixels), red + 1, np.random.default_rng(seed))
-        assert x.shape == (3, 48, 48) and scores.shape == (1, 48, 48)
-        inside = scores[0] > 0
-        assert inside.sum() == 40 * 48 and (x[:, ~inside] == 0).all()
-        assert torch.equal((x[0] > 0) & inside, scores[0] == 2)
-        columns = torch.nonzero((scores[0] == 2).any(0)).flatten()
-        mirrored.add(bool(columns.min() > 0))
-    assert mirrored == {True, False}
 
 
 def test_pair_masks_come_from_the_crop_alone(toy, inferred):

@@ -1,4 +1,4 @@
-"""The scripts as a user runs them, on a dozen drawn images: training, resuming, maps, scores, and refused input."""
+"""train.py as a user runs it, on a dozen drawn images: training, resuming, and refused input of all scripts."""
 
 import json
 import shutil
@@ -11,13 +11,8 @@ import numpy as np
 import pytest
 import torch
 from conftest import ROOT, infer_flags, prints, refused, run_script, succeeds
-from PIL import Image
 
-from tool.io.files import read_list
-from tool.io.images import open_mask
-from tool.io.pickles import unpickle_dict
-from tool.io.scores import check_maps, read_scores
-from tool.metrics import ThresholdSweep
+from tool.io.scores import read_scores
 
 
 def states(folder):
@@ -122,115 +117,7 @@ def test_kill_and_run_again_gives_the_same(trained, toy_flags, tmp_path):
     assert not list(tmp_path.rglob("*.tmp"))
 
 
-# ---------------------------------------------------------------- infer.py and evaluation.py
-
-
-def test_maps_have_the_specified_form(toy, inferred):
-    for image_id in read_list(toy / "train.txt"):
-        truth = open_mask(toy / "SegmentationClass" / f"{image_id}.png", 21)
-        present = sorted(set(np.unique(truth).tolist()) - {0, 255})
-        maps = np.load(inferred / "n" / "dict" / f"{image_id}.npy", allow_pickle=True).item()
-        assert [k + 1 for k in maps] == present
-        for score in maps.values():
-            assert score.shape == truth.shape and score.dtype == np.float32
-            assert score.min() >= 0 and score.max() <= 1
-        for alpha in ("02", "19"):
-            crf = np.load(inferred / "n" / "crf" / alpha / f"{image_id}.npy", allow_pickle=True).item()
-            assert list(crf) == [0, *present]
-            np.testing.assert_allclose(sum(crf.values()), 1, atol=1e-5)
-    assert len(list((inferred / "n" / "vis").glob("*.png"))) == sum(
-        len(read_scores(p)) for p in (inferred / "n" / "dict").glob("*.npy")
-    )
-
-
-def unpickled(data):
-    """Bytes of a score file -> its maps in the order of their keys."""
-    return np.stack([score for _, score in sorted(check_maps(unpickle_dict(data)).items())])
-
-
-def test_done_images_are_skipped_and_missing_ones_made_again(toy, inferred):
-    folder = inferred / "n" / "dict"
-    before = {p.name: (p.stat().st_mtime_ns, p.read_bytes()) for p in folder.glob("*.npy")}
-    first, second = sorted(before)[:2]
-    (folder / first).unlink()
-    crf = inferred / "n" / "crf" / "02" / second
-    stored = crf.read_bytes()
-    crf.unlink()
-    out = succeeds("infer.py", *infer_flags(toy, inferred), "--dict", "--crf", "--alphas", 2, 19)
-    assert "10 done before, 1 from stored maps, 1 through the network" in out
-    after = {p.name: (p.stat().st_mtime_ns, p.read_bytes()) for p in folder.glob("*.npy")}
-    assert after.keys() == before.keys() and np.allclose(*(unpickled(b) for b in (crf.read_bytes(), stored)), atol=1e-5)
-    for name in after:  # the last bit of a sum may depend on what the process computed before
-        assert np.allclose(unpickled(after[name][1]), unpickled(before[name][1]), atol=1e-6)
-    assert [k for k in before if before[k][0] != after[k][0]] == [first]
-
-
-def test_results_of_another_epoch_are_not_mixed(toy, inferred, tmp_path):
-    shutil.copytree(inferred / "n", tmp_path / "n")
-    flags = infer_flags(toy, tmp_path, epoch=1)
-    refused("infer.py", *flags, "--dict", says=["dict: holds results of other", "epoch 3, not 1", "--overwrite"])
-    refused("infer.py", *infer_flags(toy, tmp_path), "--dict", "--scales", 1, says="scales")
-    succeeds("infer.py", *flags, "--dict", "--overwrite")
-    changed = [
-        p.name
-        for p in (tmp_path / "n/dict").glob("*.npy")
-        if p.read_bytes() != (inferred / "n/dict" / p.name).read_bytes()
-    ]
-    assert len(changed) == 12
-    (tmp_path / "n/dict/run.json").unlink()
-    refused("infer.py", *flags, "--dict", says="unknown origin")
-
-
-def test_evaluation_of_maps(toy, inferred, tmp_path):
-    common = ["--name", "n", "--experiment", inferred, "--voc12_root", toy, "--list", toy / "train.txt"]
-    out = succeeds("evaluation.py", *common, "--task", "cam", "--dict_dir", "dict", "--json", tmp_path / "r.json")
-    assert "origin: infer.py of AEFT" in out and "epoch 3" in out
-    result = json.loads((tmp_path / "r.json").read_text())
-    sweep = ThresholdSweep(21)
-    for image_id in read_list(toy / "train.txt"):
-        sweep.add(
-            open_mask(toy / "SegmentationClass" / f"{image_id}.png", 21),
-            read_scores(inferred / "n" / "dict" / f"{image_id}.npy"),
-        )
-    mious, present = sweep.mious()
-    np.testing.assert_allclose(result["miou_by_threshold"], 100 * np.array(mious))
-    best = int(np.argmax(mious))
-    assert result["best_threshold"] == result["thresholds"][best] and len(result["thresholds"]) == 25
-    assert result["miou"] == pytest.approx(100 * mious[best])
-    assert result["miou_present"] == pytest.approx(100 * present[best])
-    assert np.mean(list(result["classes"].values())) == pytest.approx(result["miou"]) and len(result["classes"]) == 21
-    assert result["task"] == "cam" and result["list"] == str(toy / "train.txt") and "aeroplane" in result["absent"]
-    assert "an oracle" in out and str(toy / "train.txt") in out
-    fixed = succeeds(
-        "evaluation.py",
-        *common,
-        "--task",
-        "cam",
-        "--dict_dir",
-        "dict",
-        "--threshold",
-        0.2,
-        "--json",
-        tmp_path / "f.json",
-    )
-    assert "oracle" not in fixed
-    assert json.loads((tmp_path / "f.json").read_text())["miou"] == pytest.approx(100 * mious[10])
-
-
-def test_evaluation_of_crf_and_png_agree(toy, inferred, tmp_path):
-    """The PNGs of the CRF's argmax score as the CRF does."""
-    common = ["--name", "n", "--experiment", inferred, "--voc12_root", toy, "--list", toy / "train.txt"]
-    folder = inferred / "n" / "png"
-    folder.mkdir(exist_ok=True)
-    for path in (inferred / "n" / "crf" / "02").glob("*.npy"):
-        scores = read_scores(path)
-        labels = np.array(list(scores))[np.argmax(list(scores.values()), axis=0)]
-        Image.fromarray(labels.astype(np.uint8)).save(folder / f"{path.stem}.png")
-    results = {}
-    for task, name in (("crf", "crf/02"), ("png", "png")):
-        succeeds("evaluation.py", *common, "--task", task, "--dict_dir", name, "--json", tmp_path / f"{task}.json")
-        results[task] = json.loads((tmp_path / f"{task}.json").read_text())
-    assert results["crf"]["classes"] == results["png"]["classes"] and results["crf"]["thresholds"] == []
+# ---------------------------------------------------------------- another data set
 
 
 def test_a_data_set_with_other_classes(tmp_path, toy):
@@ -350,40 +237,6 @@ def test_a_run_is_not_overwritten_by_accident(toy, trained, toy_flags):
     common = ["--name", "n", "--experiment", trained, *toy_flags]
     refused("train.py", *common, says=["holds a run already", "--resume", "--overwrite"])
     refused("train.py", *common, "--resume", "--lr", 0.5, says=["--lr 0.01, not 0.5"])
-
-
-def test_infer_refuses(toy, trained, tmp_path):
-    flags = infer_flags(toy, trained)
-    refused("infer.py", *infer_flags(toy, trained, epoch=9), "--dict", says=["009net_main.pth", "0 1 2 3"])
-    refused("infer.py", *flags, says="nothing to write")
-    for alpha in (0, -1, 100, "x"):
-        refused("infer.py", *flags, "--crf", "--alphas", alpha, says="--alphas")
-    weights = [k for k in flags if k not in ("--load_epo", 3)]
-    (tmp_path / "text.pth").write_text("hello")
-    refused("infer.py", *weights, "--dict", "--weights", tmp_path / "text.pth", says="text.pth")
-    wide = [0.125 if k == 0.0625 else k for k in flags]
-    refused("infer.py", *wide, "--dict", says=["003net_main.pth", "--width"])
-
-
-def test_evaluation_refuses(toy, inferred, broken):
-    common = ["--name", "n", "--experiment", inferred, "--list", toy / "train.txt"]
-    crf = ["--voc12_root", toy, "--task", "crf", "--dict_dir"]
-    refused("evaluation.py", *common, *crf, "crf/21", says=["no such folder", "infer.py --crf --alphas 21"])
-    refused(
-        "evaluation.py",
-        *common[:-1],
-        toy / "val.txt",
-        *crf,
-        "crf/02",
-        says=["no crf/02 for 4 of 4 images", "--alphas 2"],
-    )
-    refused("evaluation.py", *common, *crf, "crf/02", "--threshold", 0.2, says="--threshold is for --task cam")
-    path = broken / "SegmentationClass" / "toy_00000.png"
-    Image.fromarray(np.zeros((7, 9), np.uint8)).save(path)
-    cam = ["--voc12_root", broken, "--task", "cam", "--dict_dir", "dict"]
-    refused("evaluation.py", *common, *cam, says=["toy_00000.npy", "its mask has 9 x 7"])
-    path.unlink()
-    refused("evaluation.py", *common, *cam, says="no such mask")
 
 
 def test_read_only_output_is_one_line(toy, trained, tmp_path):

@@ -2,12 +2,14 @@
 
 import numpy as np
 import pytest
+from golden_inputs import load
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 from sklearn.metrics import confusion_matrix, precision_recall_fscore_support
 
 from tool.metrics import (
+    THRESHOLDS,
     Counts,
     ThresholdSweep,
     best_threshold,
@@ -209,3 +211,48 @@ def test_mean_and_deviation_over_experiments():
     assert spread["mean"] == {"miou": 30, "kfold_miou": 29, "classes": {"a": 2}}
     assert spread["std"]["miou"] == spread["std"]["kfold_miou"] == pytest.approx(700**0.5)
     assert spread["std"]["classes"] == pytest.approx({"a": 3**0.5})
+
+
+# ---------------------------------------------------------------- thresholds, against released values and brute force
+
+
+def test_threshold_sweep_is_the_released_one():
+    golden = load("evaluation")
+    np.testing.assert_allclose(THRESHOLDS, golden["thresholds"], atol=1e-12)
+    sweep = ThresholdSweep(21)
+    for k in range(4):
+        sweep.add(golden[f"gt{k}"], dict(zip(golden[f"keys{k}"].tolist(), golden[f"cam{k}"])))
+    np.testing.assert_allclose(100 * np.nan_to_num(iou(sweep.confusions())), golden["iou"], atol=1e-7)
+    np.testing.assert_allclose(100 * np.array(sweep.mious()[0]), golden["miou"], atol=1e-7)
+
+
+def sweep_reference(truth, scores, threshold, num_labels):
+    """The released formulation: a stack with the threshold as background, argmax, one threshold at a time."""
+    stack = np.zeros((num_labels, *truth.shape), np.float32)
+    stack[0] = threshold
+    for key, score in scores.items():
+        stack[key + 1] = score
+    return confusion(truth, stack.argmax(0), num_labels)
+
+
+@given(st.data(), st.integers(1, 5), st.integers(1, 6), st.integers(1, 6))
+@settings(max_examples=150, deadline=None)
+def test_sweep_counts_as_one_pass_a_threshold_does(data, classes, height, width):
+    """Scores sit on the thresholds as often as beside them, so ties are exercised."""
+    thresholds = [0.1, 0.2, 0.3]
+    values = st.sampled_from([0.0, 0.05, 0.1, 0.2, 0.25, 0.3, 0.9])
+    truth = data.draw(hnp.arrays(np.uint8, (height, width), elements=st.sampled_from([*range(classes + 1), 255])))
+    keys = data.draw(st.lists(st.integers(0, classes - 1), min_size=1, unique=True))
+    scores = {k: data.draw(hnp.arrays(np.float32, (height, width), elements=values.map(np.float32))) for k in keys}
+    sweep = ThresholdSweep(classes + 1, thresholds)
+    sweep.add(truth, scores)
+    for threshold, counts in zip(thresholds, sweep.confusions()):
+        assert np.array_equal(counts, sweep_reference(truth, scores, threshold, classes + 1))
+
+
+def test_iou_by_hand_and_both_means():
+    truth = np.array([[0, 0, 1], [1, 255, 2]])
+    predicted = np.array([[0, 1, 1], [1, 1, 1]])
+    values = iou(confusion(truth, predicted, 4))
+    assert values[:3].tolist() == [0.5, 0.5, 0.0] and np.isnan(values[3])
+    assert mean_iou(values) == (pytest.approx(1 / 4), pytest.approx(1 / 3))

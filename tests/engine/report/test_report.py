@@ -2,7 +2,6 @@
 
 import html
 import json
-import random
 import re
 import shutil
 
@@ -12,11 +11,9 @@ import pytest
 from conftest import prints, refused, run_here
 
 from engine.report.found import read_log
-from engine.report.gallery import pick
 from tool.io.files import read_list, write_json
 from tool.io.images import label_image, open_mask, save_image
 from tool.io.scores import write_scores
-from tool.results import image_iou, labels_of
 
 LINE = {"steps": 3, "global_step": 3, "planned_steps": 12, "phase": "warm-up", "seconds": 1.0}
 RECORD = {"origin": "0" * 16, "settings": {"epochs": 2}, "command": "x.py --name n", "ended": None, "earlier": []}
@@ -149,26 +146,6 @@ def test_the_threshold_curve_and_the_results_that_lie_there(toy, experiments):
     assert "score.json" in text and "of an earlier run" not in text
     write_json(experiments / "n" / "dict" / "run.json", RECORD | {"origin": "1" * 16})
     assert "of an earlier run of this folder" in page(toy, experiments)
-
-
-def test_labels_and_iou_of_one_image_by_hand():
-    scores = {0: np.array([[0.1, 0.2, 0.5]], np.float32), 3: np.array([[0.2, 0.2, 0.4]], np.float32)}
-    assert labels_of(scores, "cam", 0.15).tolist() == [[4, 1, 1]]
-    assert labels_of(scores, "cam", 0.2).tolist() == [[0, 0, 1]]  # background wins at the threshold itself
-    assert labels_of(scores, "crf").tolist() == [[3, 0, 0]]
-    truth = np.array([[0, 0, 1, 255]], np.uint8)
-    assert image_iou(truth, np.array([[0, 1, 1, 5]]), 21) == pytest.approx(100 * (1 / 2 + 1 / 2) / 2)
-
-
-def test_a_third_each_of_worst_best_and_random():
-    ious = {f"i{k}": float(k) for k in range(10)}
-    picked = pick([*ious, "unscored"], ious, 6, random.Random(0))
-    assert [i for i, why in picked.items() if why == "worst"] == ["i0", "i1"]
-    assert [i for i, why in picked.items() if why == "best"] == ["i9", "i8"]
-    assert list(picked.values()).count("random") == 2 and len(picked) == 6
-    assert picked == pick([*ious, "unscored"], ious, 6, random.Random(0))
-    assert set(pick(list(ious), ious, 100, random.Random(0))) == set(ious)  # each image once
-    assert set(pick(list(ious), {}, 4, random.Random(0)).values()) == {"random"}
 
 
 def test_images_of_both_lists_each_with_its_panels(toy, text):

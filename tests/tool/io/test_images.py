@@ -10,6 +10,7 @@ from tool.io.files import UserError
 from tool.io.images import (
     PALETTE,
     add_legend,
+    check_size,
     header_size,
     heat_overlay,
     image_size,
@@ -174,3 +175,8 @@ def test_a_legend_takes_as_many_lines_as_it_needs():
     names = ["aeroplane", "pottedplant", "cow", "cat", "a name that is wider than the picture by itself"]
     heights = [add_legend(image, dict.fromkeys(names[:k], PALETTE[7]), line=14).height for k in range(6)]
     assert heights == [10, 24, 38, 52, 52, 66]
+
+
+def test_sizes_must_agree():
+    with pytest.raises(UserError, match=r"x\.npy: 3 x 2 pixels, but its mask has 2 x 3"):
+        check_size(np.zeros((3, 2)), (2, 3), "x.npy")

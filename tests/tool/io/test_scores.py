@@ -1,4 +1,4 @@
-"""CRF, metrics and score files: golden values, brute force, hand-made attacks."""
+"""Score files of ours and of others: what is read, what is refused, hand-made attacks."""
 
 import contextlib
 import io
@@ -13,112 +13,12 @@ import torch
 from golden_inputs import load
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from hypothesis.extra import numpy as hnp
 
-from tests.bench.reference import cam_of_views
-from tool import crf
-from tool.cam import multi_scale_cam
 from tool.crf import crf_with_alphas
 from tool.io import scores as scores_module
-from tool.io.files import UserError, atomic
-from tool.io.images import check_size
+from tool.io.files import UserError
 from tool.io.scores import file_origin, read_scores, write_scores
-from tool.metrics import THRESHOLDS, ThresholdSweep, confusion, iou, mean_iou
-
-
-def test_crf_is_the_released_one_with_one_lattice_for_both_alphas():
-    golden = load("crf")
-    result = crf_with_alphas(golden["img"], dict(zip(golden["keys"].tolist(), golden["cams"])), [2, 21])
-    for alpha in (2, 21):
-        assert list(result[alpha]) == [0, *(golden["keys"] + 1).tolist()]
-        np.testing.assert_allclose(np.stack(list(result[alpha].values())), golden[f"crf_{alpha:02d}"], atol=1e-5)
-        np.testing.assert_allclose(sum(result[alpha].values()), 1, atol=1e-5)
-
-
-def test_threshold_sweep_is_the_released_one():
-    golden = load("evaluation")
-    np.testing.assert_allclose(THRESHOLDS, golden["thresholds"], atol=1e-12)
-    sweep = ThresholdSweep(21)
-    for k in range(4):
-        sweep.add(golden[f"gt{k}"], dict(zip(golden[f"keys{k}"].tolist(), golden[f"cam{k}"])))
-    np.testing.assert_allclose(100 * np.nan_to_num(iou(sweep.confusions())), golden["iou"], atol=1e-7)
-    np.testing.assert_allclose(100 * np.array(sweep.mious()[0]), golden["miou"], atol=1e-7)
-
-
-def sweep_reference(truth, scores, threshold, num_labels):
-    """The released formulation: a stack with the threshold as background, argmax, one threshold at a time."""
-    stack = np.zeros((num_labels, *truth.shape), np.float32)
-    stack[0] = threshold
-    for key, score in scores.items():
-        stack[key + 1] = score
-    return confusion(truth, stack.argmax(0), num_labels)
-
-
-@given(st.data(), st.integers(1, 5), st.integers(1, 6), st.integers(1, 6))
-@settings(max_examples=150, deadline=None)
-def test_sweep_counts_as_one_pass_a_threshold_does(data, classes, height, width):
-    """Scores sit on the thresholds as often as beside them, so ties are exercised."""
-    thresholds = [0.1, 0.2, 0.3]
-    values = st.sampled_from([0.0, 0.05, 0.1, 0.2, 0.25, 0.3, 0.9])
-    truth = data.draw(hnp.arrays(np.uint8, (height, width), elements=st.sampled_from([*range(classes + 1), 255])))
-    keys = data.draw(st.lists(st.integers(0, classes - 1), min_size=1, unique=True))
-    scores = {k: data.draw(hnp.arrays(np.float32, (height, width), elements=values.map(np.float32))) for k in keys}
-    sweep = ThresholdSweep(classes + 1, thresholds)
-    sweep.add(truth, scores)
-    for threshold, counts in zip(thresholds, sweep.confusions()):
-        assert np.array_equal(counts, sweep_reference(truth, scores, threshold, classes + 1))
-
-
-def test_iou_by_hand_and_both_means():
-    truth = np.array([[0, 0, 1], [1, 255, 2]])
-    predicted = np.array([[0, 1, 1], [1, 1, 1]])
-    values = iou(confusion(truth, predicted, 4))
-    assert values[:3].tolist() == [0.5, 0.5, 0.0] and np.isnan(values[3])
-    assert mean_iou(values) == (pytest.approx(1 / 4), pytest.approx(1 / 3))
-
-
-def test_sizes_must_agree():
-    with pytest.raises(UserError, match=r"x\.npy: 3 x 2 pixels, but its mask has 2 x 3"):
-        check_size(np.zeros((3, 2)), (2, 3), "x.npy")
-
-
-class MapNet:
-    """Stands in for a network: the class maps are the image's first two channels, at an eighth of the size."""
-
-    def class_maps(self, image):
-        return torch.nn.functional.avg_pool2d(image[:, :2], 8)
-
-
-def test_multi_scale_cam_mirrors_back_and_normalises():
-    image = torch.zeros(3, 16, 16)
-    image[0, :, :8] = 2.0  # class 0 is on the left
-    image[1] = 5.0  # class 1 is everywhere, but not in the label
-    cam = multi_scale_cam(MapNet(), [torch.stack([image, image.flip(-1)])], torch.tensor([1.0, 0.0]), (16, 16))
-    assert cam.shape == (2, 16, 16) and cam[1].abs().max() == 0
-    assert cam[0, :, 0].min() > 0.99 and cam[0, :, -1].max() == 0  # the mirrored view was turned back
-    assert cam.max() <= 1
-
-
-def test_multi_scale_cam_sums_views_before_dividing():
-    small, large = torch.zeros(1, 3, 8, 8), torch.zeros(1, 3, 16, 16)
-    small[:, 0] = 1.0
-    large[:, 0, :8] = 3.0
-    cam = multi_scale_cam(MapNet(), [small, large], torch.ones(2), (2, 2))
-    np.testing.assert_allclose(cam[0, :, 0].numpy(), [4 / (4 + 1e-5), 1 / (4 + 1e-5)], rtol=1e-5)
-
-
-@pytest.mark.parametrize("mirror", [True, False])
-def test_maps_are_upsampled_before_relu_by_hand(mirror):
-    """Cells of -2 and 2 are -2, -1, 1 and 2 at twice the size, so 0, 0, 1, 2; a view without evidence adds nothing."""
-    image, nothing = torch.zeros(3, 8, 16), torch.full((1, 3, 8, 8), -6.0)
-    image[0, :, :8], image[0, :, 8:] = -2.0, 2.0
-    views = torch.stack([image, image.flip(-1)] if mirror else [image])
-    expected = torch.tensor([[0.0, 0.0, 1.0, 2.0]]) * len(views)
-    for form, seen in ((multi_scale_cam, [views, nothing]), (cam_of_views, [*views[:, None], nothing])):
-        if form is multi_scale_cam or mirror:  # the other takes pairs
-            cam = form(MapNet(), seen, torch.tensor([1.0, 0.0]), (1, 4))
-            torch.testing.assert_close(cam[0], expected / (2 * len(views) + 1e-5))
-
+from tool.metrics import ThresholdSweep
 
 # ---------------------------------------------------------------- score files
 
@@ -342,14 +242,6 @@ def test_plain_arrays_pickles_and_text_are_refused(tmp_path):
         assert "remove" not in str(error.value) and "again" not in str(error.value)  # it may be another method's
 
 
-def test_atomic_leaves_nothing_behind_on_failure(tmp_path):
-    (tmp_path / "x").write_text("old")
-    with pytest.raises(ZeroDivisionError), atomic(tmp_path / "x") as temporary:
-        temporary.write_text("half")
-        _ = 1 / 0
-    assert [p.name for p in tmp_path.iterdir()] == ["x"] and (tmp_path / "x").read_text() == "old"
-
-
 # ---------------------------------------------------------------- compressed score files
 
 
@@ -464,18 +356,3 @@ def test_maps_too_large_for_compression_are_written_plainly(tmp_path, monkeypatc
     scores = {3: np.random.default_rng(0).random((30, 30), np.float32)}
     write_scores(tmp_path / "x.npy", scores, compressed=True)
     assert np.array_equal(read_scores(tmp_path / "x.npy")[3], scores[3])  # nothing rounded
-
-
-def test_crf_of_several_alphas_falls_back_to_one_after_the_other(monkeypatch):
-    """Where the common softmax would underflow, or the image is large, each alpha is refined by itself."""
-    golden = load("crf")
-    inputs = golden["img"], dict(zip(golden["keys"].tolist(), golden["cams"])), [2, 19, 21]
-    together = crf_with_alphas(*inputs)
-    for name, value in (("SMALLEST_SHARE", 2.0), ("TOGETHER_VALUES", 0)):
-        with monkeypatch.context() as patch:
-            patch.setattr(crf, name, value)
-            apart = crf_with_alphas(*inputs)
-        for alpha, scores in together.items():
-            assert list(scores) == list(apart[alpha])
-            for key in scores:
-                np.testing.assert_allclose(apart[alpha][key], scores[key], atol=1e-5)
