@@ -459,7 +459,13 @@ def asked(*short, scripts):
 
 @pytest.mark.parametrize(
     ("script", "number", "code", "target"),
-    asked(("train.py", signal.SIGINT, "all"), ("train_aff.py", signal.SIGTERM, "all"), scripts=TRAININGS),
+    asked(
+        ("train.py", signal.SIGINT, "all"),
+        ("train.py", signal.SIGTERM, "main"),
+        ("train_aff.py", signal.SIGTERM, "all"),
+        ("train_seg.py", signal.SIGINT, "main"),
+        scripts=TRAININGS,
+    ),
 )
 def test_a_signal_stops_a_training_with_a_checkpoint(script, number, code, target, stages, launcher, tmp_path):
     """Also one that reaches the loading processes, as Ctrl-C in a terminal does and schedulers do."""

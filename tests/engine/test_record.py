@@ -241,9 +241,7 @@ def tree(folder):
 
 def test_a_check_passes_and_writes_nothing(toy, copied, tmp_path):
     calls = {
-        "train.py": ["--name", "other", "--experiment", copied, *train_flags(toy)],
         "infer.py": [*infer_flags(toy, copied), "--crf", "--alphas", 5],
-        "train_aff.py": [*aff_flags(toy, copied), *AFF_TRAINING],
         "evaluation.py": evaluate(toy, copied, "cam", "dict", "--json", tmp_path / "r.json"),
     }
     before = tree(tmp_path)
@@ -252,9 +250,7 @@ def test_a_check_passes_and_writes_nothing(toy, copied, tmp_path):
         assert "about" in out and "all is well" in out, out
         assert "free" in out and "all 12 can be read" in out
         assert tree(tmp_path) == before
-    out = succeeds("train.py", *calls["train.py"], "--check")
-    assert "6 steps of 4 images" in out and "4 steps of 6 images" in out
-    succeeds("train_aff.py", *calls["train_aff.py"])
+    succeeds("train_aff.py", *aff_flags(toy, copied), *AFF_TRAINING)
     before = tree(tmp_path)
     assert "walk" in succeeds("infer_aff.py", *aff_flags(toy, copied), "--check")
     assert tree(tmp_path) == before
@@ -280,8 +276,6 @@ def test_a_check_lists_every_image_that_does_not_open(broken, trained, tmp_path)
 
 
 def test_a_check_says_what_stands_in_the_way(toy, copied):
-    result = run_script("train.py", "--name", "n", "--experiment", copied, *train_flags(toy), "--check")
-    assert result.returncode == 2 and "holds a run already" in result.stderr
     refused("infer.py", *infer_flags(toy, copied), "--dict", "--scales", 1, "--check", says="other settings")
     next((copied / "n/crf/02").glob("*.npy")).unlink()
     refused("train_aff.py", *aff_flags(toy, copied), *AFF_TRAINING, "--check", says="no crf/02 for 1 of 12 images")

@@ -1,4 +1,4 @@
-"""Trainings that begin, go on and end: nothing is lost, nothing is mixed, and what is refused is said in one line."""
+"""All three trainings that begin, go on and end: nothing is lost, nothing is mixed; refusals are one line."""
 
 import json
 import os
@@ -12,6 +12,7 @@ from bad_files import CLASSES, IDS, INDEX, make_set, random_maps
 from conftest import load_script, prints, refused, run_here
 from hypothesis import given
 from hypothesis import strategies as st
+from stage_runs import read_log
 
 from engine.distributed import World
 from engine.resume import Progress, check_begin
@@ -20,10 +21,10 @@ from tool.io.lock import locked
 from tool.io.torch_files import read_torch
 from voc12.labels import any_negative, write_cls_labels
 
-TRAIN, TRAIN_AFF = TRAININGS = ("train.py", "train_aff.py")
-FOLDER = {TRAIN: "ckpt", TRAIN_AFF: "ckpt_aff/aff021909"}
-LOG = {TRAIN: "log", TRAIN_AFF: "log_aff021909"}
-NAMES = {TRAIN: "{:03d}net_main.pth", TRAIN_AFF: "{:02d}.pth"}
+TRAIN, TRAIN_AFF, TRAIN_SEG = TRAININGS = ("train.py", "train_aff.py", "train_seg.py")
+FOLDER = {TRAIN: "ckpt", TRAIN_AFF: "ckpt_aff/aff021909", TRAIN_SEG: "ckpt_seg/deeplab_resnet38d"}
+LOG = {TRAIN: "log", TRAIN_AFF: "log_aff021909", TRAIN_SEG: "log_seg_deeplab_resnet38d"}
+NAMES = {TRAIN: "{:03d}net_main.pth", TRAIN_AFF: "{:02d}.pth", TRAIN_SEG: "{:02d}.pth"}
 
 
 def flags(script, place, **changes):
@@ -42,8 +43,9 @@ def flags(script, place, **changes):
         "device": "cpu",
     }
     own = {
-        TRAIN: {"T": 9, "resize": "24 32", "crop_size": 24},
+        TRAIN: {"T": 2, "batch_size_triplet": 3, "resize": "24 32", "crop_size": 24},
         TRAIN_AFF: {"low": 2, "high": 19, "dup": 9, "crop_size": 64, "scale": 2},
+        TRAIN_SEG: {"labels": place / "set" / "SegmentationClass", "crop_size": 25},
     }[script]
     words = []
     for name, value in (shared | own | changes).items():
@@ -78,7 +80,7 @@ def place(request, places, tmp_path):
     return shutil.copytree(places[request.getfixturevalue("script")], tmp_path / "place")
 
 
-both = pytest.mark.parametrize("script", TRAININGS)
+every = pytest.mark.parametrize("script", TRAININGS)
 train_only = pytest.mark.parametrize("script", [TRAIN])
 
 
@@ -112,7 +114,25 @@ def same_weights(one, other):
 # ---------------------------------------------------------------- nothing is lost
 
 
-@both
+@every
+def test_parts_are_one_run(place, script, tmp_path):
+    """Its last epoch by itself; in train.py the one with the triplet."""
+    whole = shutil.copytree(place, tmp_path / "whole")
+    shutil.rmtree(run_folder(whole, script))
+    works(script, whole)
+    refuses(place, script, says=["holds a run already", "--resume continues it"])
+    works(script, place, "--resume")
+    names = [[path.name for path in sorted(run_folder(k, script).glob("*.pth"))] for k in (place, whole)]
+    assert names[0] == names[1] and NAMES[script].format(2) in names[0]
+    for name in {*names[0]} - {"resume.pth"}:
+        assert same_weights(run_folder(place, script) / name, run_folder(whole, script) / name), name
+    logs = [read_log(k / "experiment" / "e" / f"{LOG[script]}.jsonl") for k in (place, whole)]
+    for record in logs[0] + logs[1]:
+        record.pop("seconds")
+    assert logs[0] == logs[1] and [record["epoch"] for record in logs[0]] == [0, 1, 2]
+
+
+@every
 def test_resume_without_a_resume_file_deletes_nothing(place, script):
     (run_folder(place, script) / "resume.pth").unlink()
     for extra in ([], ["--epochs", 1], ["--epochs", 2]):
@@ -122,7 +142,7 @@ def test_resume_without_a_resume_file_deletes_nothing(place, script):
     assert "--resume continues" not in line
 
 
-@both
+@every
 def test_a_published_checkpoint_stays(place, script):
     """The only file of the folder, as somebody who has not trained yet drops it in."""
     published = checkpoint(place, script, 39)
@@ -136,7 +156,7 @@ def test_a_published_checkpoint_stays(place, script):
     assert not published.exists() and checkpoint(place, script, 0).exists()
 
 
-@both
+@every
 def test_overwrite_says_what_it_deletes(place, script):
     errors = works(script, place, "--overwrite", epochs=1)
     names = [NAMES[script].format(epoch) for epoch in (0, 1)]
@@ -144,14 +164,14 @@ def test_overwrite_says_what_it_deletes(place, script):
     assert not checkpoint(place, script, 1).exists()
 
 
-@both
+@every
 def test_resume_starts_where_there_is_nothing(place, script):
     shutil.rmtree(run_folder(place, script))
     assert "deletes" not in works(script, place, "--resume", epochs=1)
     assert checkpoint(place, script, 0).exists()
 
 
-@both
+@every
 def test_resume_to_fewer_epochs_than_are_done(place, script):
     refuses(place, script, "--resume", epochs=1, says=["epoch 2, step 0", "--epochs 1"])
     before = contents(place)
@@ -189,7 +209,7 @@ def test_when_a_run_begins_goes_on_or_is_refused(tmp_path_factory, epochs, other
     assert {p.name for p in folder.iterdir()} == names
 
 
-@both
+@every
 def test_the_last_checkpoint_comes_back_from_the_resume_file(place, places, script):
     works(script, place, "--resume")
     last = checkpoint(place, script, 2)
@@ -200,11 +220,11 @@ def test_the_last_checkpoint_comes_back_from_the_resume_file(place, places, scri
     out = prints(script, *flags(script, place), "--resume")
     assert f"{last} was gone" in out
     assert same_weights(last, whole) and not checkpoint(place, script, 1).exists()
-    if script == TRAIN_AFF:  # --val_list none: best.pth is the last epoch
+    if script != TRAIN:  # --val_list none: best.pth is the last epoch
         assert same_weights(run_folder(place, script) / "best.pth", whole)
 
 
-@both
+@every
 @pytest.mark.parametrize("change", [{}, {"lr": 0.5}])
 def test_resume_with_overwrite_goes_on_where_it_can(place, script, change):
     first = checkpoint(place, script, 0).read_bytes()
@@ -214,7 +234,7 @@ def test_resume_with_overwrite_goes_on_where_it_can(place, script, change):
     assert checkpoint(place, script, 2).exists()
 
 
-@both
+@every
 def test_resume_with_overwrite_keeps_a_run_whose_resume_file_is_damaged(place, script):
     path = run_folder(place, script) / "resume.pth"
     state = read_torch(path)
@@ -232,15 +252,16 @@ def test_resume_with_overwrite_remembers_the_width(place, script):
     assert code == 0 and "deletes" not in errors and checkpoint(place, script, 2).exists()
 
 
-@both
+@every
 def test_a_run_without_an_epoch_names_no_next_command(place, script):
-    assert "next:" not in prints(script, *flags(script, place), "--overwrite", "--stop_epoch", 0)
+    out = prints(script, *flags(script, place), "--overwrite", "--stop_epoch", 0)
+    assert "next:" not in out and "0 epochs; no checkpoint is there for the next stage" in out
 
 
 # ---------------------------------------------------------------- nothing is mixed
 
 
-@both
+@every
 def test_another_list_is_refused(place, script):
     path = place / "set" / "list.txt"
     path.write_text("".join(f"{i}\n" for i in reversed(IDS)))
@@ -249,7 +270,7 @@ def test_another_list_is_refused(place, script):
     refuses(place, script, "--resume", says="images of --train_list")
 
 
-@both
+@every
 def test_the_same_list_at_another_place_goes_on(place, script):
     moved = (place / "set" / "list.txt").rename(place / "moved.txt")
     works(script, place, "--resume", train_list=moved)
@@ -285,7 +306,7 @@ def test_crf_scores_of_another_origin_are_refused(place, script):
     assert "crf/02" not in line
 
 
-@both
+@every
 def test_a_resume_file_of_an_earlier_version(place, script):
     """Without what it was trained on: goes on, and says so. With flags that are not ours: refused."""
     path = run_folder(place, script) / "resume.pth"
@@ -323,13 +344,13 @@ def test_progress_counts_steps_and_epochs():
 # ---------------------------------------------------------------- --keep
 
 
-@both
+@every
 def test_keep_leaves_the_newest_and_what_others_wrote(place, script):
     checkpoint(place, script, 0).unlink()
     shutil.copy(checkpoint(place, script, 1), checkpoint(place, script, 39))
     works(script, place, "--resume", "--keep", 1, epochs=4)
     left = {p.name for p in run_folder(place, script).glob("*.pth")}
-    best = {"best.pth"} if script == TRAIN_AFF else set()
+    best = {"best.pth"} if script != TRAIN else set()
     assert left == {NAMES[script].format(k) for k in (3, 39)} | {"resume.pth"} | best
 
 
@@ -343,6 +364,19 @@ def test_a_checkpoint_dropped_in_for_a_deleted_one_stays(place, script):
 
 
 # ---------------------------------------------------------------- said at the start
+
+
+@every
+def test_a_check_writes_nothing(place, script):
+    before = contents(place)
+    out = prints(script, *flags(script, place), "--check", "--resume")
+    assert "images: all 4 can be read" in out and "free" in out and "about" in out and "all is well" in out
+    steps = {TRAIN: ["4 steps of 2 images", "1 steps of 3 images"]}.get(script, ["6 steps of 2 images"])
+    assert all(text in out for text in steps) and ("masks: all 4 can be read" in out) == (script == TRAIN_SEG)
+    code, errors = run_here(script, *flags(script, place), "--check")
+    assert code == 2 and "PROBLEM" in errors and "holds a run already" in errors and "found 1 problem" in errors
+    assert contents(place) == before
+
 
 LINE = "the repel term stays 0"
 

@@ -94,15 +94,6 @@ def test_training_goes_on_from_the_classifier(segmented):
     assert record["settings"]["momentum"] == 0.9 and record["summary"]["images"]["done"] == 20
 
 
-def test_two_parts_are_one_run(toy, segmented, copy):
-    shutil.rmtree(ckpt(copy))
-    runs("train_seg.py", *train_seg_flags(toy, copy), "--stop_epoch", 1)
-    assert [p.name for p in sorted(ckpt(copy).glob("*.pth"))] == ["00.pth", "best.pth", "resume.pth"]
-    refused("train_seg.py", *train_seg_flags(toy, copy), says=["holds a run already", "--resume continues it"])
-    runs("train_seg.py", *train_seg_flags(toy, copy), "--resume")
-    assert same(weights(copy), weights(segmented))
-
-
 def test_a_run_goes_on_with_the_same_masks_only(toy, copy, tmp_path):
     shutil.copytree(toy / "SegmentationClass", copy / "n" / "own")
     flags = [*train_seg_flags(toy, copy), "--epochs", 3, "--resume"]
@@ -125,11 +116,6 @@ def test_the_best_epoch_on_request(toy, copy):
     flags = ["--select", "best", "--epochs", 4, "--keep", 1, "--resume"]
     out = prints("train_seg.py", *train_seg_flags(toy, copy), *flags)
     assert f"--weights {ckpt(copy) / '03.pth'}" in out[out.index("next:") :]
-
-
-def test_a_run_without_an_epoch_names_no_checkpoint(toy, copy):
-    out = prints("train_seg.py", *train_seg_flags(toy, copy), "--overwrite", "--stop_epoch", 0)
-    assert "next:" not in out and "0 epochs; no checkpoint is there" in out
 
 
 def test_flags_win_over_the_recipe():
@@ -230,17 +216,6 @@ def test_without_masks_nothing_is_scored(toy, broken, copy):
     assert "miou" not in read_log(copy / "n" / f"log_seg_{ARCH}.jsonl")[0]
     says = ["--select best", "has no masks to choose with", "--select last needs none"]
     refused("train_seg.py", *flags, "--select", "best", says=says)
-
-
-def test_check_writes_nothing(toy, copy, capsys):
-    before = sorted(p for p in copy.rglob("*"))
-    script = load_script("train_seg.py")
-    script.run_script(
-        script.main, script.get_args_parser(), [*map(str, train_seg_flags(toy, copy)), "--check", "--resume"]
-    )
-    out = capsys.readouterr().out
-    assert "masks: all 12 can be read" in out and "4 steps of 5 images" in out and "all is well" in out
-    assert sorted(p for p in copy.rglob("*")) == before
 
 
 # ---------------------------------------------------------------- what bad input gets

@@ -2,15 +2,11 @@
 
 import json
 import shutil
-import signal
 import subprocess
-import sys
-import time
 
-import numpy as np
 import pytest
 import torch
-from conftest import ROOT, infer_flags, prints, refused, run_script, succeeds
+from conftest import infer_flags, prints, refused, run_script, succeeds
 
 from tool.io.scores import read_scores
 
@@ -66,55 +62,10 @@ def test_a_longer_run_that_goes_on_has_a_longer_schedule(toy_flags, tmp_path):
     assert records[-1]["lr"] == pytest.approx(0.01 * (1 / 15) ** 0.9)
 
 
-def test_two_and_two_epochs_equal_four(trained, toy_flags, tmp_path):
-    common = ["--name", "n", "--experiment", tmp_path, *toy_flags]
-    succeeds("train.py", *common, "--stop_epoch", 2)
-    assert len(states(tmp_path / "n")) == 2
-    succeeds("train.py", *common, "--resume")
-    assert_same_training(trained / "n", tmp_path / "n")
-
-
 def test_number_of_workers_changes_nothing(trained, toy_flags, tmp_path):
     flags = [2 if before == "--num_workers" else k for before, k in zip(["", *toy_flags], toy_flags)]
     succeeds("train.py", "--name", "n", "--experiment", tmp_path, *flags)
     assert_same_training(trained / "n", tmp_path / "n")
-
-
-@pytest.mark.parametrize(("number", "code"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
-def test_a_signal_stops_after_the_step_and_resume_gives_the_same(trained, toy_flags, tmp_path, number, code):
-    command = ["--name", "n", "--experiment", tmp_path, *toy_flags]
-    process = subprocess.Popen(
-        [sys.executable, str(ROOT / "train.py"), *map(str, command)],
-        text=True,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-    )
-    for line in process.stdout:
-        if line.startswith("epoch 0"):  # somewhere in epoch 1
-            process.send_signal(number)
-            break
-    _, errors = process.communicate(timeout=200)
-    assert process.returncode == code, errors
-    assert "Traceback" not in errors and "--resume continues" in errors
-    succeeds("train.py", *command, "--resume")
-    assert_same_training(trained / "n", tmp_path / "n")
-
-
-def test_kill_and_run_again_gives_the_same(trained, toy_flags, tmp_path):
-    command = ["--name", "n", "--experiment", tmp_path, *toy_flags]
-    rng = np.random.default_rng(0)
-    for _ in range(3):
-        process = subprocess.Popen(
-            [sys.executable, str(ROOT / "train.py"), *map(str, [*command, "--resume"])],
-            stdout=subprocess.DEVNULL,
-            stderr=subprocess.DEVNULL,
-        )
-        time.sleep(rng.uniform(3, 8))
-        process.kill()
-        process.wait()
-    succeeds("train.py", *command, "--resume")
-    assert_same_training(trained / "n", tmp_path / "n")
-    assert not list(tmp_path.rglob("*.tmp"))
 
 
 # ---------------------------------------------------------------- another data set
