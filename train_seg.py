@@ -36,9 +36,9 @@ from tool.io.files import UserError, fingerprint, read_list
 from tool.io.images import BACKGROUND, IGNORE
 from tool.results import say_odd_masks
 from voc12.classes import load_classes
-from voc12.data import SegSet, check_images, check_scores
+from voc12.data import SegSet, check_images, check_scores, masked_ids
 from voc12.transforms import SegView, look_of
-from voc12.validation import masked_ids, segmentation_score
+from voc12.validation import segmentation_score
 
 
 def get_args_parser():
@@ -95,6 +95,16 @@ def find_weights(args, classifiers):
     return str(own[0]) if own else "timm"
 
 
+def build_net(args, weights, num_labels):
+    """The network with its start weights."""
+    network = network_settings(args.arch, vars(args))
+    options = {"fetch": weights == "timm", "dropout": args.dropout_rates}
+    net = make_segmentation_net(**network, num_labels=num_labels, **options)
+    if args.train_b2 and args.arch == RESNET38D:
+        net.trunk.stem = STEM[:1]
+    return net.start(weights, args.dropout, args.checkpoint_activations)
+
+
 def build_data(args, folder, num_labels, look):
     """The training set. folder: of the label masks."""
     ids = read_list(args.train_list)
@@ -128,7 +138,6 @@ def describe_selection(args, validation):
 
 
 def main(args):
-    flags.check_range(args, "random_scale")
     args.arch = args.arch or DEEPLAB + args.trunk
     if args.arch.startswith(SMP) and args.batch_size < 2 * processes():
         raise UserError(f"--batch_size {args.batch_size}: {args.arch} needs at least 2 images a process")
@@ -138,12 +147,7 @@ def main(args):
     validation = build_validation(args, val_ids, len(classes) + 1)
 
     weights = find_weights(args, experiment.classifier.newest())
-    network = network_settings(args.arch, vars(args))
-    options = {"fetch": weights == "timm", "dropout": args.dropout_rates}
-    net = make_segmentation_net(**network, num_labels=len(classes) + 1, **options)
-    if args.train_b2 and args.arch == RESNET38D:
-        net.trunk.stem = STEM[:1]
-    net.start(weights, args.dropout, args.checkpoint_activations)
+    net = build_net(args, weights, len(classes) + 1)
     groups = net.param_groups(args.lr, args.wt_dec, args.scratch_lr_mult)
     optimizer = build_optimizer(args.optimizer, groups, args.momentum)
 

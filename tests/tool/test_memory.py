@@ -10,8 +10,8 @@ import pytest
 import torch
 from conftest import ROOT
 
-from engine import device
-from engine.device import choose_device
+from engine import distributed
+from engine.distributed import choose_device
 from engine.workers import Background
 from tests.bench.rows_memory import measure_steps
 from tool import memory
@@ -62,7 +62,7 @@ def test_a_process_on_the_cpu_keeps_memory_and_its_workers_do_not():
 def test_every_stage_on_the_cpu_keeps_memory(name, monkeypatch):
     """They all choose their device here."""
     calls = []
-    monkeypatch.setattr(device, "keep_freed_memory", lambda: calls.append(name))
+    monkeypatch.setattr(distributed, "keep_freed_memory", lambda: calls.append(name))
     assert (choose_device(name).type == "cpu") == bool(calls)
 
 
