@@ -1,4 +1,4 @@
-"""engine/training.py on a network of a few numbers: a step is a plain step, phases, the schedule, which weights are best."""
+"""engine/training.py on a network of a few numbers: steps, phases, the schedule, and which weights are the best."""
 
 import copy
 from types import SimpleNamespace
@@ -20,7 +20,6 @@ from engine.training import (
     build_optimizer,
     check_finite,
     poly_factor,
-    prepare_network,
     set_learning_rate,
     train_one_epoch,
     train_step,
@@ -109,9 +108,8 @@ def test_a_step_is_a_plain_step(size):
         model=net,
         optimizer=torch.optim.SGD(net.parameters(), lr=0.1),
         criterion=squares,
-        device=torch.device("cpu"),
         args=SimpleNamespace(amp=False),
-        world=SimpleNamespace(size=size),
+        world=World(size=size),
     )
     image, target = torch.randn(5, 3, 4, 4), torch.randn(5, 2)
     for parameter in net.parameters():
@@ -148,7 +146,7 @@ def test_the_schedule_by_hand():
 
 def test_dropout_differs_from_rank_to_rank_and_not_from_run_to_run():
     def drawn(rank, seed):
-        prepare_network(tiny(), torch.device("cpu"), World(rank), seed=seed)
+        World(rank).prepare(tiny(), amp=False, seed=seed, compiled=False)
         return torch.rand(1).item()
 
     assert drawn(0, 3) == drawn(0, 3) and len({drawn(0, 3), drawn(1, 3), drawn(0, 4)}) == 3
@@ -223,7 +221,7 @@ def test_losses_of_an_epoch_are_means_over_its_steps(tmp_path):
     ("size", "processes", "says"), [(8, 1, "do not fill one batch of 8"), (2, 3, "for 3 processes")]
 )
 def test_batches_that_cannot_be(tmp_path, monkeypatch, size, processes, says):
-    monkeypatch.setattr("engine.training.join_world", lambda device: (World(0, processes), device))
+    monkeypatch.setenv("WORLD_SIZE", str(processes))
     with pytest.raises(UserError, match=says):
         training(tmp_path, [Phase("", 0, 3, size)])
 
