@@ -4,7 +4,7 @@
 "command", "arguments", "version", "seed", "packages", "device", "processes", "lists", "weights", "started", "ended",
 "summary" (null while it runs, and for ever where it was killed); "earlier": the same of runs before it}
 
-Every score file and pseudo label carries its `origin` (tool/files.py: file_origin), so that one copied from another
+Every score file and pseudo label carries its `origin` (tool/io/scores.py: file_origin), so that one copied from another
 experiment is found.
 """
 

@@ -1,8 +1,7 @@
 """Image labels of a data set in VOC layout, gathered in one file (optional: where it is missing the XMLs are read).
 
 Reads:  VOC12_ROOT/Annotations/ID.xml of the images on --list, or of all there are
-Writes: --out, np.save of {ID: float32 vector, 1 where any object of the image has that class}; as FILE.npz the compact
-        form of it, for a million images and more
+Writes: --out, np.save of {ID: float32 vector, 1 where any object of the image has that class}
 
 python voc12/make_cls_labels.py --voc12_root ./data/VOC2012 --out voc12/cls_labels.npy
 """
@@ -30,9 +29,7 @@ def get_args_parser():
         dest="lists",
         help="lists of the images to take (default: every XML of Annotations)",
     )
-    parser.add_argument(
-        "--out", type=str, default="voc12/cls_labels.npy", help="file to write; .npz: arrays instead of a dict"
-    )
+    parser.add_argument("--out", type=str, default="voc12/cls_labels.npy", help="file to write")
     text = "text file with one class name a line (default: VOC's 20)"
     parser.add_argument("--classes", type=str, default=None, metavar="FILE", help=text)
     return parser
