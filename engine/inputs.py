@@ -7,16 +7,18 @@ classes: indices with commas between. photograph, maps: files as `size:time:chec
 A line is added after an image's old files were removed and before its new ones are written, so that a file which is
 there is always of the last line, whenever a run was killed. Files without a line are another tool's, or older than
 this list; they count as made from what is there now.
+
+Why not in the files themselves, as their origin is: to know what is left of a million images a run would open all of
+them instead of reading one file, and an image without any class has no overlay that could carry it.
 """
 
 import errno
 import os
-import zlib
 from pathlib import Path
 
 import numpy as np
 
-from tool.io.files import UserError
+from tool.io.files import UserError, file_checksum
 
 NONE = "-"
 TIMES = "times"  # of `Inputs.compare`
@@ -32,9 +34,9 @@ class Inputs:
     def __init__(self, ids, photograph, maps=None, labels=None):
         self.locate = {"photograph": photograph} | ({"maps": maps} if maps else {})
         # a text an image, not a list: a million containers would keep Python's collector busy for half of the start
-        self.states = {kind: {i: state_of(locate, i) for i in ids} for kind, locate in self.locate.items()}
+        self.states = {kind: {i: file_stamp(locate, i) for i in ids} for kind, locate in self.locate.items()}
         self.labels = labels
-        self.classes = dict.fromkeys(ids, NONE) if labels is None else write_labels(ids, labels)
+        self.classes = dict.fromkeys(ids, NONE) if labels is None else spell_classes(ids, labels)
 
     def line(self, image_id, classes):
         """The line of an image whose files are about to be made. classes: as text."""
@@ -42,9 +44,9 @@ class Inputs:
         for kind, locate in self.locate.items():
             state = self.states[kind][image_id]
             if state != NONE:
-                checksum = checksum_of(locate(image_id))
+                checksum = file_checksum(locate(image_id))
                 # where a file was replaced since the run began, nobody knows which of the two was read
-                files[kind] = state + (checksum if state_of(locate, image_id) == state else NONE)
+                files[kind] = state + (checksum if file_stamp(locate, image_id) == state else NONE)
         return "\t".join([image_id, classes, *files.values()]) + "\n"
 
     def compare(self, image_id, stored):
@@ -61,13 +63,13 @@ class Inputs:
             now = self.states[kind][image_id]
             if NONE in (before, now) or before.startswith(now):
                 continue
-            if before.split(":")[0] != now.split(":")[0] or not before.endswith(f":{checksum_of(locate(image_id))}"):
+            if before.split(":")[0] != now.split(":")[0] or not before.endswith(f":{file_checksum(locate(image_id))}"):
                 return kind
             answer = TIMES
         return answer
 
 
-def write_labels(ids, labels):
+def spell_classes(ids, labels):
     """{ID: vector of 0 and 1} -> {ID: class indices as text}; each combination is spelled once."""
     texts, classes = {}, {}
     for image_id in ids:
@@ -79,20 +81,13 @@ def write_labels(ids, labels):
     return classes
 
 
-def state_of(locate, image_id):
+def file_stamp(locate, image_id):
     """`size:time:` of an image's file; "-" where there is none, which is said where it is opened."""
     try:
         found = os.stat(locate(image_id))
     except (OSError, UserError):
         return NONE
     return f"{found.st_size}:{found.st_mtime_ns}:"
-
-
-def checksum_of(path):
-    try:
-        return f"{zlib.crc32(Path(path).read_bytes()):08x}"
-    except OSError:
-        return NONE
 
 
 def join_classes(indices):

@@ -8,9 +8,7 @@ Every score file and pseudo label carries its `origin` (tool/io/scores.py: file_
 experiment is found.
 """
 
-import hashlib
 import importlib.metadata
-import json
 import os
 import platform
 import shlex
@@ -21,20 +19,11 @@ from pathlib import Path
 
 from engine.inputs import inputs_path, mend_inputs
 from tool import VERSION
-from tool.io.files import UserError, read_json, remove_stale, write_json
+from tool.io.files import UserError, file_hash, fingerprint, read_json, remove_stale, write_json
 from tool.io.scores import file_origin
 
 RUN_FILE = "run.json"
 PACKAGES = ("torch", "torchvision", "numpy", "pillow", "pydensecrf2")
-
-
-def file_hash(path):
-    """SHA-256 of a file, hex."""
-    with open(path, "rb") as stream:
-        digest = hashlib.sha256()
-        while block := stream.read(1 << 20):
-            digest.update(block)
-    return digest.hexdigest()
 
 
 def installed(package):
@@ -73,7 +62,7 @@ def this_run(args, device, processes=1, lists=(), weights=None):
 
 def origin_of(settings):
     """16 hex digits that stand for settings and version."""
-    return hashlib.sha256(json.dumps([VERSION, settings], sort_keys=True).encode()).hexdigest()[:16]
+    return fingerprint([VERSION, settings])
 
 
 def check_claim(folder, settings, pattern, overwrite=False):

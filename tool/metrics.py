@@ -53,7 +53,10 @@ def areas(counts):
 
 def iou(counts):
     """IoU of each label from a confusion matrix (..., L, L) -> (..., L) in [0, 1], NaN where absent from both sides."""
-    hit, predicted, true = areas(counts)
+    return share_of_union(*areas(counts))
+
+
+def share_of_union(hit, predicted, true):
     union = predicted + true - hit
     return divide(hit, union, union == 0)
 
@@ -66,9 +69,7 @@ def mean_iou(values):
 
 def boundary_iou(boundary):
     """Boundary IoU of each label, (..., 3, L) as `Counts` gives them -> (..., L) in [0, 1], NaN as `iou`."""
-    hit, predicted, true = np.moveaxis(boundary, -2, 0)
-    union = predicted + true - hit
-    return divide(hit, union, union == 0)
+    return share_of_union(*np.moveaxis(boundary, -2, 0))
 
 
 def measures(counts, boundary, names):

@@ -69,6 +69,13 @@ def mask_path(voc12_root, image_id, gt_dir="SegmentationClass"):
     return Path(voc12_root) / gt_dir / f"{image_id}.png"
 
 
+def true_mask(voc12_root, image_id, num_labels, size):
+    """The mask of a photograph of `size` (h, w), H x W uint8; UserError where it is broken or of another size."""
+    mask = fit_mask(open_mask(mask_path(voc12_root, image_id), num_labels), size, image_path(voc12_root, image_id))
+    check_size(mask, size, image_id)
+    return mask
+
+
 def image_paths(voc12_root, ids):
     """{ID: path of its photograph}."""
     return {i: image_path(voc12_root, i) for i in ids}
@@ -118,14 +125,18 @@ def sample_rng(seed, epoch, image_id):
     return np.random.default_rng([seed, epoch, zlib.crc32(image_id.encode())])
 
 
-class TrainSet(Dataset):
+class ImageSet(Dataset):
+    """A set of the images `ids`."""
+
+    def __len__(self):
+        return len(self.ids)
+
+
+class TrainSet(ImageSet):
     """Samples (id, image 3 x crop x crop float32, label C float32) under keys (epoch, index)."""
 
     def __init__(self, voc12_root, ids, labels, view, seed):
         self.root, self.ids, self.labels, self.view, self.seed = voc12_root, ids, labels, view, seed
-
-    def __len__(self):
-        return len(self.ids)
 
     def __getitem__(self, key):
         epoch, index = key
@@ -135,7 +146,7 @@ class TrainSet(Dataset):
         return image_id, x, torch.from_numpy(self.labels[image_id])
 
 
-class AffinitySet(Dataset):
+class AffinitySet(ImageSet):
     """Samples (id, image 3 x crop x crop float32, masks 3 x offsets x anchors uint8) under keys (epoch, index).
 
     masks: which pairs of cells are both background, of one class, of different classes.
@@ -148,9 +159,6 @@ class AffinitySet(Dataset):
         self.root, self.ids, self.view, self.seed, self.num_labels = voc12_root, ids, view, seed, num_labels
         self.stride = stride
         self.dirs = Path(low_dir), Path(high_dir)
-
-    def __len__(self):
-        return len(self.ids)
 
     def __getitem__(self, key):
         epoch, index = key
@@ -245,7 +253,7 @@ class Broken:
     reason: str
 
 
-class InferenceSet(Dataset):
+class InferenceSet(ImageSet):
     """Samples (id, image H x W x 3 uint8 tensor, views, label C float32) or Broken, in the order of the list.
 
     photograph: the function ID -> path. labels: {ID: C values}, or None, which then is each sample's label.
@@ -253,9 +261,6 @@ class InferenceSet(Dataset):
 
     def __init__(self, photograph, ids, labels, views):
         self.photograph, self.ids, self.labels, self.views = photograph, ids, labels, views
-
-    def __len__(self):
-        return len(self.ids)
 
     def __getitem__(self, index):
         image_id = self.ids[index]
@@ -267,7 +272,7 @@ class InferenceSet(Dataset):
         return image_id, torch.from_numpy(np.array(image)), self.views(image), label
 
 
-class WalkSet(Dataset):
+class WalkSet(ImageSet):
     """Samples (id, photo H x W x 3 uint8, view 3 x h x w, maps {class: H x W}) of images whose maps are stored.
 
     view: the photo at `scale` times its size, normalised. Broken where an image is broken, or its maps are, of another
@@ -278,9 +283,6 @@ class WalkSet(Dataset):
     def __init__(self, voc12_root, ids, dict_dir, num_classes, scale=1.0, look=IMAGENET, max_side=0):
         self.root, self.ids, self.dict_dir, self.num_classes, self.scale = voc12_root, ids, dict_dir, num_classes, scale
         self.look, self.max_side = look, max_side
-
-    def __len__(self):
-        return len(self.ids)
 
     def __getitem__(self, index):
         image_id = self.ids[index]
@@ -296,6 +298,12 @@ class WalkSet(Dataset):
 def epoch_order(seed, epoch, length):
     """Indices of the samples of an epoch, as its batches take them."""
     return np.random.default_rng([seed, epoch]).permutation(length)
+
+
+@lru_cache(maxsize=1)
+def epoch_places(seed, epoch, length):
+    """The place of each sample in `epoch_order`."""
+    return np.argsort(epoch_order(seed, epoch, length))
 
 
 class EpochBatches:
@@ -329,30 +337,26 @@ def own_generator():
     return torch.Generator().manual_seed(0)
 
 
-def train_loader(dataset, batches, num_workers, pin_memory):
-    """DataLoader over EpochBatches; its workers live on from epoch to epoch."""
+def load_samples(dataset, num_workers, pin_memory, **options):
     return DataLoader(
         dataset,
-        batch_sampler=batches,
         num_workers=num_workers,
         pin_memory=pin_memory,
-        persistent_workers=num_workers > 0,
         generator=own_generator(),
         worker_init_fn=follow_parent,
+        **options,
     )
+
+
+def train_loader(dataset, batches, num_workers, pin_memory):
+    """DataLoader over EpochBatches; its workers live on from epoch to epoch."""
+    options = {"batch_sampler": batches, "persistent_workers": num_workers > 0}
+    return load_samples(dataset, num_workers, pin_memory, **options)
 
 
 def inference_loader(dataset, num_workers, pin_memory=False):
     """DataLoader that gives single samples, not batches: images have different sizes."""
-    return DataLoader(
-        dataset,
-        batch_size=None,
-        collate_fn=hand_over,
-        num_workers=num_workers,
-        pin_memory=pin_memory,
-        generator=own_generator(),
-        worker_init_fn=follow_parent,
-    )
+    return load_samples(dataset, num_workers, pin_memory, batch_size=None, collate_fn=hand_over)
 
 
 def hand_over(sample):
@@ -383,7 +387,7 @@ def label_paths(folder, ids):
     return {i: Path(folder) / f"{i}.png" for i in ids}
 
 
-class SegSet(Dataset):
+class SegSet(ImageSet):
     """Samples (id, image 3 x crop x crop float32, label crop x crop uint8 with 255 ignored) under keys (epoch, index).
 
     labels_dir: folder of label masks, ID.png. num_labels: ids are below it, or 255. batch_size: where given, the images
@@ -394,9 +398,6 @@ class SegSet(Dataset):
     def __init__(self, voc12_root, ids, labels_dir, num_labels, view, seed, batch_size=None):
         self.root, self.ids, self.view, self.seed = voc12_root, ids, view, seed
         self.labels, self.num_labels, self.batch_size = label_paths(labels_dir, ids), num_labels, batch_size
-
-    def __len__(self):
-        return len(self.ids)
 
     def __getitem__(self, key):
         epoch, index = key
@@ -426,11 +427,11 @@ class SegSet(Dataset):
         """The random generator that the images of a batch share; None where there is no such."""
         if self.batch_size is None:
             return None
-        place = np.flatnonzero(epoch_order(self.seed, epoch, len(self)) == index)[0]
+        place = epoch_places(self.seed, epoch, len(self))[index]
         return np.random.default_rng([self.seed, epoch, place // self.batch_size])
 
 
-class MaskedSet(Dataset):
+class MaskedSet(ImageSet):
     """Samples (photograph 3 x h x w float32, true labels H x W uint8) of a data set's own masks, for validation.
 
     max_side: of `inner_size`, for the photograph.
@@ -439,13 +440,8 @@ class MaskedSet(Dataset):
     def __init__(self, voc12_root, ids, num_labels, look, max_side=MAX_SIDE):
         self.root, self.ids, self.num_labels, self.look, self.max_side = voc12_root, ids, num_labels, look, max_side
 
-    def __len__(self):
-        return len(self.ids)
-
     def __getitem__(self, index):
         image_id = self.ids[index]
-        path = image_path(self.root, image_id)
-        photo = open_image(path)
-        truth = fit_mask(open_mask(mask_path(self.root, image_id), self.num_labels), photo.size[::-1], path)
-        check_size(truth, photo.size[::-1], image_id)
+        photo = open_image(image_path(self.root, image_id))
+        truth = true_mask(self.root, image_id, self.num_labels, photo.size[::-1])
         return normalise(at_most(photo, self.max_side, self.look), self.look), torch.from_numpy(truth)

@@ -196,6 +196,23 @@ def first_names(names):
     return f"{shown}, ..." if len(names) > 3 else shown
 
 
+def print_set(out, classes, labels, lists, sizes, left_out=None):
+    """What a data set holds, and what to do with it.
+
+    labels: {ID: class indices}; lists: {name: IDs}; sizes: {ID: (w, h)}; left_out: {what is not in it: names}.
+    """
+    print_classes(classes, labels, lists)
+    sides = np.sort(np.array(list(sizes.values())), axis=0)
+    low, middle, high = (" x ".join(map(str, sides[k])) for k in (0, len(sides) // 2, -1))
+    print(f"width x height in pixels: smallest {low}, median {middle}, largest {high} (each side by itself)")
+    for what, names in (left_out or {}).items():
+        if names:
+            print(f"left out: {len(names)} {what} ({first_names(names)})")
+    for name, ids in lists.items():
+        print(f"{Path(out) / 'ImageSets' / 'Segmentation' / name}.txt: {len(ids)} images")
+    print(f"next: python train.py --name NAME --voc12_root {shlex.quote(str(out))}")
+
+
 def print_classes(classes, labels, lists):
     """A table of the images a class, in all and in each list. labels: {ID: class indices}."""
     counts = np.zeros((1 + len(lists), len(classes)), np.int64)
@@ -216,13 +233,6 @@ def print_classes(classes, labels, lists):
         print(f"{len(negatives)} of them show none of the classes ({first_names(negatives)})")
 
 
-def print_sizes(sizes):
-    """The range of image sizes. sizes: {ID: (w, h)}."""
-    sides = np.sort(np.array(list(sizes.values())), axis=0)
-    low, middle, high = (" x ".join(map(str, sides[k])) for k in (0, len(sides) // 2, -1))
-    print(f"width x height in pixels: smallest {low}, median {middle}, largest {high} (each side by itself)")
-
-
 def say_turned(paths):
     """How many photographs, by their paths, are stored otherwise than viewers show them; of the first LOOKED_AT."""
     looked = list(paths)[:LOOKED_AT]
@@ -232,22 +242,6 @@ def say_turned(paths):
             f"{len(turned)} of {len(looked)} photographs are stored turned, as their EXIF says ({first_names(turned)})"
         )
         print(f"{text}: they are seen as viewers show them", flush=True)
-
-
-def print_left_out(left_out):
-    """Count and first names of what is not in the data set. left_out: {what: names}."""
-    for what, names in left_out.items():
-        if names:
-            print(f"left out: {len(names)} {what} ({first_names(names)})")
-
-
-def print_lists(out, lists):
-    for name, ids in lists.items():
-        print(f"{Path(out) / 'ImageSets' / 'Segmentation' / name}.txt: {len(ids)} images")
-
-
-def print_next(out):
-    print(f"next: python train.py --name NAME --voc12_root {shlex.quote(str(out))}")
 
 
 # ---------------------------------------------------------------- annotations

@@ -19,19 +19,12 @@ from voc12.labels import load_training_labels, write_cls_labels
 
 def get_args_parser():
     parser = Parser("make_cls_labels.py", __doc__)
-    parser.add_argument("--voc12_root", type=str, default="./data/VOC2012", help="data set in VOC layout")
-    parser.add_argument(
-        "--list",
-        type=str,
-        nargs="+",
-        default=None,
-        metavar="LIST",
-        dest="lists",
-        help="lists of the images to take (default: every XML of Annotations)",
-    )
-    parser.add_argument("--out", type=str, default="voc12/cls_labels.npy", help="file to write")
-    text = "text file with one class name a line (default: VOC's 20)"
-    parser.add_argument("--classes", type=str, default=None, metavar="FILE", help=text)
+    add = parser.add_argument
+    add("--voc12_root", default="./data/VOC2012", help="data set in VOC layout")
+    text = "lists of the images to take (default: every XML of Annotations)"
+    add("--list", nargs="+", metavar="LIST", dest="lists", help=text)
+    add("--out", default="voc12/cls_labels.npy", help="file to write")
+    add("--classes", metavar="FILE", help="text file with one class name a line (default: VOC's 20)")
     return parser
 
 
@@ -56,11 +49,8 @@ def main(args):
     write_cls_labels(args.out, labels)
     print(f"{args.out}: labels of {len(ids)} images, {len(classes)} classes")
     if empty:
-        print(
-            f"warning: {len(empty)} of them show none of the classes, the first is {empty[0]}; to the stages they are "
-            "background alone",
-            file=sys.stderr,
-        )
+        text = f"{len(empty)} of them show none of the classes, the first is {empty[0]}"
+        print(f"warning: {text}; to the stages they are background alone", file=sys.stderr)
 
 
 if __name__ == "__main__":

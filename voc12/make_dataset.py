@@ -32,11 +32,7 @@ from voc12.layout import (
     fold_names,
     link_all,
     new_set,
-    print_classes,
-    print_left_out,
-    print_lists,
-    print_next,
-    print_sizes,
+    print_set,
     say_turned,
     warn_of_empty_folders,
     write_set,
@@ -47,36 +43,25 @@ NO_CLASS = -1  # stands for a class where images have none
 
 def get_args_parser():
     parser = Parser("make_dataset.py", __doc__)
-    parser.add_argument("--images", type=str, required=True, help="folder of photographs, with all folders below it")
+    add = parser.add_argument
+    add("--images", required=True, help="folder of photographs, with all folders below it")
     source = parser.add_mutually_exclusive_group(required=True)
-    source.add_argument("--labels", type=str, default=None, metavar="CSV", help="table of what each photograph shows")
-    source.add_argument(
-        "--by_folder", action="store_true", help="a photograph shows the class that its folder in --images is named by"
-    )
+    source.add_argument("--labels", metavar="CSV", help="table of what each photograph shows")
+    text = "a photograph shows the class that its folder in --images is named by"
+    source.add_argument("--by_folder", action="store_true", help=text)
     text = "folder of photographs that show none of the classes, one in --images or any other"
-    parser.add_argument("--negatives", type=str, default=None, metavar="DIR", help=text)
-    parser.add_argument("--out", type=str, required=True, help="folder to make, for --voc12_root of the stages")
-    parser.add_argument("--masks", type=str, default=None, help="folder of masks: the photographs' names with .png")
-    parser.add_argument(
-        "--val", type=fraction, default=0.2, help="part of the photographs with masks that val.txt gets, 0 to 1"
-    )
-    parser.add_argument("--seed", type=natural, default=0, help="seed of the choice for val.txt")
-    parser.add_argument("--copy", action="store_true", help="copy photographs and masks (default: relative links)")
-    parser.add_argument(
-        "--classes",
-        type=str,
-        default=None,
-        metavar="FILE",
-        help="class names, one a line, in the order of mask ids (default: the CSV's header, or sorted names)",
-    )
-    parser.add_argument("--overwrite", action="store_true", help="make OUT anew; the data set there is kept beside it")
-    parser.add_argument(
-        "--on_error",
-        type=str,
-        default="stop",
-        choices=["stop", "skip"],
-        help="a photograph or mask that cannot be used: stop, or leave it out and list it in OUT/failed.txt",
-    )
+    add("--negatives", metavar="DIR", help=text)
+    add("--out", required=True, help="folder to make, for --voc12_root of the stages")
+    add("--masks", help="folder of masks: the photographs' names with .png")
+    text = "part of the photographs with masks that val.txt gets, 0 to 1"
+    add("--val", type=fraction, default=0.2, help=text)
+    add("--seed", type=natural, default=0, help="seed of the choice for val.txt")
+    add("--copy", action="store_true", help="copy photographs and masks (default: relative links)")
+    text = "class names, one a line, in the order of mask ids (default: the CSV's header, or sorted names)"
+    add("--classes", metavar="FILE", help=text)
+    add("--overwrite", action="store_true", help="make OUT anew; the data set there is kept beside it")
+    text = "a photograph or mask that cannot be used: stop, or leave it out and list it in OUT/failed.txt"
+    add("--on_error", default="stop", choices=["stop", "skip"], help=text)
     return parser
 
 
@@ -272,13 +257,9 @@ def main(args):
         val = choose_part({image_id: labels[image_id] for image_id in shown}, args.val, args.seed)
         lists = {"train": sorted(set(labels) - set(val))} | ({"val": val} if val else {})
         write_set(folder, classes, labels, lists)
-    print_classes(classes, labels, lists)
-    print_sizes(sizes)
-    print_left_out(left_out)
     warn_of_other_labels(shown, labels)
     Failures(args.on_error, Path(args.out) / "failed.txt").report()
-    print_lists(args.out, lists)
-    print_next(args.out)
+    print_set(args.out, classes, labels, lists, sizes, left_out)
 
 
 if __name__ == "__main__":

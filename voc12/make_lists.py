@@ -30,24 +30,16 @@ SCIPY = "SBD's masks are MATLAB files, and reading them needs scipy: pip install
 
 def get_args_parser():
     parser = Parser("make_lists.py", __doc__)
-    parser.add_argument("--voc12_root", type=str, default="./data/VOC2012", help="folder VOC2012 of the kit")
-    parser.add_argument("--sbd_root", type=str, default="./data/SBD", help="folder of SBD (benchmark_RELEASE)")
-    parser.add_argument("--out", type=str, default="voc12", help="folder to write the lists to")
-    parser.add_argument(
-        "--without_sbd",
-        action="store_true",
-        help="train_aug.txt from ImageSets/Main/trainval without val, not the paper's set",
-    )
-    parser.add_argument(
-        "--download",
-        action="store_true",
-        help="fetch what is missing: VOC2012 (2 GB) into the folder above --voc12_root, SBD (1.4 GB) into --sbd_root",
-    )
-    parser.add_argument(
-        "--masks",
-        action="store_true",
-        help="also write SegmentationClassAug: VOC's mask where there is one, else SBD's (needs scipy)",
-    )
+    add = parser.add_argument
+    add("--voc12_root", default="./data/VOC2012", help="folder VOC2012 of the kit")
+    add("--sbd_root", default="./data/SBD", help="folder of SBD (benchmark_RELEASE)")
+    add("--out", default="voc12", help="folder to write the lists to")
+    text = "train_aug.txt from ImageSets/Main/trainval without val, not the paper's set"
+    add("--without_sbd", action="store_true", help=text)
+    text = "fetch what is missing: VOC2012 (2 GB) into the folder above --voc12_root, SBD (1.4 GB) into --sbd_root"
+    add("--download", action="store_true", help=text)
+    text = "also write SegmentationClassAug: VOC's mask where there is one, else SBD's (needs scipy)"
+    add("--masks", action="store_true", help=text)
     return parser
 
 

@@ -118,12 +118,8 @@ class TrainView:
     """
 
     def __init__(self, resize=(256, 512), crop=320, jitter=(0.4, 0.4, 0.4, 0.1), jitter_p=0.8, look=IMAGENET):
-        self.resize = resize
-        self.crop = crop
-        self.look = look
         check_jitter(jitter)
-        self.jitter = jitter
-        self.jitter_p = jitter_p
+        self.resize, self.crop, self.jitter, self.jitter_p, self.look = resize, crop, jitter, jitter_p, look
 
     def __call__(self, image, rng):
         image = resize_long_side(image, int(rng.integers(self.resize[0], self.resize[1] + 1)), self.look)
@@ -143,10 +139,7 @@ class InferenceViews:
     """
 
     def __init__(self, scales=(0.5, 1.0, 1.5, 2.0), mirror=True, look=IMAGENET, max_side=0):
-        self.scales = tuple(scales)
-        self.mirror = mirror
-        self.look = look
-        self.max_side = max_side
+        self.scales, self.mirror, self.look, self.max_side = tuple(scales), mirror, look, max_side
 
     def __call__(self, image):
         views, image = [], at_most(image, self.max_side, self.look)
@@ -164,11 +157,8 @@ class AffinityView:
     """
 
     def __init__(self, crop=448, scale=1.0, jitter=(0.3, 0.3, 0.3, 0.1), look=IMAGENET, max_side=0):
-        self.crop = crop
-        self.scale = scale
-        self.look, self.max_side = look, max_side
         check_jitter(jitter)
-        self.jitter = jitter
+        self.crop, self.scale, self.jitter, self.look, self.max_side = crop, scale, jitter, look, max_side
 
     def __call__(self, image, scores, rng):
         """image: PIL RGB; scores: C x H x W tensor of its size -> (3 x crop x crop, C x crop x crop).
@@ -196,11 +186,8 @@ class SegView:
     def __init__(
         self, scale=(0.5, 1.5), crop=321, jitter=(0.3, 0.3, 0.3, 0.1), padding=IGNORE, look=IMAGENET, max_side=0
     ):
-        self.scale = scale
-        self.crop = crop
         check_jitter(jitter)
-        self.jitter = jitter
-        self.padding = padding
+        self.scale, self.crop, self.jitter, self.padding = scale, crop, jitter, padding
         self.look, self.max_side = look, max_side
 
     def __call__(self, image, label, rng, scale_rng=None):

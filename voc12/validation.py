@@ -11,7 +11,6 @@ from tqdm import tqdm
 
 from tool.cam import MAX_SIDE, inner_size, labelled_cam
 from tool.io.files import UserError, missing_files, read_list, require_files
-from tool.io.images import check_size, fit_mask, open_mask
 from tool.metrics import ThresholdSweep, confusion, iou, mean_iou
 from tool.pseudo_labels import refine_labels, stack_scores, walk_scores
 from tool.results import say_odd_masks
@@ -23,8 +22,8 @@ from voc12.data import (
     check_images,
     image_path,
     inference_loader,
-    mask_path,
     mask_paths,
+    true_mask,
 )
 from voc12.transforms import InferenceViews, look_of
 
@@ -69,10 +68,7 @@ def cam_sweep(net, world, voc12_root, labels, num_workers):
         image_id, image, views, label = sample
         size = image.shape[:2]
         cams = labelled_cam(net, [v.to(device_of(net)) for v in views], label, inner_size(size, MAX_SIDE), size)
-        truth = open_mask(mask_path(voc12_root, image_id), num_labels)
-        truth = fit_mask(truth, size, image_path(voc12_root, image_id))
-        check_size(truth, size, image_id)
-        sweep.add(truth, cams)
+        sweep.add(true_mask(voc12_root, image_id, num_labels, size), cams)
     sweep.histogram = world.sum(sweep.histogram)
     mious, present = sweep.mious()
     best = int(np.argmax(mious))
@@ -101,10 +97,7 @@ def walk_score(net, world, walks, dup, num_workers, crf=False):
         keys, scores = stack_scores({k: m.numpy() for k, m in maps.items()}, dup, photo.shape[:2])
         walked = walk_scores(net, view, scores, device_of(net))
         predicted = refine_labels(photo.numpy(), keys, walked) if crf else keys[walked.argmax(0)]
-        truth = open_mask(mask_path(walks.root, image_id), num_labels)
-        truth = fit_mask(truth, predicted.shape, image_path(walks.root, image_id))
-        check_size(truth, predicted.shape, image_id)
-        counts += confusion(truth, predicted, num_labels)
+        counts += confusion(true_mask(walks.root, image_id, num_labels, predicted.shape), predicted, num_labels)
     return mean_ious(counts, world)
 
 

@@ -1,4 +1,4 @@
-"""Files: errors a user can act on, atomic writing, what is missing of many files, list files.
+"""Files: errors a user can act on, atomic writing, what is missing of many files, list files, hashes.
 
 Everything that is written goes to a temporary name in the same folder and is renamed, so a file that exists is whole.
 """
@@ -9,6 +9,7 @@ import json
 import os
 import re
 import sys
+import zlib
 from collections import defaultdict
 from pathlib import Path
 
@@ -216,9 +217,29 @@ def parse_list_line(path, number, line):
     return image_id
 
 
+# ---------------------------------------------------------------- what stands for a content
+
+
 def fingerprint(*values):
-    """16 hex digits that stand for plain values and bytes, in their order."""
+    """16 hex digits that stand for plain values and bytes, in their order; the keys of dicts have none."""
     digest = hashlib.sha256()
     for value in values:
-        digest.update(value if isinstance(value, bytes) else json.dumps(value).encode())
+        digest.update(value if isinstance(value, bytes) else json.dumps(value, sort_keys=True).encode())
     return digest.hexdigest()[:16]
+
+
+def file_hash(path):
+    """SHA-256 of a file, hex."""
+    digest = hashlib.sha256()
+    with open(path, "rb") as stream:
+        while block := stream.read(1 << 20):
+            digest.update(block)
+    return digest.hexdigest()
+
+
+def file_checksum(path):
+    """CRC-32 of a file, 8 hex digits, which is quick enough for every photograph; "-" where it cannot be read."""
+    try:
+        return f"{zlib.crc32(Path(path).read_bytes()):08x}"
+    except OSError:
+        return "-"
