@@ -53,7 +53,7 @@ def get_args_parser():
     parser.data("--pred_dir", type=str, default=None, help=text)
     add = parser.method
     text = "what the files hold; dl is another name of png"
-    add("--task", type=task_name, required=True, choices=sorted(SUFFIX), help=text)
+    add("--task", type=lambda task: "png" if task == "dl" else task, required=True, choices=sorted(SUFFIX), help=text)
     add("--dict_dir", type=str, default=None, help="folder of the files, below experiment/NAME")
     text = "score cam at this background threshold, 0 to 1, instead of searching the best"
     add("--threshold", type=fraction, default=None, help=text)
@@ -69,10 +69,6 @@ def get_args_parser():
     add("--mixed_origins", action="store_true", help=text)
     flags.add_check(parser)
     return parser
-
-
-def task_name(text):
-    return "png" if text == "dl" else text
 
 
 def check_args(args, ids):

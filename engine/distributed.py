@@ -14,7 +14,7 @@ import torch.distributed as dist
 from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
-from tool.io.files import UserError
+from tool.io.files import UserError, print_warning
 
 TIMEOUT = datetime.timedelta(hours=12)  # a rank may wait long for another's validation or CRF; torchrun ends dead runs
 
@@ -107,10 +107,9 @@ class World:
             if device.type == "cuda":
                 net.synchronise_batchnorm()
             elif self.main:
-                print(
-                    "warning: training BatchNorm on CPU: each rank normalises with its own share of the batch, so "
-                    "losses differ from those of one process",
-                    file=sys.stderr,
+                print_warning(
+                    "training BatchNorm on CPU: each rank normalises with its own share of the batch, so "
+                    "losses differ from those of one process"
                 )
         return net.to(device)
 
@@ -145,7 +144,7 @@ def join_world(device):
 def warn(text):
     """A warning of a run, said by one of its processes."""
     if os.environ.get("RANK", "0") == "0":
-        print(f"warning: {text}", file=sys.stderr)
+        print_warning(text)
 
 
 def processes():

@@ -13,7 +13,7 @@ import torch
 from torch import nn
 
 from tool.cam import on_pixels
-from tool.io.files import UserError, remove_stale, shorten, write_bytes
+from tool.io.files import UserError, print_warning, remove_stale, shorten, write_bytes
 
 OPSET = 17
 TRACED, TRIED = (65, 80), ((96, 64), (33, 47))  # height, width
@@ -97,7 +97,7 @@ def compare(deployed, data, path):
         import onnxruntime
     except ImportError:
         text = "not compared with torch's results, which needs the package onnxruntime (pip install onnxruntime)"
-        print(f"warning: --out {path}: {text}", file=sys.stderr)
+        print_warning(f"--out {path}: {text}")
         return
     session = onnxruntime.InferenceSession(data, providers=["CPUExecutionProvider"])
     for size in TRIED:

@@ -1,13 +1,12 @@
 """Dense CRF (Kraehenbuehl and Koltun, 2011) with real image colours; one lattice serves all alphas."""
 
-import sys
 from typing import NamedTuple
 
 import cv2
 import numpy as np
 
 from tool.cam import inner_size
-from tool.io.files import UserError
+from tool.io.files import UserError, print_warning
 
 ITERATIONS = 10  # of the maps' CRF; that of the walk has its own
 MIN_PROBABILITY = 1e-5  # unary = -log of at least this
@@ -48,7 +47,7 @@ def has_crf():
     try:
         load_crf()
     except UserError as error:
-        print(f"warning: left away: {error}", file=sys.stderr)
+        print_warning(f"left away: {error}")
         return False
     return True
 

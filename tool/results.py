@@ -1,13 +1,12 @@
 """Results of any stage or method, file by file beside their truth: class activation maps, CRF scores, label images."""
 
 import contextlib
-import sys
 from pathlib import Path
 
 import numpy as np
 from tqdm import tqdm
 
-from tool.io.files import UserError
+from tool.io.files import UserError, print_warning
 from tool.io.images import BACKGROUND, IGNORE, check_size, fit_mask, mask_oddities, open_mask
 from tool.io.scores import read_scores
 from tool.metrics import Counts, ThresholdSweep, best_labels, best_threshold, confusion, iou, kfold, mean_iou, measures
@@ -134,14 +133,10 @@ def recorded_kind(settings):
     return None
 
 
-def distance_from_one(scores):
-    """How far the values of a pixel are from summing to 1, as those of a CRF do, on average."""
-    return np.abs(sum(score.astype(np.float32) for score in scores.values()) - 1).mean()
-
-
 def unlike(kind, sample):
     """Why files of unknown origin cannot be of `kind`, in words, or None. sample: a few of them, as read."""
-    distances = [distance_from_one(scores) for scores in sample]
+    sums = [sum(score.astype(np.float32) for score in scores.values()) for scores in sample]
+    distances = [np.abs(values - 1).mean() for values in sums]  # those of a CRF sum to 1
     with_background = [BACKGROUND in scores for scores in sample]
     if kind == "cam" and max(distances) < NEAR and all(with_background):
         return "the values of every pixel sum to 1, as CRF scores do (--task crf)"
@@ -189,4 +184,4 @@ class Notes:
     def say(self):
         for text, paths in self.files.items():
             others = f" (and {len(paths) - 1} more files)" if len(paths) > 1 else ""
-            print(f"warning: {paths[0]}: {text}{others}", file=sys.stderr)
+            print_warning(f"{paths[0]}: {text}{others}")

@@ -5,7 +5,6 @@ the number of workers changes nothing, and a run can be taken up again at any st
 """
 
 import os
-import sys
 import zlib
 from dataclasses import dataclass
 from functools import lru_cache
@@ -17,7 +16,7 @@ from torch.utils.data import DataLoader, Dataset, default_convert, get_worker_in
 
 from tool.affinity_labels import STRIDE, affinity_label, pair_masks, pool_scores
 from tool.cam import MAX_SIDE
-from tool.io.files import IMAGE_SUFFIXES, UserError, after_id, fingerprint, missing_files, require_files
+from tool.io.files import IMAGE_SUFFIXES, UserError, after_id, fingerprint, missing_files, print_warning, require_files
 from tool.io.images import check_size, fit_mask, header_size, open_image, open_mask
 from tool.io.scores import read_scores
 from tool.workers import follow_parent
@@ -205,10 +204,7 @@ def in_range(maps, path, said):
     high = max((float(m.max()) for m in maps.values()), default=0)
     if not said and (low < -TOLERANCE or high > 1 + TOLERANCE):
         said.add(path)
-        print(
-            f"warning: {path}: values from {low:.3g} to {high:.3g}; maps have 0 to 1, what is beyond is cut off",
-            file=sys.stderr,
-        )
+        print_warning(f"{path}: values from {low:.3g} to {high:.3g}; maps have 0 to 1, what is beyond is cut off")
     return {k: np.clip(m, 0, 1).astype(np.float32, copy=False) for k, m in maps.items()}
 
 
@@ -332,20 +328,10 @@ class EpochBatches:
             yield [(self.epoch, int(i)) for i in batch[self.rank :: self.size]]
 
 
-def own_generator():
-    """A loader draws a seed for its workers; from the global generator that would shift the network's dropout."""
-    return torch.Generator().manual_seed(0)
-
-
 def load_samples(dataset, num_workers, pin_memory, **options):
-    return DataLoader(
-        dataset,
-        num_workers=num_workers,
-        pin_memory=pin_memory,
-        generator=own_generator(),
-        worker_init_fn=follow_parent,
-        **options,
-    )
+    # a loader draws a seed for its workers; from the global generator that would shift the network's dropout
+    options |= {"generator": torch.Generator().manual_seed(0), "worker_init_fn": follow_parent}
+    return DataLoader(dataset, num_workers=num_workers, pin_memory=pin_memory, **options)
 
 
 def train_loader(dataset, batches, num_workers, pin_memory):

@@ -1,13 +1,12 @@
 """Image labels: which classes an image shows, from its XML or from the table that make_cls_labels.py writes."""
 
-import sys
 import xml.etree.ElementTree as ElementTree
 from collections.abc import Mapping
 from pathlib import Path
 
 import numpy as np
 
-from tool.io.files import UserError, write_bytes
+from tool.io.files import UserError, print_warning, write_bytes
 from tool.io.pickles import pickle_dict, unpickle_dict
 
 _unknown_names = set()  # those already warned about, so that 10,000 files give one line a name
@@ -33,7 +32,7 @@ def read_xml_label(path, classes):
             label[index[name]] = 1
         elif name not in _unknown_names:
             _unknown_names.add(name)
-            print(f"warning: {path}: {name!r} is none of the {len(classes)} classes and is left out", file=sys.stderr)
+            print_warning(f"{path}: {name!r} is none of the {len(classes)} classes and is left out")
     return label
 
 

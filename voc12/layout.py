@@ -9,7 +9,6 @@ import os
 import re
 import shlex
 import shutil
-import sys
 from collections import Counter
 from pathlib import Path
 from xml.sax.saxutils import escape
@@ -18,7 +17,7 @@ import numpy as np
 from tqdm import tqdm
 
 from tool import VERSION
-from tool.io.files import BYTE_ORDER_MARK, CONTROL, UserError, without_suffix, write_json, write_text
+from tool.io.files import BYTE_ORDER_MARK, CONTROL, UserError, print_warning, without_suffix, write_json, write_text
 from tool.io.images import SUFFIXES, is_turned
 from tool.io.lock import hold, lock_path
 from voc12.labels import write_cls_labels
@@ -78,7 +77,7 @@ def find_photographs(images, without=()):
         raise UserError(f"{images}: no photographs there ({', '.join(SUFFIXES)}){passed}")
     if passed:
         text = f"{others.total()} files are passed over: {passed}; convert what is a photograph to JPEG"
-        print(f"warning: {images}: {text}", file=sys.stderr)
+        print_warning(f"{images}: {text}")
     return dict.fromkeys(sorted(photos))
 
 
@@ -88,7 +87,7 @@ def warn_of_empty_folders(images, photos, without=()):
     apart = {os.path.realpath(folder) for folder in without}
     for folder in sorted(path for path in Path(images).iterdir() if path.is_dir()):
         if folder.name not in given and not folder.name.startswith(".") and os.path.realpath(folder) not in apart:
-            print(f"warning: {folder}: no photograph there, so it gives no class", file=sys.stderr)
+            print_warning(f"{folder}: no photograph there, so it gives no class")
 
 
 def _raise(error):
@@ -167,7 +166,7 @@ def link_all(pairs, folder, final, copy=False):
                 os.symlink(os.path.join(os.path.relpath(here, there), source.name), folder / target)
                 continue
             except (OSError, ValueError) as error:  # the latter: Windows, another drive
-                print(f"warning: {final}: no links can be made there ({error}); copying", file=sys.stderr)
+                print_warning(f"{final}: no links can be made there ({error}); copying")
                 copy = True
         shutil.copyfile(source, folder / target)
 

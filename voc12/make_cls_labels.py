@@ -12,7 +12,7 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))  # run as a script, Python looks only in voc12/
 
 from tool.cli import Parser, run_script
-from tool.io.files import UserError, read_list
+from tool.io.files import UserError, print_warning, read_list
 from voc12.classes import load_classes
 from voc12.labels import load_training_labels, write_cls_labels
 
@@ -50,7 +50,7 @@ def main(args):
     print(f"{args.out}: labels of {len(ids)} images, {len(classes)} classes")
     if empty:
         text = f"{len(empty)} of them show none of the classes, the first is {empty[0]}"
-        print(f"warning: {text}; to the stages they are background alone", file=sys.stderr)
+        print_warning(f"{text}; to the stages they are background alone")
 
 
 if __name__ == "__main__":

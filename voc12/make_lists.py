@@ -17,7 +17,16 @@ from tqdm import tqdm
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))  # run as a script, Python looks only in voc12/
 
 from tool.cli import Parser, run_script
-from tool.io.files import IMAGE_SUFFIXES, UserError, read_list, remove_stale, without_suffix, write_bytes, write_text
+from tool.io.files import (
+    IMAGE_SUFFIXES,
+    UserError,
+    print_warning,
+    read_list,
+    remove_stale,
+    without_suffix,
+    write_bytes,
+    write_text,
+)
 from tool.io.images import IGNORE, label_image, save_image
 from voc12.classes import VOC_CLASSES
 from voc12.download import fetch
@@ -90,7 +99,7 @@ def build_lists(voc12_root, sbd):
             raise UserError(f"{photos}: holds none of the {len(ids)} images of {name}; check --voc12_root")
         if len(lists[name]) < len(ids):
             left_out = len(ids) - len(lists[name])
-            warn(f"{photos}: {left_out} of {len(ids)} images of {name} are not there and are left out")
+            print_warning(f"{photos}: {left_out} of {len(ids)} images of {name} are not there and are left out")
     return lists
 
 
@@ -99,18 +108,14 @@ def report(out, lists, with_sbd):
     for name, ids in lists.items():
         if name == "train_aug.txt" and not with_sbd:
             print(f"{Path(out) / name}: {len(ids)} images")
-            warn(
+            print_warning(
                 f"{name} is VOC's trainval without val, another set than the paper's {EXPECTED[name]:,} images: "
                 "results do not compare"
             )
             continue
         print(f"{Path(out) / name}: {len(ids)} images (expected {EXPECTED[name]})")
         if len(ids) != EXPECTED[name]:
-            warn(f"{name} has {len(ids)} images instead of {EXPECTED[name]}")
-
-
-def warn(text):
-    print(f"warning: {text}", file=sys.stderr)
+            print_warning(f"{name} has {len(ids)} images instead of {EXPECTED[name]}")
 
 
 # ---------------------------------------------------------------- fetching
@@ -219,7 +224,7 @@ def main(args):
         missing = write_masks(sorted({*lists["train_aug.txt"], *lists["val.txt"]}), args.voc12_root, sbd)
         print(f"{Path(args.voc12_root) / 'SegmentationClassAug'}: masks of train_aug.txt and val.txt")
         if missing:
-            warn(f"{missing} images have no mask, neither VOC's nor SBD's")
+            print_warning(f"{missing} images have no mask, neither VOC's nor SBD's")
     for name, ids in lists.items():
         write_text(Path(args.out) / name, "".join(f"{image_id}\n" for image_id in ids))
     report(args.out, lists, sbd is not None)

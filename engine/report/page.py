@@ -10,7 +10,7 @@ import jinja2
 import numpy as np
 from PIL import Image
 
-from tool.io.files import UserError, fingerprint, read_json, remove_stale, write_bytes, write_json, write_text
+from tool.io.files import UserError, fingerprint, read_json, remove_stale, write_bytes, write_json
 
 HERE = Path(__file__).resolve().parent
 INDEX, PICTURES, CACHE = "index.html", "images", "scores.json"
@@ -89,7 +89,3 @@ class Cache:
 
     def write(self):
         write_json(self.path, self.entries)
-
-
-def write_index(folder, html):
-    write_text(Path(folder) / INDEX, html)

@@ -26,6 +26,10 @@ class UserError(Exception):
 CONTROL = re.compile("[\0-\x1f\x7f-\x9f\ud800-\udfff]")  # the last: bytes of the command line that are not UTF-8
 
 
+def print_warning(text):
+    print(f"warning: {text}", file=sys.stderr)
+
+
 def shorten(message, length):
     """One line of at most about `length` characters, beginning and end kept."""
     line = " ".join(str(message).split())
@@ -182,7 +186,7 @@ def read_list(path):
         raise UserError(f"{path}: the list is empty; it needs one image ID a line")
     unique = list(dict.fromkeys(ids))
     if len(unique) < len(ids):
-        print(f"warning: {path}: {len(ids) - len(unique)} repeated lines, each image is used once", file=sys.stderr)
+        print_warning(f"{path}: {len(ids) - len(unique)} repeated lines, each image is used once")
     return unique
 
 

@@ -3,7 +3,6 @@
 import contextlib
 import mmap
 import struct
-import sys
 import warnings
 from pathlib import Path
 
@@ -11,9 +10,10 @@ import cv2
 import imageio.v3 as iio
 import numpy as np
 from PIL import Image, ImageDraw, UnidentifiedImageError, features
+from PIL.Image import Transpose
 from PIL.PngImagePlugin import PngInfo
 
-from tool.io.files import IMAGE_SUFFIXES, UserError, atomic
+from tool.io.files import IMAGE_SUFFIXES, UserError, atomic, print_warning
 from tool.io.scores import ORIGIN_MARK
 
 warnings.simplefilter("ignore", Image.DecompressionBombWarning)  # of 90 megapixels: large, and no attack
@@ -26,25 +26,22 @@ STD = (0.229, 0.224, 0.225)
 
 # Told by content, whatever the name ends in. Not all that Pillow knows: to read an EPS it runs Ghostscript on it.
 OPTIONAL = {"WEBP": "webp", "AVIF": "avif", "JPEG2000": "jpg_2000"}  # what Pillow may be built without
-FORMATS = tuple(
-    name
-    for name in ("JPEG", "PNG", "TIFF", "BMP", "GIF", "PPM", *OPTIONAL)
-    if name not in OPTIONAL or OPTIONAL[name] in features.get_supported()
+FORMATS = (
+    "JPEG",
+    "PNG",
+    "TIFF",
+    "BMP",
+    "GIF",
+    "PPM",
+    *(k for k, v in OPTIONAL.items() if v in features.get_supported()),
 )
 SUFFIXES = tuple(s for s in IMAGE_SUFFIXES if Image.registered_extensions().get(s) in FORMATS)  # that are read here
 LOSSY = ("JPEG", "MPO", "JPEG2000", "WEBP", "AVIF")  # what masks are not stored as
 HEIC = (b"heic", b"heix", b"hevc", b"heim", b"heis", b"mif1", b"msf1")  # brands of such files, from byte 8 on
 
 ORIENTATION = 274  # EXIF's tag: how the stored pixels are to be turned
-TURNS = {
-    2: Image.Transpose.FLIP_LEFT_RIGHT,
-    3: Image.Transpose.ROTATE_180,
-    4: Image.Transpose.FLIP_TOP_BOTTOM,
-    5: Image.Transpose.TRANSPOSE,
-    6: Image.Transpose.ROTATE_270,
-    7: Image.Transpose.TRANSVERSE,
-    8: Image.Transpose.ROTATE_90,
-}
+TURNS = (Transpose.FLIP_LEFT_RIGHT, Transpose.ROTATE_180, Transpose.FLIP_TOP_BOTTOM, Transpose.TRANSPOSE)
+TURNS = dict(enumerate((*TURNS, Transpose.ROTATE_270, Transpose.TRANSVERSE, Transpose.ROTATE_90), 2))
 SIDEWAYS = tuple(TURNS.values())[3:]  # they exchange width and height
 
 
@@ -176,7 +173,7 @@ def _eight_bits(values, path):
 def _say_once(kind, text):
     if not _said[kind]:
         _said[kind] = 1
-        print(f"warning: {text}", file=sys.stderr)
+        print_warning(text)
 
 
 def _is_deep_colour(header):
@@ -363,18 +360,14 @@ def contact_sheet(rows, titles, cell=(180, 140), gap=6):
     sheet = Image.new("RGB", (width, 22 + gap + len(rows) * (cell[1] + gap)), "white")
     draw = ImageDraw.Draw(sheet)
     for column, title in enumerate(titles):
-        draw.text((gap + column * (cell[0] + gap) + cell[0] / 2, 12), title, fill="black", anchor="mm", font_size=13)
+        x = gap + column * (cell[0] + gap)
+        draw.text((x + cell[0] / 2, 12), title, fill="black", anchor="mm", font_size=13)
         for row, images in enumerate(rows):
+            y = 22 + gap + row * (cell[1] + gap)
             image = images[column].convert("RGB")
             scale = min(cell[0] / image.width, cell[1] / image.height)
             image = image.resize((max(1, round(image.width * scale)), max(1, round(image.height * scale))))
-            sheet.paste(
-                image,
-                (
-                    gap + column * (cell[0] + gap) + (cell[0] - image.width) // 2,
-                    22 + gap + row * (cell[1] + gap) + (cell[1] - image.height) // 2,
-                ),
-            )
+            sheet.paste(image, (x + (cell[0] - image.width) // 2, y + (cell[1] - image.height) // 2))
     return sheet
 
 
