@@ -70,10 +70,8 @@ def table_labels(path, images, photos):
     classes, labels = read_table(path, locate)
     labels = {photo: names for photo, names in labels.items() if photo not in missing}
     if not labels:
-        raise UserError(
-            f"{path}: none of its {len(missing)} images is in {images} (first {layout.first_names(list(missing))}; there: "
-            f"{layout.first_names(list(photos))})"
-        )
+        first, there = layout.first_names(list(missing)), layout.first_names(list(photos))
+        raise UserError(f"{path}: none of its {len(missing)} images is in {images} (first {first}; there: {there})")
     return classes, labels, list(missing)
 
 
@@ -196,10 +194,8 @@ def warn_of_other_labels(shown, labels):
     """A mask with classes that the label lacks: often the classes are in another order than the masks' ids."""
     odd = [image_id for image_id, found in shown.items() if not set(found) <= set(labels[image_id])]
     if odd:
-        print_warning(
-            f"{len(odd)} of {len(shown)} masks hold classes that the labels lack ({layout.first_names(odd)}); is the "
-            "order of --classes that of the masks' ids?"
-        )
+        text = f"{len(odd)} of {len(shown)} masks hold classes that the labels lack ({layout.first_names(odd)})"
+        print_warning(f"{text}; is the order of --classes that of the masks' ids?")
 
 
 def main(args):

@@ -26,15 +26,8 @@ STD = (0.229, 0.224, 0.225)
 
 # Told by content, whatever the name ends in. Not all that Pillow knows: to read an EPS it runs Ghostscript on it.
 OPTIONAL = {"WEBP": "webp", "AVIF": "avif", "JPEG2000": "jpg_2000"}  # what Pillow may be built without
-FORMATS = (
-    "JPEG",
-    "PNG",
-    "TIFF",
-    "BMP",
-    "GIF",
-    "PPM",
-    *(k for k, v in OPTIONAL.items() if v in features.get_supported()),
-)
+FORMATS = ("JPEG", "PNG", "TIFF", "BMP", "GIF", "PPM")
+FORMATS += tuple(name for name, feature in OPTIONAL.items() if feature in features.get_supported())
 SUFFIXES = tuple(s for s in IMAGE_SUFFIXES if Image.registered_extensions().get(s) in FORMATS)  # that are read here
 LOSSY = ("JPEG", "MPO", "JPEG2000", "WEBP", "AVIF")  # what masks are not stored as
 HEIC = (b"heic", b"heix", b"hevc", b"heim", b"heis", b"mif1", b"msf1")  # brands of such files, from byte 8 on
