@@ -80,7 +80,7 @@ def find_data(args, stages):
 
 
 def make_cards(args, shown, data, folder, cache):
-    """The images of the page, and the pictures they are made of. shown: of `best_of_kinds`."""
+    """The images of the page, and the pictures they are made of. shown: what `best_of_kinds` gives."""
     pictures = Pictures(folder, args.size)
     picked = pick_images(shown, data, args.images, args.threshold, args.seed, cache)
     gallery = Gallery(shown, data, pictures, args.threshold)

@@ -21,13 +21,13 @@ import numpy as np
 from tool.io.files import UserError, file_checksum
 
 NONE = "-"
-TIMES = "times"  # of `Inputs.compare`
+TIMES = "times"  # an answer of `Inputs.compare`
 
 
 class Inputs:
     """What the images of a run are made from, as it is when the run begins.
 
-    ids: of the images. photograph, maps: functions ID -> path; maps is for stages that read stored ones. labels: {ID:
+    ids: the images' IDs. photograph, maps: functions ID -> path; maps is for stages that read stored ones. labels: {ID:
     vector of 0 and 1}, where it is known beforehand which classes an image shows; `classes` has it as text.
     """
 
@@ -52,7 +52,7 @@ class Inputs:
     def compare(self, image_id, stored):
         """What has changed since a line was written: "labels", "photograph" or "maps"; None where nothing has.
 
-        TIMES where files have other times and the same bytes, as copies of a data set do. stored: of `read_inputs`.
+        TIMES where files have other times and the same bytes, as copies of a data set do. stored: see `read_inputs`.
         """
         old_classes, *old = stored
         classes = self.classes[image_id]

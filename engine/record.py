@@ -38,7 +38,7 @@ def now():
 
 
 def this_run(args, device, processes=1, lists=(), weights=None):
-    """What a record says of the run that begins now. lists: paths of the lists it reads; weights: of its weights.
+    """What a record says of the run that begins now. lists: paths of the lists it reads; weights: path of its weights.
 
     Lists may be none, and weights none or timm, which are no paths.
     """
@@ -68,7 +68,7 @@ def origin_of(settings):
 def check_claim(folder, settings, pattern, overwrite=False):
     """Whether results of `settings` may go to `folder`; returns whether such are there.
 
-    settings: what determines the results, plain values. pattern: of the names of result files, at any depth: IDs may
+    settings: what determines the results, plain values. pattern: for names of result files, at any depth: IDs may
     have slashes. UserError where the folder holds results of other settings or of unknown origin, unless they are to be
     overwritten.
     """
@@ -84,7 +84,7 @@ def check_claim(folder, settings, pattern, overwrite=False):
 def claim_folder(folder, settings, pattern, overwrite=False, run=None):
     """Make `folder` the place of results of `settings`, see `check_claim`; returns their origin.
 
-    With `overwrite` results of other settings are deleted. run: of `this_run`.
+    With `overwrite` results of other settings are deleted. run: see `this_run`.
     """
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)

@@ -32,7 +32,7 @@ SUITABLE = "CNNs (timm:resnet50) and ViTs on a grid of patches (timm:deit_small_
 def make_trunk(name, width=1.0, output_stride=None, dropout=(0.2, 0.2), fetch=False):
     """The trunk of a name: `resnet38d`, or `timm:NAME` for a classifier of timm.
 
-    width, dropout: of resnet38d; timm's have the width of their name, and no dropout before their classifier.
+    width, dropout: resnet38d's; timm's have the width of their name, and no dropout before their classifier.
     output_stride: pixels a cell, None for the trunk's own. fetch: let timm fetch its pretrained weights.
     UserError: no such name, not a trunk, or not to be had like this.
     """
@@ -52,7 +52,7 @@ def make_trunk(name, width=1.0, output_stride=None, dropout=(0.2, 0.2), fetch=Fa
 class TimmTrunk(nn.Module):
     """A classifier of timm up to what it pools: after the last norm and activation (timm's `forward_features`).
 
-    name: of a CNN, or of a ViT: its tokens of patches become a map, the class token is dropped, position embeddings
+    name: a CNN's, or a ViT's: its tokens of patches become a map, the class token is dropped, position embeddings
     are interpolated. A CNN that rounds up takes images of any size as they are. Where sides have to be multiples of
     the stride (patches, ConvNeXt), images are padded on all sides with zeros, the mean colour.
     """

@@ -55,7 +55,7 @@ def has_crf():
 class DenseCRF:
     """The CRF of one image; the lattices are built once and used for every unary.
 
-    image: H x W x 3 uint8, RGB. num_labels: of one unary. unaries: how many are refined together, by `together`.
+    image: H x W x 3 uint8, RGB. num_labels: how many a unary has. unaries: how many `together` refines.
     """
 
     def __init__(self, image, num_labels, unaries=1, pairwise=RELEASED):

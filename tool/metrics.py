@@ -75,7 +75,7 @@ def boundary_iou(boundary):
 def measures(counts, boundary, names):
     """All figures of one result, in percent: {name of the figure: number or {label name: number}}.
 
-    counts: confusion matrix L x L. boundary: 3 x L of `Counts`. names: of the labels, background first.
+    counts: confusion matrix L x L. boundary: 3 x L, see `Counts`. names: the labels' names, background first.
     """
     hit, predicted, true = areas(counts)
     union = predicted + true - hit
@@ -218,7 +218,7 @@ class Counts:
         self.add_steps(truth, predicted.astype(np.uint8, copy=False), np.ones(predicted.shape, np.uint8))
 
     def add_steps(self, truth, labels, passed):
-        """H x W each, uint8. labels: of the steps before `passed`."""
+        """H x W each, uint8. labels: what a pixel is at the steps before its `passed`."""
         counts = histogram((passed, truth, labels), self.histogram.shape)
         self.histogram += counts
         if self.boundary is not None:

@@ -63,7 +63,7 @@ def read_keys(path, limit, empty):
 
 
 def score(ids, folder, mask, task, thresholds, names, parts=None, photo=None):
-    """Figures of one folder, in percent, by one pass over its files. names: of the labels; mask, photo: give paths.
+    """Figures of one folder, in percent, by one pass over its files. names: the labels'; mask, photo: give paths.
 
     parts: {ID: number from 0} for --kfold.
     """
@@ -87,7 +87,7 @@ def score(ids, folder, mask, task, thresholds, names, parts=None, photo=None):
 
 
 def labels_of(result, task, threshold=None, size=(0, 0)):
-    """H x W labels of what `read_result` gives; threshold: of the background, for class activation maps.
+    """H x W labels of what `read_result` gives; threshold: the background's, for class activation maps.
 
     size: (H, W), for an image without any map, which is background.
     """
@@ -113,7 +113,7 @@ def image_iou(truth, labels, num_labels):
 def check_kind(ids, folder, task, settings, forced=False):
     """UserError where a folder's results are of another task.
 
-    settings: of the folder's run.json, None where it has none; then a few files are looked at, unless `forced`.
+    settings: those in the folder's run.json, None where it has none; then a few files are looked at, unless `forced`.
     """
     kind = recorded_kind(settings)
     if kind not in (None, task):

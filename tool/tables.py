@@ -74,7 +74,7 @@ def describe(result):
 def experiment_table(results, mean, deviation):
     """A row a class and a figure, a column an experiment, mean and standard deviation -> text.
 
-    results: {name: result}. mean, deviation: of `over_experiments`.
+    results: {name: result}. mean, deviation: see `over_experiments`.
     """
     columns = [*results.values(), mean, deviation]
     absent = set.intersection(*(set(result["absent"]) for result in results.values()))

@@ -186,7 +186,7 @@ def read_score_pair(low_path, high_path, size, num_labels=256):
 def read_maps(path, size, num_keys, empty=True):
     """Score maps of an image of `size` (h, w) -> {key: H x W}; UserError also where a key is not below num_keys.
 
-    empty: of `read_scores`.
+    empty: see `read_scores`.
     """
     scores = read_scores(path, empty)
     check_score_size(path, scores, size)
@@ -272,7 +272,7 @@ class WalkSet(ImageSet):
     """Samples (id, photo H x W x 3 uint8, view 3 x h x w, maps {class: H x W}) of images whose maps are stored.
 
     view: the photo at `scale` times its size, normalised. Broken where an image is broken, or its maps are, of another
-    size than the photo, or of a class from `num_classes` on. look: of AffinityNet's trunk. max_side: of `inner_size`,
+    size than the photo, or of a class from `num_classes` on. look: AffinityNet's trunk's. max_side: see `inner_size`,
     before the scale.
     """
 
@@ -420,7 +420,7 @@ class SegSet(ImageSet):
 class MaskedSet(ImageSet):
     """Samples (photograph 3 x h x w float32, true labels H x W uint8) of a data set's own masks, for validation.
 
-    max_side: of `inner_size`, for the photograph.
+    max_side: the photograph's, see `inner_size`.
     """
 
     def __init__(self, voc12_root, ids, num_labels, look, max_side=MAX_SIDE):

@@ -37,7 +37,7 @@ KEYS = {
     "annotations": {"id": int, "image_id": int, "category_id": int},
     "categories": {"id": int, "name": str},
 }
-# of annotations, and what they are where a file lacks them: labels need none of these
+# keys of annotations, and what they are where a file lacks them: labels need none of these
 OPTIONAL = {"iscrowd": (int, 0), "area": ((int, float), 0), "segmentation": ((list, dict), []), "bbox": (list, [])}
 
 
@@ -100,7 +100,7 @@ def class_index(coco):
 
 
 class Split(NamedTuple):
-    """What one JSON says of the images with an object, by file name in the order of image ids; total: of all images."""
+    """What one JSON says of the images with an object, by file name sorted by image id; total: how many there are."""
 
     classes: tuple
     labels: dict  # class indices, sorted

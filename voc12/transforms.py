@@ -114,7 +114,7 @@ class TrainView:
     """Random view for the classifier: PIL RGB -> float32 3 x crop x crop.
 
     resize: (shortest, longest) of the long side in pixels. crop: side in pixels.
-    jitter: strengths of brightness, contrast, saturation, hue; jitter_p: how often it is applied. look: of the trunk.
+    jitter: strengths of brightness, contrast, saturation, hue; jitter_p: how often it is applied. look: the trunk's.
     """
 
     def __init__(self, resize=(256, 512), crop=320, jitter=(0.4, 0.4, 0.4, 0.1), jitter_p=0.8, look=IMAGENET):
@@ -134,7 +134,7 @@ class TrainView:
 class InferenceViews:
     """All views of one image: PIL RGB -> a list with, for each scale, n x 3 x h x w.
 
-    n = 2 with `mirror` (the image, then its mirror image), else 1. look: of the trunk. max_side: of `inner_size`;
+    n = 2 with `mirror` (the image, then its mirror image), else 1. look: the trunk's. max_side: see `inner_size`;
     scales count from what it leaves.
     """
 
@@ -153,7 +153,7 @@ class AffinityView:
     """Random view for AffinityNet, image and score maps cut and mirrored together.
 
     crop: side in pixels. scale: factor on both sides of the image and its scores before the crop (paper: 1).
-    jitter: strengths of brightness, contrast, saturation, hue. look: of the trunk. max_side: of `inner_size`, first.
+    jitter: strengths of brightness, contrast, saturation, hue. look: the trunk's. max_side: see `inner_size`, first.
     """
 
     def __init__(self, crop=448, scale=1.0, jitter=(0.3, 0.3, 0.3, 0.1), look=IMAGENET, max_side=0):
@@ -180,7 +180,7 @@ class SegView:
 
     scale: (least, largest) factor on both sides. crop: side in pixels. jitter: strengths of brightness, contrast,
     saturation, hue. padding: label id where the image does not reach; the image is 0 there, its mean colour.
-    max_side: of `inner_size`, before all that.
+    max_side: see `inner_size`, before all that.
     """
 
     def __init__(

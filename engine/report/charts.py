@@ -76,7 +76,7 @@ def epoch_chart(name, title, rows, keys):
 
 
 def threshold_chart(result):
-    """The mIoU of class activation maps over the background threshold. result: of `tool.results.score`."""
+    """The mIoU of class activation maps over the background threshold. result: what `tool.results.score` gives."""
 
     def draw(ax):
         draw_curves(ax, {"class activation maps": result})

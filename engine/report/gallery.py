@@ -21,7 +21,7 @@ def pick(ids, ious, count, rng):
 def pick_images(entries, data, count, threshold, seed, cache):
     """{ID: (list, why)} of up to `count` images; lists that no other list holds the images of get equal parts.
 
-    Ranked by the IoU in the last stage that has results of the list. entries: of `best_of_kinds`.
+    Ranked by the IoU in the last stage that has results of the list. entries: what `best_of_kinds` gives.
     """
     groups, seen = {}, set()
     for path, ids in data.lists.items():
@@ -44,7 +44,7 @@ def pick_images(entries, data, count, threshold, seed, cache):
 
 
 class Gallery:
-    """Makes the small pictures of single images. entries: of `best_of_kinds`; threshold: where no mask chose one."""
+    """Makes the small pictures of single images. entries: as in `pick_images`; threshold: where no mask chose one."""
 
     def __init__(self, entries, data, pictures, threshold):
         self.entries, self.data, self.pictures, self.threshold = entries, data, pictures, threshold

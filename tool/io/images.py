@@ -125,7 +125,7 @@ def is_turned(path):
 def fit_mask(mask, size, path):
     """The mask of a photograph for `size` (h, w), that of the photograph as it is shown.
 
-    mask: H x W; path: of the photograph. A mask of the size in which the photograph is stored, where that is another
+    mask: H x W; path: the photograph's. A mask of the size in which the photograph is stored, where that is another
     one, was drawn on it unturned, and is turned like it. Where both are one (a square, or upside down), masks count as
     drawn on what viewers show. What fits neither is given back as it is.
     """
@@ -288,7 +288,7 @@ def label_image(labels):
 
 
 def save_image(path, image, origin="", **options):
-    """Write a PIL image atomically; the format follows the suffix of `path`. origin: for `file_origin`, PNG only."""
+    """Write a PIL image atomically; the format follows the suffix of `path`. origin: see `file_origin`, PNG only."""
     suffix = Path(path).suffix
     if origin:
         options["pnginfo"] = PngInfo()
@@ -313,7 +313,7 @@ def heat_overlay(photo, score):
 def label_overlay(photo, labels, names=None):
     """Photo (PIL RGB) with labels (H x W ids) in the VOC colours over it, every object outlined in white.
 
-    Background and 255 stay clear. names: of the classes from id 1 on; with them a legend of the classes that are there
+    Background and 255 stay clear. names: the classes', from id 1 on; with them a legend of the classes that are there
     stands below the picture, which is higher by it.
     """
     photo = np.asarray(photo)
