@@ -107,10 +107,8 @@ class World:
             if device.type == "cuda":
                 net.synchronise_batchnorm()
             elif self.main:
-                print_warning(
-                    "training BatchNorm on CPU: each rank normalises with its own share of the batch, so "
-                    "losses differ from those of one process"
-                )
+                text = "training BatchNorm on CPU: each rank normalises with its own share of the batch"
+                print_warning(f"{text}, so losses differ from those of one process")
         return net.to(device)
 
     def leave(self):

@@ -74,10 +74,8 @@ def check_claim(folder, settings, pattern, overwrite=False):
     """
     old = folder_settings(folder)
     if old != settings and any(Path(folder).rglob(pattern)) and not overwrite:
-        raise UserError(
-            f"{folder}: holds results of {difference(old, settings)}; "
-            "--overwrite replaces them, another --name keeps both"
-        )
+        text = f"{folder}: holds results of {difference(old, settings)}"
+        raise UserError(f"{text}; --overwrite replaces them, another --name keeps both")
     return old == settings
 
 

@@ -35,10 +35,8 @@ def load_crf(otherwise=""):
     try:
         from pydensecrf.densecrf import DenseCRF2D
     except (ImportError, ValueError) as error:  # the latter: built for another numpy
-        raise UserError(
-            f"a CRF needs pydensecrf, which does not load here ({error}); install a C++ compiler, then pip install "
-            f"pydensecrf2{otherwise}"
-        ) from None
+        text = f"a CRF needs pydensecrf, which does not load here ({error})"
+        raise UserError(f"{text}; install a C++ compiler, then pip install pydensecrf2{otherwise}") from None
     return DenseCRF2D
 
 

@@ -113,10 +113,8 @@ def check_scores(ids, folder, list_path, hint, suffix="npy"):
     if missing:
         inner = Path(folder).parent.name in ("crf", "rw", "seg", "seg_crf")
         stage = "/".join(Path(folder).parts[-2:]) if inner else Path(folder).name
-        raise UserError(
-            f"{folder}: no {stage} for {len(missing)} of {len(ids)} images of {list_path} (first {missing[0]}); {hint}"
-            f"{after_id(missing[0])}"
-        )
+        text = f"{folder}: no {stage} for {len(missing)} of {len(ids)} images of {list_path} (first {missing[0]})"
+        raise UserError(f"{text}; {hint}{after_id(missing[0])}")
 
 
 def sample_rng(seed, epoch, image_id):
@@ -212,10 +210,8 @@ def check_score_size(path, scores, size):
     """UserError where score maps are not of the image's size (h, w)."""
     shape = next((score.shape for score in scores.values()), tuple(size))
     if shape != tuple(size):
-        raise UserError(
-            f"{path}: scores of {shape[1]} x {shape[0]} pixels for an image of {size[1]} x {size[0]}; "
-            "scores need the image's own size"
-        )
+        text = f"{path}: scores of {shape[1]} x {shape[0]} pixels for an image of {size[1]} x {size[0]}"
+        raise UserError(f"{text}; scores need the image's own size")
 
 
 class Substituting(Dataset):

@@ -135,10 +135,8 @@ def find_label(image_id, voc12_root, classes, table, cls_labels):
     if not isinstance(vector, np.ndarray) or vector.ndim != 1 or vector.dtype.kind not in "bfiu":
         raise UserError(f"{cls_labels}: {image_id}: not a vector of numbers; {FORM}")
     if len(vector) != len(classes):
-        raise UserError(
-            f"{cls_labels}: {image_id} has {len(vector)} values for {len(classes)} classes: made with other classes; "
-            "check --classes and --cls_labels"
-        )
+        text = f"{cls_labels}: {image_id} has {len(vector)} values for {len(classes)} classes: made with other classes"
+        raise UserError(f"{text}; check --classes and --cls_labels")
     if not ((vector == 0) | (vector == 1)).all():
         raise UserError(f"{cls_labels}: {image_id} has values other than 0 and 1; {FORM}")
     return vector

@@ -100,7 +100,7 @@ def class_index(coco):
 
 
 class Split(NamedTuple):
-    """What one JSON says of the images with an object, by file name sorted by image id; total: how many there are."""
+    """What one JSON says of the images with an object, by file name in the order of image ids; total: all images."""
 
     classes: tuple
     labels: dict  # class indices, sorted
@@ -239,10 +239,8 @@ def check_photographs(coco_root, found):
         folder, names = coco_root / f"{split}2014", list(found[split].labels)
         missing = [name for name in names if not (folder / name).is_file()]
         if missing:
-            raise UserError(
-                f"{folder}: {len(missing)} of {len(names)} photographs are not there ({first_names(missing)}); "
-                "--download fetches them"
-            )
+            text = f"{folder}: {len(missing)} of {len(names)} photographs are not there ({first_names(missing)})"
+            raise UserError(f"{text}; --download fetches them")
 
 
 def main(args):

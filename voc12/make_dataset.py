@@ -93,10 +93,8 @@ def check_negatives(negatives, photos, labels, folder):
     """UserError where photographs in --negatives have labels, or names that photographs in --images have."""
     both = [name for name in negatives if name in photos or labels.get(name)]
     if both:
-        raise UserError(
-            f"--negatives {folder}: {len(both)} of its photographs have labels, or the names of some in --images "
-            f"({layout.first_names(both)}); remove or rename one"
-        )
+        text = f"--negatives {folder}: {len(both)} of its photographs have labels"
+        raise UserError(f"{text}, or the names of some in --images ({layout.first_names(both)}); remove or rename one")
 
 
 def number_labels(labels, classes, origin):

@@ -9,6 +9,7 @@ python voc12/make_lists.py --download
 """
 
 import sys
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -108,10 +109,8 @@ def report(out, lists, with_sbd):
     for name, ids in lists.items():
         if name == "train_aug.txt" and not with_sbd:
             print(f"{Path(out) / name}: {len(ids)} images")
-            print_warning(
-                f"{name} is VOC's trainval without val, another set than the paper's {EXPECTED[name]:,} images: "
-                "results do not compare"
-            )
+            text = f"{name} is VOC's trainval without val, another set than the paper's {EXPECTED[name]:,} images"
+            print_warning(f"{text}: results do not compare")
             continue
         print(f"{Path(out) / name}: {len(ids)} images (expected {EXPECTED[name]})")
         if len(ids) != EXPECTED[name]:
@@ -135,12 +134,8 @@ def download_voc(voc12_root):
     root = Path(voc12_root)
     if root.is_symlink() or root.exists():
         raise UserError(f"{root}: is there, but is not the whole VOC2012 kit; move it away or change --voc12_root")
-    fetch(
-        "VOC2012",
-        VOC_ARCHIVE,
-        root.parent,
-        lambda: datasets.VOCSegmentation(root.parent, year="2012", image_set="train", download=True),
-    )
+    get = partial(datasets.VOCSegmentation, root.parent, year="2012", image_set="train", download=True)
+    fetch("VOC2012", VOC_ARCHIVE, root.parent, get)
     kit = Path("VOCdevkit") / "VOC2012"
     try:
         root.symlink_to(kit, target_is_directory=True)
@@ -157,12 +152,8 @@ def download_sbd(sbd_root):
     parts = [name for name in ("cls", "img", "inst", "train.txt", "val.txt") if (Path(sbd_root) / name).exists()]
     if parts:  # torchvision moves these there last, and stops where one exists
         raise UserError(f"{sbd_root}: holds a part of SBD only; remove {', '.join(parts)} there and run this again")
-    fetch(
-        "SBD",
-        SBD_ARCHIVE,
-        sbd_root,
-        lambda: datasets.SBDataset(sbd_root, image_set="train", mode="segmentation", download=True),
-    )
+    get = partial(datasets.SBDataset, sbd_root, image_set="train", mode="segmentation", download=True)
+    fetch("SBD", SBD_ARCHIVE, sbd_root, get)
 
 
 # ---------------------------------------------------------------- masks
@@ -215,10 +206,8 @@ def main(args):
         download_sbd(args.sbd_root)
     sbd = None if args.without_sbd else find_sbd(args.sbd_root)
     if sbd is None and not args.without_sbd:
-        raise UserError(
-            f"{args.sbd_root}: no SBD there (train.txt, val.txt); fetch it with --download, or make "
-            "another list with --without_sbd"
-        )
+        text = f"{args.sbd_root}: no SBD there (train.txt, val.txt)"
+        raise UserError(f"{text}; fetch it with --download, or make another list with --without_sbd")
     lists = build_lists(args.voc12_root, sbd)
     if args.masks:
         missing = write_masks(sorted({*lists["train_aug.txt"], *lists["val.txt"]}), args.voc12_root, sbd)

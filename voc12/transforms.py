@@ -42,10 +42,8 @@ def resize(image, size, look=IMAGENET):
     """Resample; size is (width, height) in pixels, at least 1 each. UserError where it is beyond any use."""
     width, height = (max(1, int(n)) for n in size)
     if width * height > MAX_PIXELS:
-        raise UserError(
-            f"an image of {image.width} x {image.height} pixels would be resized to {width} x {height}; "
-            "lower the scale or the size that the flags ask for"
-        )
+        text = f"an image of {image.width} x {image.height} pixels would be resized to {width} x {height}"
+        raise UserError(f"{text}; lower the scale or the size that the flags ask for")
     return image if (width, height) == image.size else image.resize((width, height), RESAMPLING[look.interpolation])
 
 

@@ -10,7 +10,7 @@ from tool.results import SUFFIX
 
 
 class Kind(NamedTuple):
-    """One stage of the method. folders: a pattern of its outputs; task: what evaluation.py calls them."""
+    """One stage of the method. folders: a pattern of its outputs, in the experiment; task: evaluation.py's."""
 
     title: str
     made_by: str

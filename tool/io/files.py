@@ -145,10 +145,8 @@ def require_files(paths, what, hint):
     """
     missing = missing_files(paths)
     if missing:
-        raise UserError(
-            f"{paths[missing[0]]}: no such {what} ({len(missing)} of {len(paths)} listed {what}s are missing); {hint}"
-            f"{after_id(missing[0])}"
-        )
+        text = f"{paths[missing[0]]}: no such {what} ({len(missing)} of {len(paths)} listed {what}s are missing)"
+        raise UserError(f"{text}; {hint}{after_id(missing[0])}")
 
 
 # ---------------------------------------------------------------- list files

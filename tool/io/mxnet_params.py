@@ -60,10 +60,8 @@ class _Reader:
 
     def fail(self, message, at=None):
         at = self.at if at is None else at
-        raise UserError(
-            f"{self.path}: at byte {at}: {message}; it is damaged or not an MXNet .params file, get it again "
-            "(pretrained/README.md)"
-        )
+        text = f"{self.path}: at byte {at}: {message}"
+        raise UserError(f"{text}; it is damaged or not an MXNet .params file, get it again (pretrained/README.md)")
 
     def require(self, length, what):
         left = self.size - self.at
