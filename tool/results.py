@@ -135,7 +135,7 @@ def recorded_kind(settings):
 
 def unlike(kind, sample):
     """Why files of unknown origin cannot be of `kind`, in words, or None. sample: a few of them, as read."""
-    sums = [sum(score.astype(np.float32) for score in scores.values()) for scores in sample]
+    sums = [sum(one.astype(np.float32) for one in scores.values()) for scores in sample]
     distances = [np.abs(values - 1).mean() for values in sums]  # those of a CRF sum to 1
     with_background = [BACKGROUND in scores for scores in sample]
     if kind == "cam" and max(distances) < NEAR and all(with_background):
@@ -156,7 +156,7 @@ def oddities(kind, scores):
         return ["has no background (key 0), so that every pixel is given a class"]
     if not scores:
         return []
-    low, high = min(score.min() for score in scores.values()), max(score.max() for score in scores.values())
+    low, high = min(one.min() for one in scores.values()), max(one.max() for one in scores.values())
     if kind == "cam" and (low < -ROUNDING or high > 1 + ROUNDING):
         return ["has values outside [0, 1], which the thresholds are meant for"]
     return []

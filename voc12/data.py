@@ -86,9 +86,9 @@ def mask_folder(voc12_root, gt_dir):
     return gt_dir if is_own else Path(gt_dir).absolute()
 
 
-def mask_paths(voc12_root, ids, gt_dir="SegmentationClass"):
+def mask_paths(voc12_root, ids):
     """{ID: path of its mask}."""
-    return {i: mask_path(voc12_root, i, gt_dir) for i in ids}
+    return {i: mask_path(voc12_root, i) for i in ids}
 
 
 def check_images(ids, voc12_root):

@@ -93,8 +93,8 @@ def walk_score(net, world, walks, dup, num_workers, crf=False):
     counts = np.zeros((num_labels, num_labels), dtype=np.int64)
     share = Subset(walks, world.share(range(len(walks))))
     for image_id, photo, view, maps in each_sample(share, world, num_workers):
-        keys, scores = stack_scores({k: m.numpy() for k, m in maps.items()}, dup, photo.shape[:2])
-        walked = walk_scores(net, view, scores, device_of(net))
+        keys, stack = stack_scores({k: m.numpy() for k, m in maps.items()}, dup, photo.shape[:2])
+        walked = walk_scores(net, view, stack, device_of(net))
         predicted = refine_labels(photo.numpy(), keys, walked) if crf else keys[walked.argmax(0)]
         counts += confusion(true_mask(walks.root, image_id, num_labels, predicted.shape), predicted, num_labels)
     return mean_ious(counts, world)

@@ -2,7 +2,7 @@
 
 import random
 
-from engine.report.page import shrink_labels, shrink_scores
+from engine.report.page import shrink_labels, shrink_map
 from engine.report.scoring import image_scores, images_of
 from tool.io.files import UserError
 from tool.io.images import PALETTE, classes_in, fit_mask, heat_overlay, label_overlay, open_image, open_mask
@@ -92,7 +92,7 @@ class Gallery:
         return [
             self.panel(
                 "Activation",
-                heat_overlay(photo, shrink_scores(result[c], photo)),
+                heat_overlay(photo, shrink_map(result[c], photo)),
                 f"{name}_{c}",
                 f"class activation map of {names[c + 1]}",
                 names[c + 1],

@@ -65,9 +65,9 @@ def shrink_labels(labels, image):
     return cv2.resize(labels.astype(np.uint8), image.size, interpolation=cv2.INTER_NEAREST)
 
 
-def shrink_scores(scores, image):
+def shrink_map(values, image):
     """H x W floats at the size of a small picture."""
-    return cv2.resize(scores.astype(np.float32), image.size, interpolation=cv2.INTER_AREA)
+    return cv2.resize(values.astype(np.float32), image.size, interpolation=cv2.INTER_AREA)
 
 
 class Cache:

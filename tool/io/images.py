@@ -345,8 +345,9 @@ def add_legend(image, colours, line=14):
     return page
 
 
-def contact_sheet(rows, titles, cell=(180, 140), gap=6):
+def contact_sheet(rows, titles, cell=(180, 140)):
     """Rows of PIL images, a title over each column -> one PIL image; every cell is fitted into `cell` (w, h) pixels."""
+    gap = 6
     width = gap + len(titles) * (cell[0] + gap)
     sheet = Image.new("RGB", (width, 22 + gap + len(rows) * (cell[1] + gap)), "white")
     draw = ImageDraw.Draw(sheet)
