@@ -94,8 +94,9 @@ def build_jobs(args, weights, classes):
     settings = (stored or {"maps": "of another method"}) | own | crf_side
     if weights:
         settings = args.results | own | {"weights": file_hash(weights)}
+        settings["epoch"] = settings.pop("load_epo")
         if args.labels == "given":
-            del settings["min_score"]
+            del settings["labels"], settings["min_score"]
         if stored != settings and not args.dict and any(place.maps.rglob("*.npy")):
             text = "the maps there are not of this checkpoint and not used; without one, --crf and --vis take them"
             print(f"warning: {place.maps}: {text}", file=sys.stderr)
@@ -170,7 +171,7 @@ def main(args):
         samples = chain(run.stored(maps, run.there, len(classes)), network_maps(args, run, run.todo, classes))
         for image_id, image, shown, cams in samples:
             run.write(image_id, image, shown, cams)
-        run.next = next_stage(args, run)
+        run.when_done(next_stage(args, run))
 
 
 if __name__ == "__main__":

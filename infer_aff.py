@@ -105,7 +105,7 @@ def main(args):
     with Labelling(args, net, images, jobs, failures, Facts(args.train_list, weights)) as run:
         for image_id, photo, shown, walked in walk(args, run, len(classes)):
             run.write(image_id, photo, shown, walked)
-        run.next = run.scoring("png", experiment.walk(powers).relative_to(experiment.folder))
+        run.when_done(run.scoring("png", experiment.walk(powers).relative_to(experiment.folder)))
 
 
 if __name__ == "__main__":

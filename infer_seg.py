@@ -98,12 +98,10 @@ def main(args):
     with Labelling(args, net, images, jobs, failures, facts) as run:
         for image_id, image, shown, scores in segment(args, run):
             run.write(image_id, image, shown, scores)
-        run.next = run.scoring("png", final.folder.relative_to(Experiment.of(args).folder)) if facts.list else None
-    if args.server and not args.check:
-        run.world.collect(None)  # all have written theirs
-        masks = {image_id: final.path(image_id) for image_id in images.ids}
-        photographs = {image_id: images.photograph(image_id) for image_id in images.ids}
-        run.world.first(lambda: write_server_zip(args.server, masks, photographs, len(classes) + 1))
+        following = run.scoring("png", final.folder.relative_to(Experiment.of(args).folder)) if facts.list else None
+        masks, photographs = ({i: path(i) for i in images.ids} for path in (final.path, images.photograph))
+        pack = partial(write_server_zip, args.server, masks, photographs, len(classes) + 1)
+        run.when_done(following, pack if args.server else None)
 
 
 if __name__ == "__main__":

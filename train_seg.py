@@ -95,6 +95,16 @@ def find_weights(args, classifiers):
     return str(own[0]) if own else "timm"
 
 
+def build_net(args, weights, num_labels):
+    """The network with its start weights."""
+    network = network_settings(args.arch, vars(args))
+    options = {"fetch": weights == "timm", "dropout": args.dropout_rates}
+    net = make_segmentation_net(**network, num_labels=num_labels, **options)
+    if args.train_b2 and args.arch == RESNET38D:
+        net.trunk.stem = STEM[:1]
+    return net.start(weights, args.dropout, args.checkpoint_activations)
+
+
 def build_data(args, folder, num_labels, look):
     """The training set. folder: of the label masks."""
     ids = read_list(args.train_list)
@@ -138,12 +148,7 @@ def main(args):
     validation = build_validation(args, val_ids, len(classes) + 1)
 
     weights = find_weights(args, experiment.classifier.newest())
-    network = network_settings(args.arch, vars(args))
-    options = {"fetch": weights == "timm", "dropout": args.dropout_rates}
-    net = make_segmentation_net(**network, num_labels=len(classes) + 1, **options)
-    if args.train_b2 and args.arch == RESNET38D:
-        net.trunk.stem = STEM[:1]
-    net.start(weights, args.dropout, args.checkpoint_activations)
+    net = build_net(args, weights, len(classes) + 1)
     groups = net.param_groups(args.lr, args.wt_dec, args.scratch_lr_mult)
     optimizer = build_optimizer(args.optimizer, groups, args.momentum)
 

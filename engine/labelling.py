@@ -151,7 +151,8 @@ class Labelling:
         self.inputs = Inputs(self.world.share(images.ids), images.photograph, images.maps, images.labels)
         self.folders = [output for job in jobs for output in job.outputs.values()]
         self.there, self.todo = [], []  # see `split`
-        self.next = None  # the command of the next stage
+        self.next = self.last = None  # of `when_done`
+        self.network = "network"  # what --check calls the time of a sample
         self.seconds = {"network": 0.0, "crf": 0.0}  # of the image that --check sees
         if net:
             with one_thread():  # processes are forked below, and a fork does not copy torch's threads
@@ -190,7 +191,7 @@ class Labelling:
         """--check: folders, images, disk; one image is left."""
         self.check = Check(self.world, f"{self.device} works, lists and labels are read, weights fit")
         for output in self.folders:
-            self.check.attempt(output.check, self.args.overwrite)
+            output.check(self.args.overwrite)
         self.failures = Failures("stop", "")
         self.outputs = Outputs(self.folders, self.inputs)
         self.sizes = self.check.images({image_id: self.images.photograph(image_id) for image_id in self.outputs.left})
@@ -212,6 +213,7 @@ class Labelling:
 
     def each(self, stage, samples):
         """The samples, with a bar, timed as a stage of the summary; those that are written are counted."""
+        self.network = stage if stage == "walk" else "network"
         with self.summary.stage(stage) as self.stage:
             yield from tqdm(samples, stage, unit="image", disable=None)
 
@@ -256,7 +258,8 @@ class Labelling:
 
     def samples(self, stage, dataset):
         """The samples of a data set, by loading processes; what is Broken goes to the failures."""
-        loader = inference_loader(dataset, min(self.args.num_workers, len(dataset)), self.device.type == "cuda")
+        workers, pinned = min(self.args.num_workers, len(dataset)), self.device.type == "cuda"
+        loader = inference_loader(dataset, workers, pin_memory=pinned)
         for sample in self.each(stage, loader):
             if isinstance(sample, Broken):
                 self.failures.add(sample.image_id, sample.reason)
@@ -294,6 +297,10 @@ class Labelling:
                 job.work(image, data, dict.fromkeys(job.outputs))
                 self.seconds["crf"] += time.perf_counter() - started
 
+    def when_done(self, next_command, work=None):
+        """Say what comes next; have `work` done by one process when the files of all are there."""
+        self.next, self.last = next_command, work
+
     def __enter__(self):
         return self
 
@@ -308,7 +315,7 @@ class Labelling:
         share = crf / self.args.crf_workers
         each = network + share if self.device.type == "cpu" else max(network, share)
         count = len(self.outputs.left)
-        self.check.end(each * count, count, f"network {network:.2f} s an image, CRF {crf:.2f} s")
+        self.check.end(each * count, count, f"{self.network} {network:.2f} s an image, CRF {crf:.2f} s")
 
     def end(self):
         """The summary, to console and run.json."""
@@ -318,6 +325,9 @@ class Labelling:
         self.summary.add("crf", self.crf)
         self.summary.add("writing", self.thread)
         folders = [output.folder for output in self.folders]
+        if self.last:
+            self.world.collect(None)  # all have written theirs
+            self.world.first(self.last)
         self.summary.end(self.args.script, self.world, folders, self.failures, self.next)
 
     def scoring(self, task, folder):

@@ -21,7 +21,7 @@ from engine.check import Check, timed
 from engine.device import choose_device, memory_format
 from engine.distributed import join_world
 from engine.experiment import Experiment, remember
-from engine.flags import next_command
+from engine.flags import next_command, words
 from engine.log import Log, describe_groups, describe_run, describe_terms
 from engine.record import remove_record, this_run, write_record
 from engine.resume import (
@@ -463,12 +463,12 @@ class Training:
 
     def next_command(self):
         """The command of the next stage; with the last epoch's checkpoint where there is no best one."""
-        script, words = self.following
+        script, following = self.following
         last = self.progress.epoch - 1
-        words = [str(last) if word == "{last}" else word for word in words]
+        following = [last if word == "{last}" else word for word in following]
         if self.place.best and not self.place.best.exists():
-            words += words("--weights", self.place.checkpoint(last))
-        return next_command(script, self.args, *words)
+            following += words("--weights", self.place.checkpoint(last))
+        return next_command(script, self.args, *following)
 
 
 # ---------------------------------------------------------------- --check

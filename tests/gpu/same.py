@@ -21,10 +21,10 @@ from tool.pseudo_labels import walk_scores
 from tool.segmentation import MERGES, multi_scale_scores
 
 HEADER = ("computed", "results", "gradients", "results, `--amp`", "CPU's, `--amp`", "within tolerance")
-TOLERANCES = (1e-4, 5e-2, 5e-2)
+TOLERANCES = (1e-4, 5e-2, 1e-1)
 INTRO = """Relative differences from float32 on the CPU (norm of the difference over the norm, largest of all results):
 of float32 without TF32, and of bfloat16 (`--amp`), on this device and on the CPU. ResNet-38 has a 16th of its width.
-Tolerances: 1e-4, gradients 0.05 (in so small a network one ReLU that turns is a hundredth), `--amp` 0.05 or twice the
+Tolerances: 1e-4, gradients 0.05 (in so small a network one ReLU that turns is a hundredth), `--amp` 0.1 or twice the
 CPU's."""
 CPU = torch.device("cpu")
 CLASSES, SIZE = 5, (65, 81)

@@ -37,6 +37,8 @@ TRAIN = """train.py --voc12_root {toy} --train_list {toy}/train.txt --val_list {
 # no dropout, BatchNorm frozen, batches that two processes cannot halve, more than four hard pairs
 FINE = f"""{TRAIN} --pretrained {{weights}} --no-dropout --batch_size 5 --batch_size_triplet 7 --cls_batch 3 --M 50
     --epochs 2 --lr 0.03"""
+# the same with dropout and a third epoch: what a resumed run has to draw again
+RESUMED = FINE.replace("--no-dropout", "").replace("--epochs 2", "--epochs 3")
 AFF = "--voc12_root {toy} --train_list {toy}/train.txt --low 2 --high 19 --dup 19"
 STAGES = {  # row: (command, files that it writes, how many)
     "infer.py --dict --crf --vis": (
@@ -58,7 +60,7 @@ STAGES = {  # row: (command, files that it writes, how many)
         1,
     ),
     "infer_seg.py": ("infer_seg.py --voc12_root {toy} --infer_list {toy}/val.txt", "n/seg/*/*.png", 4),
-    "infer_seg.py --export": ("infer_seg.py --voc12_root {toy} --export {root}/net.onnx", "net.onnx", 1),
+    "export.py": ("export.py --voc12_root {toy} --out {root}/net.onnx", "net.onnx", 1),
     "evaluation.py": (
         "evaluation.py --voc12_root {toy} --list {toy}/train.txt --task cam --dict_dir dict --json {root}/score.json",
         "score.json",
@@ -106,7 +108,7 @@ class Scripts:
         on_gpu = self.setting.device.type == "cuda"
         if "/" not in script:
             flags += ["--name", name, "--experiment", str(self.root)]
-        if "/" not in script and script != "evaluation.py":
+        if "/" not in script and script not in ("evaluation.py", "export.py"):
             flags += ["--device", "cuda:0" if on_gpu and ranks > 1 else str(self.setting.device)]
         env = os.environ | self.env
         if ranks > 1:
@@ -142,12 +144,17 @@ class Scripts:
         """Draw, train; what needs only that then runs beside the other stages."""
         self.run("voc12/make_toy.py --out {toy} --images 12 --val_images 4 --size 64 48")
         seconds = self.run(TRAIN)
-        self.beside = [self.pool.submit(job) for job in (self.resumed, self.ranks, self.amp)]
+        self.beside = [self.pool.submit(job) for job in (self.resumed, self.ranks, self.amp, self.again)]
         return [f"{seconds:.0f}", "an epoch without the triplet, two with it", "yes"]
 
     def resumed(self):
-        seconds = self.run(f"{TRAIN} --stop_epoch 2", "resumed") + self.run(f"{TRAIN} --resume", "resumed")
-        return self.same_losses(seconds, "resumed", "n")
+        seconds = self.run(RESUMED, "whole") + self.run(f"{RESUMED} --stop_epoch 2", "resumed")
+        return self.same_losses(seconds + self.run(f"{RESUMED} --resume", "resumed"), "resumed", "whole")
+
+    def again(self):
+        """From random values BatchNorm trains, and a hinge may close or not: how far two runs of one command part."""
+        seconds = self.run(TRAIN, "again")
+        return [*self.same_losses(seconds, "again", "n")[:2], "figure only"]
 
     def ranks(self):
         return self.same_losses(self.run(FINE, "one") + self.run(FINE, "two", ranks=2), "two", "one")
@@ -171,7 +178,7 @@ def left_out(package):
 
 def steps(setting):
     one = Scripts(setting)
-    lacking = {"--crf": "pydensecrf", "_aff": "pydensecrf", "--export": "onnx"}
+    lacking = {"--crf": "pydensecrf", "_aff": "pydensecrf", "export.py": "onnx"}
     rows = [("train.py", 30, one.begin)]
     for name, stage in STAGES.items():
         package = next((p for part, p in lacking.items() if part in name and not has(p)), None)
@@ -179,7 +186,7 @@ def steps(setting):
             package, name = None, name.replace(" --crf", "")
         rows.append((name, 15, partial(left_out, package) if package else partial(one.stage, *stage)))
     beside = ["stopped after an epoch with the triplet, then --resume", "two processes on one GPU (gloo) and one"]
-    beside += ["--amp --checkpoint_activations, infer.py --labels predicted --amp"]
+    beside += ["--amp --checkpoint_activations, infer.py --labels predicted --amp", "once more from random values"]
     return rows + [(f"train.py, {text}", 5, lambda k=k: one.beside[k].result()) for k, text in enumerate(beside)]
 
 
