@@ -102,7 +102,7 @@ def get_args_parser():
     add = parser.method
     add("--seeds", type=natural, nargs="+", default=[0, 1, 2], help="a run of every row for each of them")
     text = "rows to run; the tables show whatever has been run"
-    add("--rows", type=str, nargs="*", default=list(ROWS), choices=list(ROWS), metavar="ROW", help=text)
+    add("--rows", nargs="*", default=list(ROWS), choices=list(ROWS), metavar="ROW", help=text)
     text = "run the settings that were tried and score them on the third that is for finding settings"
     add("--tune", action="store_true", help=text)
     add = parser.run

@@ -126,10 +126,5 @@ def add_inputs(folder, lines):
 def mend_inputs(folder):
     """End the last line where a full disk left a part of it, so that the next one is a line of its own."""
     path = inputs_path(folder)
-    if not path.is_file() or not path.stat().st_size:
-        return
-    with open(path, "rb") as stream:
-        stream.seek(-1, os.SEEK_END)
-        whole = stream.read() == b"\n"
-    if not whole:
+    if path.is_file() and (data := path.read_bytes()) and not data.endswith(b"\n"):
         add_inputs(folder, ["\n"])

@@ -129,21 +129,28 @@ class ImageSet(Dataset):
         return len(self.ids)
 
 
-class TrainSet(ImageSet):
+class TrainingSet(ImageSet):
+    """A set under keys (epoch, index)."""
+
+    def opened(self, key):
+        """-> (ID, photograph, the sample's random generator)."""
+        epoch, index = key
+        image_id = self.ids[index]
+        return image_id, open_image(image_path(self.root, image_id)), sample_rng(self.seed, epoch, image_id)
+
+
+class TrainSet(TrainingSet):
     """Samples (id, image 3 x crop x crop float32, label C float32) under keys (epoch, index)."""
 
     def __init__(self, voc12_root, ids, labels, view, seed):
         self.root, self.ids, self.labels, self.view, self.seed = voc12_root, ids, labels, view, seed
 
     def __getitem__(self, key):
-        epoch, index = key
-        image_id = self.ids[index]
-        image = open_image(image_path(self.root, image_id))
-        x = self.view(image, sample_rng(self.seed, epoch, image_id))
-        return image_id, x, torch.from_numpy(self.labels[image_id])
+        image_id, image, rng = self.opened(key)
+        return image_id, self.view(image, rng), torch.from_numpy(self.labels[image_id])
 
 
-class AffinitySet(ImageSet):
+class AffinitySet(TrainingSet):
     """Samples (id, image 3 x crop x crop float32, masks 3 x offsets x anchors uint8) under keys (epoch, index).
 
     masks: which pairs of cells are both background, of one class, of different classes.
@@ -158,13 +165,11 @@ class AffinitySet(ImageSet):
         self.dirs = Path(low_dir), Path(high_dir)
 
     def __getitem__(self, key):
-        epoch, index = key
-        image_id = self.ids[index]
-        image = open_image(image_path(self.root, image_id))
+        image_id, image, rng = self.opened(key)
         paths = [folder / f"{image_id}.npy" for folder in self.dirs]
         low, high = read_score_pair(*paths, (image.height, image.width), self.num_labels)
         both = torch.from_numpy(np.concatenate([low, high]))
-        x, scores = self.view(image, both, sample_rng(self.seed, epoch, image_id))
+        x, scores = self.view(image, both, rng)
         low, high = pool_scores(scores, self.stride).split(len(low))
         masks = np.stack(pair_masks(affinity_label(low, high)))
         return image_id, x, torch.from_numpy(masks.astype(np.uint8))
@@ -369,7 +374,7 @@ def label_paths(folder, ids):
     return {i: Path(folder) / f"{i}.png" for i in ids}
 
 
-class SegSet(ImageSet):
+class SegSet(TrainingSet):
     """Samples (id, image 3 x crop x crop float32, label crop x crop uint8 with 255 ignored) under keys (epoch, index).
 
     labels_dir: folder of label masks, ID.png. num_labels: ids are below it, or 255. batch_size: where given, the images
@@ -382,12 +387,8 @@ class SegSet(ImageSet):
         self.labels, self.num_labels, self.batch_size = label_paths(labels_dir, ids), num_labels, batch_size
 
     def __getitem__(self, key):
-        epoch, index = key
-        image_id = self.ids[index]
-        path = image_path(self.root, image_id)
-        image = open_image(path)
-        label = self.label(image_id, image.size)
-        x, label = self.view(image, label, sample_rng(self.seed, epoch, image_id), self.batch_rng(epoch, index))
+        image_id, image, rng = self.opened(key)
+        x, label = self.view(image, self.label(image_id, image.size), rng, self.batch_rng(*key))
         return image_id, x, label
 
     def label(self, image_id, size):

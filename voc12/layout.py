@@ -122,11 +122,8 @@ def new_set(out, script, args):
     folder = final.with_name(f".{final.name}.making")
     with hold(folder):
         try:
-            for path in folder.iterdir():
-                if path.is_dir() and not path.is_symlink():
-                    shutil.rmtree(path)
-                else:
-                    path.unlink()
+            shutil.rmtree(folder)
+            folder.mkdir()
             yield folder
             write_json(folder / MADE, {"made_by": script, "version": VERSION, "arguments": vars(args)})
             if final.is_dir() and any(final.iterdir()):

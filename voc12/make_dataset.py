@@ -42,8 +42,7 @@ def get_args_parser():
     add("--negatives", metavar="DIR", help=text)
     add("--out", required=True, help="folder to make, for --voc12_root of the stages")
     add("--masks", help="folder of masks: the photographs' names with .png")
-    text = "part of the photographs with masks that val.txt gets, 0 to 1"
-    add("--val", type=fraction, default=0.2, help=text)
+    add("--val", type=fraction, default=0.2, help="part of the photographs with masks that val.txt gets, 0 to 1")
     add("--seed", type=natural, default=0, help="seed of the choice for val.txt")
     add("--copy", action="store_true", help="copy photographs and masks (default: relative links)")
     text = "class names, one a line, in the order of mask ids (default: the CSV's header, or sorted names)"

@@ -49,8 +49,7 @@ def resize(image, size, look=IMAGENET):
 
 def resize_long_side(image, length, look=IMAGENET):
     """Resample so that the longer side has `length` pixels."""
-    scale = length / max(image.size)
-    return resize(image, (round(image.width * scale), round(image.height * scale)), look)
+    return rescale(image, length / max(image.size), look)
 
 
 def rescale(image, scale, look=IMAGENET):
