@@ -54,20 +54,12 @@ def export_onnx(net, path, write=True):
     axes = {0: "batch", 2: "height", 3: "width"}
     # torch's newer exporter needs more packages; before torch 2.5 there was only this one
     options = {"dynamo": False} if "dynamo" in inspect.signature(torch.onnx.export).parameters else {}
+    options |= {"input_names": ["image"], "output_names": ["logits"], "dynamic_axes": {"image": axes, "logits": axes}}
     data = io.BytesIO()
     with warnings.catch_warnings(), torch.no_grad(), silent_stdout():
         warnings.simplefilter("ignore")
         try:
-            torch.onnx.export(
-                deployed,
-                (torch.rand(1, 3, *TRACED),),
-                data,
-                input_names=["image"],
-                output_names=["logits"],
-                dynamic_axes={"image": axes, "logits": axes},
-                opset_version=OPSET,
-                **options,
-            )
+            torch.onnx.export(deployed, (torch.rand(1, 3, *TRACED),), data, opset_version=OPSET, **options)
         except (RuntimeError, torch.onnx.OnnxExporterError) as error:
             raise UserError(f"--out {path}: this network has no ONNX form ({shorten(error, 150)})") from None
         compare(deployed, data.getvalue(), path)

@@ -89,17 +89,12 @@ class Gallery:
         card["shown"] |= {c + 1 for c in result}
         if not result:
             return [{"title": "Activation", "detail": "", "missing": "shows none of the classes"}]
-        return [
-            self.panel(
-                "Activation",
-                heat_overlay(photo, shrink_map(result[c], photo)),
-                f"{name}_{c}",
-                f"class activation map of {names[c + 1]}",
-                names[c + 1],
-                iou if c == min(result) else None,
-            )
-            for c in sorted(result)
-        ]
+        panels = []
+        for c in sorted(result):
+            picture, shown, first = heat_overlay(photo, shrink_map(result[c], photo)), names[c + 1], c == min(result)
+            about = f"class activation map of {shown}", shown, iou if first else None
+            panels.append(self.panel("Activation", picture, f"{name}_{c}", *about))
+        return panels
 
     def panel(self, title, picture, name, alt, detail="", iou=None):
         return self.pictures.add(picture, name) | {"title": title, "alt": alt, "detail": detail, "iou": iou}
