@@ -3,7 +3,6 @@
 import json
 
 import numpy as np
-
 from voc12.coco import instance_mask, read_instances
 
 
