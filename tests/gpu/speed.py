@@ -81,7 +81,7 @@ def training(stage, form, net, batch, device):
         return total, {"total": total}
 
     optimizer = build_optimizer("sgd", net.param_groups(1e-6, 5e-4, 1.0), 5e-4)  # so low that the net stays as it is
-    run = SimpleNamespace(model=net, criterion=criterion, optimizer=optimizer, device=device, world=World())
+    run = SimpleNamespace(model=net, criterion=criterion, optimizer=optimizer, world=World(device=device))
     run.args = SimpleNamespace(amp=form == "amp")
 
     def plain():
