@@ -81,7 +81,6 @@ def check_args(args, ids):
     for flag in ("threshold", "kfold"):
         if getattr(args, flag) is not None and args.task != "cam":
             raise UserError(f"--{flag} is for --task cam; {args.task} has a background score of its own")
-    flags.check_range(args, "thresholds")
     if args.kfold and args.threshold is not None:
         raise UserError("--kfold chooses thresholds, --threshold sets one; give one of them")
     if args.kfold and args.kfold > len(ids):
@@ -167,7 +166,7 @@ def main(args):
     if args.check:
         check = Check(World(), "list, masks and results are there")
         return check_run(check, ids, list(folders.values()), mask, args, scoring, len(names))
-    run = this_run(args, "cpu", lists=[args.list])
+    run = this_run(args, World(), [args.list])
     parts = split_folds(ids, args.kfold, args.seed) if args.kfold else None
     about = {"list": args.list, "task": args.task, "dict_dir": args.dict_dir or args.pred_dir}
     results = {}

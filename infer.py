@@ -26,8 +26,8 @@ from engine.labelling import Facts, Job, Labelling, find_photographs
 from engine.networks import find_classifier
 from engine.outputs import Output
 from engine.record import file_hash, folder_settings
-from models.aeft import AEFTNet
 from models.checkpoint import load_weights
+from models.classifiers import MODELS
 from models.trunks import make_trunk
 from tool.cam import labelled_cam, predict_label
 from tool.cli import fraction, natural, positive, power, run_script
@@ -38,8 +38,6 @@ from voc12.classes import load_classes
 from voc12.data import InferenceSet
 from voc12.labels import load_labels
 from voc12.transforms import InferenceViews, look_of
-
-MODELS = {"aeft_gpp": AEFTNet}
 
 
 def get_args_parser():
@@ -52,7 +50,7 @@ def get_args_parser():
     text = "probability from which a class counts as found, 0 to 1"
     parser.data("--min_score", type=fraction, default=0.5, help=text)
     add = parser.network
-    add("--model", type=str, default="aeft_gpp", choices=MODELS, help="network to load")
+    add("--model", remembered=str, type=str, default="aeft_gpp", choices=MODELS, help="network to load")
     flags.add_trunk(parser)
     flags.add_pool(parser)
     add("--load_epo", type=natural, default=None, help="epoch of the checkpoint, from 0")

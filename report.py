@@ -108,7 +108,6 @@ def find_charts(stages, scored):
 
 def main(args):
     summary = Summary(torch.device("cpu"))
-    flags.check_range(args, "thresholds")
     thresholds = thresholds_between(*args.thresholds)
     experiment = Experiment.of(args)
     stages = find_stages(experiment.folder)

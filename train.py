@@ -18,18 +18,16 @@ from engine import flags
 from engine.distributed import warn
 from engine.experiment import Experiment
 from engine.training import Facts, Phase, Plan, Training, Validation, build_optimizer, train_one_epoch
-from models.aeft import AEFTNet
+from models.classifiers import MODELS
 from models.triplet import ATTRACT, METRICS, TripletErasing
 from models.trunks import make_trunk
 from tool.cli import fraction, natural, nonnegative, positive_int, run_script
 from tool.io.files import UserError, fingerprint, read_list
 from voc12.classes import load_classes
-from voc12.data import TrainSet, check_images
+from voc12.data import TrainSet, check_images, masked_ids
 from voc12.labels import any_negative, describe_negatives, load_labels, load_training_labels
 from voc12.transforms import TrainView, look_of
-from voc12.validation import cam_sweep, masked_ids
-
-MODELS = {"aeft_gpp": AEFTNet}
+from voc12.validation import cam_sweep
 
 
 def get_args_parser():
@@ -42,7 +40,7 @@ def get_args_parser():
     add("--resize", type=positive_int, nargs=2, default=[256, 512], metavar=("MIN", "MAX"), help="long side, pixels")
     add("--jitter_p", type=fraction, default=0.8, help="probability of colour jitter")
     add = parser.network
-    add("--model", type=str, default="aeft_gpp", choices=MODELS, help="network to train")
+    add("--model", remembered=str, type=str, default="aeft_gpp", choices=MODELS, help="network to train")
     text = "start weights: a file (.params, .pth, .safetensors), timm to let it fetch its own, none to train from "
     add("--pretrained", type=str, default="pretrained/resnet_38d.params", help=f"{text}scratch")
     flags.add_pool(parser)
@@ -68,47 +66,27 @@ def get_args_parser():
 
 def check_args(args):
     """Contradictions that argparse cannot see."""
-    flags.check_range(args, "resize")
     if args.TH[1] >= args.TH[0]:
         raise UserError(f"--TH {args.TH[0]} {args.TH[1]}: HIGH must be above LOW")
     if args.attract == "rigid" and args.T >= args.epochs:
         raise UserError(f"--attract rigid --T {args.T}: nothing is erased in {args.epochs} epochs")
 
 
-def build_data(args, classes, look):
-    """The training set. look: what the trunk wants images to be like."""
+def build_data(args, classes, trunk):
+    """The training set, and the labels of the images to validate on, None where there are none."""
     ids = read_list(args.train_list)
     if args.on_error == "stop":
         check_images(ids, args.voc12_root)
+    val_ids = masked_ids(args.val_list, args.voc12_root, required=True)
     labels = load_training_labels(ids, args.train_list, args.voc12_root, classes, args.cls_labels)
+    val_labels = load_labels(val_ids, args.voc12_root, classes, args.cls_labels) if val_ids else None
     if args.repel and args.T < args.epochs and not any_negative(labels.matrix):
         warn(
             f"{args.train_list}: any two images share a class, so none has a negative and the repel term "
             "stays 0; more classes, or images without the common one, would change that"
         )
-    view = TrainView(args.resize, args.crop_size, args.jitter, args.jitter_p, look)
-    return TrainSet(args.voc12_root, ids, labels, view, args.seed)
-
-
-def build_plan(args, images):
-    """Where the checkpoints go, the two phases, and the length of the poly schedule."""
-    warm_up = Phase("warm-up", 0, min(args.T, args.epochs), args.batch_size)
-    triplet = Phase("triplet", args.T, args.epochs, args.batch_size_triplet, erase=True)
-    # released: planned as if every batch had the warm-up's size, so the rate ends at about 0.45 of its start; where
-    # batches become smaller there are more steps than that, and the schedule does not end before them (Training)
-    planned = images // args.batch_size * args.epochs
-    following = "infer.py", ("--load_epo", "{last}", "--dict", "--crf", *flags.words("--infer_list", args.train_list))
-    return Plan(Experiment.of(args).classifier, [warm_up, triplet], following, planned)
-
-
-def build_validation(args, classes, ids):
-    """CAM mIoU from epoch T-1 on, as released."""
-    if ids is None:
-        return None
-    labels = load_labels(ids, args.voc12_root, classes, args.cls_labels)
-    score = partial(cam_sweep, voc12_root=args.voc12_root, labels=labels, num_workers=args.num_workers)
-    text = "CAM mIoU {miou:.2f} ({miou_present:.2f} present) at {threshold:.2f}"
-    return Validation(score, "CAM mIoU", text, first=args.T - 1)
+    view = TrainView(args.resize, args.crop_size, args.jitter, args.jitter_p, look_of(trunk))
+    return TrainSet(args.voc12_root, ids, labels, view, args.seed), val_labels
 
 
 def main(args):
@@ -119,12 +97,12 @@ def main(args):
     trunk = make_trunk(args.trunk, args.width, args.output_stride, fetch=args.pretrained == "timm")
     net = MODELS[args.model](trunk, len(classes), args.pool)
     net.start(args.pretrained, args.dropout, args.checkpoint_activations)
-    groups = net.param_groups(args.lr, args.wt_dec, args.scratch_lr_mult)
-    optimizer = build_optimizer(args.optimizer, groups, args.momentum)
-
-    dataset = build_data(args, classes, look_of(trunk))
-    val_ids = masked_ids(args.val_list, args.voc12_root, required=True)
-    validation = build_validation(args, classes, val_ids)
+    dataset, val_labels = build_data(args, classes, trunk)
+    validation = None
+    if val_labels:
+        data = {"voc12_root": args.voc12_root, "labels": val_labels, "num_workers": args.num_workers}
+        text = "CAM mIoU {miou:.2f} ({miou_present:.2f} present) at {threshold:.2f}"
+        validation = Validation(partial(cam_sweep, **data), "CAM mIoU", text, first=args.T - 1)  # first: as released
 
     terms = {"attract": args.attract, "repel": args.repel, "metric": args.metric}
     losses = TripletErasing(*args.TH, margin=args.M, weights=args.W, cls_batch=args.cls_batch, **terms)
@@ -138,11 +116,19 @@ def main(args):
         "images of --train_list": fingerprint(dataset.ids),
         "image labels": fingerprint(dataset.labels.matrix.tobytes()),
         "class names": fingerprint(list(classes)),
-        "images of --val_list": fingerprint(val_ids),
+        "images of --val_list": fingerprint(list(val_labels) if val_labels else None),
     }
     line = f"{args.model}: {{}}, {len(classes)} classes{describe_negatives(dataset.labels)}"
     facts = Facts(data, [args.train_list, args.val_list], args.pretrained, [line])
-    plan = build_plan(args, len(dataset))
+    warm_up = Phase("warm-up", 0, min(args.T, args.epochs), args.batch_size)
+    triplet = Phase("triplet", args.T, args.epochs, args.batch_size_triplet, erase=True)
+    # released: planned as if every batch had the warm-up's size, so the rate ends at about 0.45 of its start; where
+    # batches become smaller there are more steps than that, and the schedule does not end before them (Training)
+    planned = len(dataset) // args.batch_size * args.epochs
+    following = "infer.py", ("--load_epo", "{last}", "--dict", "--crf", *flags.words("--infer_list", args.train_list))
+    plan = Plan(Experiment.of(args).classifier, [warm_up, triplet], following, planned)
+    groups = net.param_groups(args.lr, args.wt_dec, args.scratch_lr_mult)
+    optimizer = build_optimizer(args.optimizer, groups, args.momentum)
     with Training(args, net, criterion, optimizer, dataset, plan, facts, validation) as run:
         for _ in run.epochs():
             means = train_one_epoch(run)  # engine/training.py: train_step has the backward pass

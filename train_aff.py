@@ -25,9 +25,9 @@ from models.trunks import make_trunk
 from tool.cli import positive_int, run_script
 from tool.io.files import UserError, fingerprint, read_list
 from voc12.classes import load_classes
-from voc12.data import AffinitySet, WalkSet, check_images, check_scores
+from voc12.data import AffinitySet, WalkSet, check_images, check_scores, masked_ids
 from voc12.transforms import AffinityView, look_of
-from voc12.validation import masked_ids, walk_score
+from voc12.validation import walk_score
 
 
 def get_args_parser():

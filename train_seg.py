@@ -36,9 +36,9 @@ from tool.io.files import UserError, fingerprint, read_list
 from tool.io.images import BACKGROUND, IGNORE
 from tool.results import say_odd_masks
 from voc12.classes import load_classes
-from voc12.data import SegSet, check_images, check_scores
+from voc12.data import SegSet, check_images, check_scores, masked_ids
 from voc12.transforms import SegView, look_of
-from voc12.validation import masked_ids, segmentation_score
+from voc12.validation import segmentation_score
 
 
 def get_args_parser():
@@ -138,7 +138,6 @@ def describe_selection(args, validation):
 
 
 def main(args):
-    flags.check_range(args, "random_scale")
     args.arch = args.arch or DEEPLAB + args.trunk
     if args.arch.startswith(SMP) and args.batch_size < 2 * processes():
         raise UserError(f"--batch_size {args.batch_size}: {args.arch} needs at least 2 images a process")

@@ -1,4 +1,4 @@
-"""Several processes as one: torchrun starts them, torch.distributed connects them, the batch stays the global one.
+"""Processes and devices. Several processes work as one: torchrun starts them, torch.distributed connects them.
 
 Of a batch, rank r of N has the samples r, r + N, r + 2N ... What a loss needs of the others is gathered in the batch's
 own order, so each rank computes the loss of the whole batch, and gradients, summed over ranks, are those of one
@@ -7,6 +7,7 @@ process. Without torchrun every method here does nothing.
 
 import datetime
 import os
+import signal
 import sys
 
 import torch
@@ -14,8 +15,11 @@ import torch.distributed as dist
 from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
+from tool.cli import Interrupted
 from tool.io.files import UserError, print_warning
+from tool.memory import keep_freed_memory
 
+CPU = torch.device("cpu")
 TIMEOUT = datetime.timedelta(hours=12)  # a rank may wait long for another's validation or CRF; torchrun ends dead runs
 
 # Groups that were left, kept to the end of the process. Where DistributedDataParallel drops the last reference to one,
@@ -24,10 +28,13 @@ LEFT = []
 
 
 class World:
-    """This process among all of the run: `rank` of `size`; `main` is rank 0, which writes what is written once."""
+    """This process among all of the run: `rank` of `size`; `main` is rank 0, which writes what is written once.
 
-    def __init__(self, rank=0, size=1):
-        self.rank, self.size = rank, size
+    device: where it computes.
+    """
+
+    def __init__(self, rank=0, size=1, device=CPU):
+        self.rank, self.size, self.device = rank, size, device
         self.main = rank == 0
 
     def share(self, items):
@@ -91,42 +98,43 @@ class World:
             for buffer in net.buffers():
                 dist.broadcast(buffer, src=0)
 
-    def wrap(self, net, device):
-        """The network whose gradients are averaged over ranks; `net` itself for one process."""
-        if self.size == 1:
-            return net
-        # a step runs the network twice (image, erased image); broadcasting buffers between would undo the first run
-        return DistributedDataParallel(
-            net, device_ids=[device] if device.type == "cuda" else None, broadcast_buffers=False
-        )
+    def prepare(self, net, amp, seed, compiled):
+        """Bring a network here, in the memory format that is fast here -> what a step runs: `net`, wrapped.
 
-    def prepare(self, net, device):
-        """Normalise over the whole batch where BatchNorm trains: SyncBatchNorm, which is for CUDA only."""
+        The gradients of what is wrapped are averaged over ranks. Where BatchNorm trains, it normalises over the whole
+        batch (SyncBatchNorm, which is for CUDA only). Seeds dropout, differently on every rank.
+        """
         trains = any(isinstance(m, nn.modules.batchnorm._BatchNorm) and m.training for m in net.modules())
         if self.size > 1 and trains:
-            if device.type == "cuda":
+            if self.device.type == "cuda":
                 net.synchronise_batchnorm()
-            elif self.main:
+            else:
                 text = "training BatchNorm on CPU: each rank normalises with its own share of the batch"
-                print_warning(f"{text}, so losses differ from those of one process")
-        return net.to(device)
+                warn(f"{text}, so losses differ from those of one process")
+        model = net.to(self.device, memory_format=memory_format(self.device, amp))
+        torch.manual_seed(seed + 1_000_003 * self.rank)
+        if self.size > 1:
+            own = [self.device] if self.device.type == "cuda" else None
+            # a step runs the network twice (image, erased image); broadcasting buffers between would undo the first run
+            model = DistributedDataParallel(net, device_ids=own, broadcast_buffers=False)
+        return torch.compile(model) if compiled else model
 
     def leave(self):
-        """End the group of processes. The gradient averaging of `wrap` may go after it."""
+        """End the group of processes. The gradient averaging of `prepare` may go after it."""
         if self.size > 1:
             LEFT.append(dist.group.WORLD)
             dist.destroy_process_group()
 
 
-def join_world(device):
-    """The World that torchrun made of us, and the device of this rank (`cuda` becomes its own GPU).
+def join_world(name):
+    """The World that torchrun made of us, on the device of a name, see `choose_device` (`cuda` is each rank's own GPU).
 
     `cuda:N` is one GPU for all processes of a machine; they speak through gloo then, since NCCL refuses to share one.
     Reads RANK, WORLD_SIZE, LOCAL_RANK and LOCAL_WORLD_SIZE, which torchrun sets.
     """
-    size = processes()
+    device, size = choose_device(name), processes()
     if size == 1:
-        return World(), device
+        return World(device=device)
     shared = device.index is not None and local_processes() > 1
     if device.type == "cuda":
         local = int(os.environ.get("LOCAL_RANK", 0))
@@ -136,7 +144,7 @@ def join_world(device):
             device = torch.device("cuda", local)
         torch.cuda.set_device(device)
     dist.init_process_group("cpu:gloo,cuda:nccl" if device.type == "cuda" and not shared else "gloo", timeout=TIMEOUT)
-    return World(dist.get_rank(), size), device
+    return World(dist.get_rank(), size, device)
 
 
 def warn(text):
@@ -153,3 +161,64 @@ def processes():
 def local_processes():
     """How many processes torchrun started on this machine; 1 without it. Cores are shared among them."""
     return int(os.environ.get("LOCAL_WORLD_SIZE", 1))
+
+
+def choose_device(name):
+    """`auto`, `cpu`, `cuda`, `cuda:1` -> torch.device; UserError where it cannot be had.
+
+    On the CPU this process keeps the memory that it frees from here on.
+    """
+    if name == "auto":
+        name = "cuda" if torch.cuda.is_available() else "cpu"
+    try:
+        device = torch.device(name)
+        torch.empty(1, device=device)
+    except (RuntimeError, AssertionError) as error:
+        reason = str(error).strip().splitlines()[0]
+        raise UserError(f"--device {name}: not available here ({reason}); try --device cpu") from None
+    if device.type == "cpu":
+        keep_freed_memory()
+    return device
+
+
+def memory_format(device, amp):
+    """channels_last where convolutions are faster with it: on GPUs, and in bfloat16 on CPUs."""
+    return torch.channels_last if amp or device.type == "cuda" else torch.contiguous_format
+
+
+class StopSignal:
+    """SIGINT and SIGTERM as a flag that a training reads after each step; a second one ends it at once."""
+
+    def __init__(self, world):
+        self.number = None
+        self.previous = {}
+        self.world = world
+
+    def __enter__(self):
+        for number in (signal.SIGINT, signal.SIGTERM):
+            self.previous[number] = signal.signal(number, self._receive)
+        return self
+
+    def _receive(self, number, frame):
+        self.number = number
+        self.restore()
+
+    def asked(self):
+        """Whether any rank was signalled: all stop after the same step."""
+        numbers = [n for n in self.world.collect(self.number) if n is not None]
+        self.number = numbers[0] if numbers else None
+        return bool(numbers)
+
+    def restore(self):
+        while self.previous:
+            signal.signal(*self.previous.popitem())
+
+    def __exit__(self, *exc):
+        self.restore()
+
+    def stop(self, where):
+        """End every rank with the exit code that shells expect (128 + signal); rank 0 says where the run stopped."""
+        code = 128 + self.number
+        if not self.world.main:
+            sys.exit(code)
+        raise Interrupted(f"stopped by {signal.Signals(self.number).name} {where}; --resume continues", code)

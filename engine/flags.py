@@ -74,18 +74,21 @@ class Parser(cli.Parser):
         self.begins = begins
         groups = {name: self.add_argument_group(name) for name in ("data", "network", "schedule", "method", "run")}
         self.data, self.network, self.schedule, self.method = (
-            partial(self.add, groups[name]) for name in ("data", "network", "schedule", "method")
+            partial(self.declare, groups[name]) for name in ("data", "network", "schedule", "method")
         )
-        self.run = partial(self.add, groups["run"], role=FREE)
+        self.run = partial(self.declare, groups["run"], role=FREE)
         self.meanings = {}  # {dest of a flag: Meaning}
         self.splits = {}  # {dest of a list flag: name of the data set's own list that is its default}
         self.presets = {}  # {dest of a flag: {its value: {dest: default}}}
+        self.ranges = []  # flags of MIN and MAX
         self.ignored = []  # released flags that change nothing
 
-    def add(self, group, *names, role=RESULT, remembered=None, **options):
-        """A flag of a group; returns its dest."""
+    def declare(self, group, *names, role=RESULT, remembered=None, **options):
+        """A flag of a group; returns its dest. One of MIN and MAX has to be a range."""
         dest = group.add_argument(*names, **options).dest
         self.meanings[dest] = Meaning(role, remembered)
+        if options.get("metavar") == ("MIN", "MAX"):
+            self.ranges.append(dest)
         return dest
 
     def add_list(self, flag, default, split, text, role=CONTENT):
@@ -123,6 +126,10 @@ class Parser(cli.Parser):
         second = super().parse_args(args, Arguments(self))
         if stored:
             check_contradictions(second, experiments[0], stored)
+        for name in self.ranges:
+            low, high = getattr(second, name)
+            if low > high:
+                raise UserError(f"--{name} {low} {high}: MIN must not be above MAX")
         for name in self.splits:
             setattr(second, name, expand_list(getattr(second, name), second.voc12_root))
         for name in self.ignored:
@@ -306,13 +313,6 @@ def add_truth(parser):
     text = "cam: range of the background thresholds that are tried, in steps of 0.01"
     names = {"nargs": 2, "default": list(RELEASED_RANGE), "metavar": ("MIN", "MAX")}
     parser.method("--thresholds", type=fraction, **names, help=text)
-
-
-def check_range(args, name):
-    """UserError where a flag of MIN and MAX is no range."""
-    low, high = getattr(args, name)
-    if low > high:
-        raise UserError(f"--{name} {low} {high}: MIN must not be above MAX")
 
 
 def check_powers(args):

@@ -23,8 +23,7 @@ from tqdm import tqdm
 
 from engine.background import Background
 from engine.check import Check
-from engine.device import choose_device, memory_format
-from engine.distributed import join_world
+from engine.distributed import join_world, memory_format
 from engine.experiment import remember
 from engine.flags import next_command, scored_list, words
 from engine.inputs import NONE, Inputs, split_classes
@@ -146,7 +145,8 @@ class Labelling:
             failures,
             facts,
         )
-        self.world, self.device = join_world(choose_device(args.device))
+        self.world = join_world(args.device)
+        self.device = self.world.device
         self.summary = Summary(self.device)
         self.inputs = Inputs(self.world.share(images.ids), images.photograph, images.maps, images.labels)
         self.folders = [output for job in jobs for output in job.outputs.values()]
@@ -171,7 +171,7 @@ class Labelling:
         self.thread = stack.enter_context(Background(threads=1))
         self.failures.begin(self.world)
         lists = [self.facts.list] if self.facts.list else []
-        run = this_run(self.args, self.device, self.world.size, lists, self.facts.weights)
+        run = this_run(self.args, self.world, lists, self.facts.weights)
         self.world.first(lambda: self.claim(run))
         self.outputs = Outputs(self.folders, self.inputs)
         self.left = list(self.outputs.left)

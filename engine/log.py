@@ -72,26 +72,25 @@ def epoch_of(line):
         return math.inf
 
 
-def describe_run(log, device, args, world):
-    """The first lines of a log: version, machine, processes, settings."""
+def describe_run(log, args, world, lines, optimizer):
+    """The first lines of a log: version, machine, processes, settings; `lines`; parameter groups."""
+    device = world.device
     name = torch.cuda.get_device_name(device) if device.type == "cuda" else platform.processor() or platform.machine()
     log.line(
         f"AEFT {VERSION}, {args.script}: torch {torch.__version__}, {device} ({name}), "
         f"{world.size} process{'es' if world.size > 1 else ''}, seed {args.seed}"
     )
     log.line("settings: " + " ".join(f"{k}={v}" for k, v in sorted(vars(args).items())))
+    for line in lines:
+        log.line(line)
+    for group in optimizer.param_groups:
+        log.line(
+            f"group {group['name']}: {len(group['params'])} tensors, {sum(p.numel() for p in group['params']):,} "
+            f"values, lr {group['initial_lr']:g}, weight decay {group['weight_decay']:g}"
+        )
 
 
 def describe_terms(record, terms):
     """steps, rate and mean losses of an epoch's record, for the log."""
     losses = ", ".join(f"{k} {record[k]:.4f}" for k in terms)
     return f"{record['steps']} steps, lr {record['lr']:.5f}, {losses}"
-
-
-def describe_groups(log, optimizer):
-    """One line a parameter group: name, tensors, values, rate, decay."""
-    for group in optimizer.param_groups:
-        log.line(
-            f"group {group['name']}: {len(group['params'])} tensors, {sum(p.numel() for p in group['params']):,} "
-            f"values, lr {group['initial_lr']:g}, weight decay {group['weight_decay']:g}"
-        )

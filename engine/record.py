@@ -37,7 +37,7 @@ def now():
     return time.strftime("%Y-%m-%dT%H:%M:%S%z")
 
 
-def this_run(args, device, processes=1, lists=(), weights=None):
+def this_run(args, world, lists=(), weights=None):
     """What a record says of the run that begins now. lists: paths of the lists it reads; weights: path of its weights.
 
     Lists may be none, and weights none or timm, which are no paths.
@@ -48,8 +48,8 @@ def this_run(args, device, processes=1, lists=(), weights=None):
         "version": VERSION,
         "seed": getattr(args, "seed", None),
         "packages": {"python": platform.python_version()} | {name: installed(name) for name in PACKAGES},
-        "device": str(device),
-        "processes": processes,
+        "device": str(world.device),
+        "processes": world.size,
         "lists": [{"path": str(path), "sha256": file_hash(path)} for path in lists if path != "none"],
         "weights": {"path": str(weights), "sha256": file_hash(weights)}
         if weights and os.path.isfile(weights)

@@ -18,11 +18,10 @@ import torch
 from tqdm import tqdm
 
 from engine.check import Check, timed
-from engine.device import choose_device, memory_format
-from engine.distributed import join_world
+from engine.distributed import StopSignal, join_world, memory_format, processes
 from engine.experiment import Experiment, remember
 from engine.flags import next_command, words
-from engine.log import Log, describe_groups, describe_run, describe_terms
+from engine.log import Log, describe_run, describe_terms
 from engine.record import remove_record, this_run, write_record
 from engine.resume import (
     RESUME_FILE,
@@ -34,7 +33,6 @@ from engine.resume import (
     restore,
     save_resume,
 )
-from engine.signals import StopSignal
 from engine.summary import Summary
 from models.checkpoint import save_weights
 from models.resnet38d import count_parameters
@@ -73,9 +71,9 @@ def train_step(run, batch):
     global batch}), "total" among the terms. The gradient is that of the parts' sum over ranks.
     """
     _, image, target = batch
-    image, target = image.to(run.device, non_blocking=True), target.to(run.device, non_blocking=True)
-    image = image.contiguous(memory_format=memory_format(run.device, run.args.amp))
-    with torch.autocast(run.device.type, dtype=torch.bfloat16, enabled=run.args.amp):
+    image, target = image.to(run.world.device, non_blocking=True), target.to(run.world.device, non_blocking=True)
+    image = image.contiguous(memory_format=memory_format(run.world.device, run.args.amp))
+    with torch.autocast(run.world.device.type, dtype=torch.bfloat16, enabled=run.args.amp):
         loss, terms = run.criterion(run.model, image, target, run)
     run.optimizer.zero_grad(set_to_none=True)
     (loss * run.world.size).backward()  # DistributedDataParallel takes the mean over ranks
@@ -112,18 +110,6 @@ def check_finite(losses, step, ids):
             f"loss is not finite at step {step} ({terms}), images {' '.join(ids)}; "
             "start anew with a lower --lr, or without --amp"
         )
-
-
-def prepare_network(net, device, world, amp=False, seed=0, compiled=False):
-    """Move a network to its device, in the memory format that is fast there; returns what a step runs: `net`, wrapped.
-
-    Seeds dropout, differently on every rank.
-    """
-    world.prepare(net, device)
-    net.to(memory_format=memory_format(device, amp))
-    torch.manual_seed(seed + 1_000_003 * world.rank)
-    model = world.wrap(net, device)
-    return torch.compile(model) if compiled else model
 
 
 # ---------------------------------------------------------------- what a script says of its training
@@ -196,24 +182,25 @@ class Training:
     def __init__(self, args, net, criterion, optimizer, dataset, plan, facts, validation=None):
         """args: the resolved arguments, recorded and compared when the run goes on. criterion: as of `train_step`."""
         self.args, self.net, self.criterion, self.optimizer = args, net, criterion, optimizer
-        self.dataset, self.facts, self.validation, self.place = dataset, facts, validation, plan.place
-        self.phases, self.following = [phase for phase in plan.phases if phase.first < phase.last], plan.following
-        self.world, self.device = join_world(choose_device(args.device))
-        self.check_batches()
-        self.shortest_plan = plan.planned_steps
+        self.dataset, self.facts, self.validation, self.plan, self.place = dataset, facts, validation, plan, plan.place
+        self.phases = [phase for phase in plan.phases if phase.first < phase.last]
         self.planned_steps = max(plan.planned_steps, sum(phase.steps(len(dataset)) for phase in self.phases))
-        self.model = prepare_network(net, self.device, self.world, args.amp, args.seed, args.compile)
+        self.check_batches()
+        lines = self.describe()
+        self.world = join_world(args.device)
+        self.model = self.world.prepare(net, args.amp, args.seed, args.compile)
+        self.stop, self.log, self.summary = StopSignal(self.world), None, Summary(self.world.device)
+        self.failures = Failures(args.on_error, self.place.folder / FAILED_FILE)
         self.sampler = EpochBatches(len(dataset), args.seed, self.world.rank, self.world.size)
+        samples = Substituting(dataset, self.failures) if self.failures.skip else dataset
+        workers = 0 if args.check else args.num_workers
+        self.loader = train_loader(samples, self.sampler, workers, self.world.device.type == "cuda")
         self.progress, self.state = Progress(lr=args.lr), {"settings": args.results, "data": facts.data}
         self.written = []  # epochs of this run that have a checkpoint
         self.scores = {}  # of the last validation of this epoch
-        self.summary, self.failures = Summary(self.device), Failures(args.on_error, self.place.folder / FAILED_FILE)
-        samples = Substituting(dataset, self.failures) if self.failures.skip else dataset
-        workers = 0 if args.check else args.num_workers
-        self.loader = train_loader(samples, self.sampler, workers, self.device.type == "cuda")
         with contextlib.ExitStack() as stack:
-            self.stop = StopSignal(self.world)
-            self.log = None if args.check else self.begin(stack)
+            if not args.check:
+                self.begin(stack, lines)
             self.clock = time.time()
             self.stack = stack.pop_all()
 
@@ -234,43 +221,45 @@ class Training:
         if max(sizes) > len(self.dataset):
             text = f"{len(self.dataset)} images do not fill one batch of {max(sizes)}; lower the batch size"
             raise UserError(f"{self.args.train_list}: {text}")
-        if min(sizes) < self.world.size:
+        if min(sizes) < processes():
             raise UserError(
-                f"a batch of {min(sizes)} images for {self.world.size} processes leaves some without; "
+                f"a batch of {min(sizes)} images for {processes()} processes leaves some without; "
                 "raise the batch size or start fewer"
             )
 
     # ------------------------------------------------------------ beginning
 
-    def begin(self, stack):
-        """Take the folder; continue from its resume file or start anew -> Log. A signal then waits for a step's end."""
+    def begin(self, stack, lines):
+        """Take the folder; continue from its resume file or start anew. A signal then waits for a step's end."""
         stack.enter_context(locked([self.place.folder], self.world))
         if self.world.first(self.make_room):
-            self.resume(read_resume(self.resume_path))
-        run = this_run(self.args, self.device, self.world.size, self.facts.lists, self.facts.weights)
-        self.world.first(lambda: write_record(self.place.folder, self.args.results, run, keep=True))
-        self.world.first(lambda: remember(self.args))
-        log = Log(Experiment.of(self.args).folder, self.place.log, self.progress.epoch, self.world.main)
+            state = read_resume(self.resume_path)
+            self.progress = Progress.of(self.resume_path, state)
+            restore(self.resume_path, state, self.net, self.optimizer, self.world)
+            self.written = state.get("checkpoints", list(range(self.progress.epoch)))
+        self.world.first(self.write_record)
+        self.log = Log(Experiment.of(self.args).folder, self.place.log, self.progress.epoch, self.world.main)
         stack.enter_context(self.stop)
-        describe_run(log, self.device, self.args, self.world)
-        self.describe(log)
-        self.restore_files(log)
-        return log
+        describe_run(self.log, self.args, self.world, lines, self.optimizer)
+        self.restore_files()
 
-    def describe(self, log):
-        """Network, data and schedule, for the log."""
+    def write_record(self):
+        """run.json of the checkpoints, and what the experiment remembers. For rank 0."""
+        run = this_run(self.args, self.world, self.facts.lists, self.facts.weights)
+        write_record(self.place.folder, self.args.results, run, keep=True)
+        remember(self.args)
+
+    def describe(self):
+        """Network, data and schedule, in lines for the log."""
         images = len(self.dataset)
         network, *more = self.facts.lines
-        log.line(network.format(f"{count_parameters(self.net):,} parameters, {images} images"))
         parts = [f"{p.steps(images)} {p.name} steps of {p.batch_size}".replace("  ", " ") for p in self.phases]
         ends = [f" until epoch {phase.last}, then " for phase in self.phases]
         text = "".join(part + end for part, end in zip(parts, [*ends[:-1], ""]))
-        short = 0 < self.shortest_plan < self.planned_steps
-        more_steps = ", not for the released fewer, which would end before the run" if short else ""
-        log.line(f"schedule: {text}; poly planned for {self.planned_steps}{more_steps}")
-        for line in more:
-            log.line(line)
-        describe_groups(log, self.optimizer)
+        short = 0 < self.plan.planned_steps < self.planned_steps
+        why = ", not for the released fewer, which would end before the run" if short else ""
+        schedule = f"schedule: {text}; poly planned for {self.planned_steps}{why}"
+        return [network.format(f"{count_parameters(self.net):,} parameters, {images} images"), schedule, *more]
 
     @property
     def resume_path(self):
@@ -297,18 +286,12 @@ class Training:
             (folder / FAILED_FILE).unlink(missing_ok=True)
         return resume
 
-    def resume(self, state):
-        """Go on where the resume file's state is."""
-        self.progress = Progress.of(self.resume_path, state)
-        restore(self.resume_path, state, self.net, self.optimizer, self.world)
-        self.written = state.get("checkpoints", list(range(self.progress.epoch)))
-
-    def restore_files(self, log):
+    def restore_files(self):
         """Write again what the resume file has and the folder has not: the last epoch's checkpoint, best.pth."""
         progress, last = self.progress, self.place.checkpoint(self.progress.epoch - 1)
         whole = progress.epoch and not progress.step  # the network is that of the last epoch's end
         if whole and not last.exists():
-            log.line(f"{last} was gone: written from {RESUME_FILE}")
+            self.log.line(f"{last} was gone: written from {RESUME_FILE}")
             self.write(last)
         if self.place.best is None or self.world.first(self.place.best.exists):
             return
@@ -316,7 +299,7 @@ class Training:
             self.write(self.place.best)
         if progress.best >= 0:
             none = f"; where none comes, the next stage takes --weights {last}" if progress.epoch else ""
-            log.line(
+            self.log.line(
                 f"warning: {self.place.best} ({self.validation.name} {progress.best:.2f}) is gone and cannot be made "
                 f"again; the best validation from here on takes its place{none}"
             )
@@ -463,7 +446,7 @@ class Training:
 
     def next_command(self):
         """The command of the next stage; with the last epoch's checkpoint where there is no best one."""
-        script, following = self.following
+        script, following = self.plan.following
         last = self.progress.epoch - 1
         following = [last if word == "{last}" else word for word in following]
         if self.place.best and not self.place.best.exists():
@@ -477,7 +460,7 @@ class Training:
 def check_training(run):
     """--check: disk, one step of each phase, the time of all; whether a run is there already."""
     args, images = run.args, len(run.dataset)
-    check = Check(run.world, f"{run.device} works, lists and labels are read, weights fit")
+    check = Check(run.world, f"{run.world.device} works, lists and labels are read, weights fit")
     check.images(image_paths(args.voc12_root, run.dataset.ids))
     for what, test in run.facts.checks.items():
         check.try_all(test, run.dataset.ids, what)

@@ -26,11 +26,12 @@ from tool.io.files import UserError, shorten
 
 TIMM = "timm:"
 LEVEL_STRIDE = 8  # pixels a cell of AffinityNet's first level
+TRUNKS = {"resnet38d": ResNet38d}  # made from (width, dropout); stride is an attribute of the class
 SUITABLE = "CNNs (timm:resnet50) and ViTs on a grid of patches (timm:deit_small_patch16_224) can be trunks"
 
 
 def make_trunk(name, width=1.0, output_stride=None, dropout=(0.2, 0.2), fetch=False):
-    """The trunk of a name: `resnet38d`, or `timm:NAME` for a classifier of timm.
+    """The trunk of a name: one of TRUNKS, or `timm:NAME` for a classifier of timm.
 
     width, dropout: resnet38d's; timm's have the width of their name, and no dropout before their classifier.
     output_stride: pixels a cell, None for the trunk's own. fetch: let timm fetch its pretrained weights.
@@ -38,15 +39,15 @@ def make_trunk(name, width=1.0, output_stride=None, dropout=(0.2, 0.2), fetch=Fa
     """
     if name.startswith(TIMM):
         if width != 1:
-            raise UserError(f"width {width}: is for resnet38d; {name} has the width of its name")
+            raise UserError(f"width {width}: is for {', '.join(TRUNKS)}; {name} has the width of its name")
         return TimmTrunk(name.removeprefix(TIMM), output_stride, fetch)
-    if name != "resnet38d":
-        raise UserError(f"trunk {shorten(name, 100)}: there are resnet38d and timm:NAME")
-    if output_stride not in (None, ResNet38d.stride):
-        raise UserError(f"output stride {output_stride}: resnet38d has cells of {ResNet38d.stride} pixels")
+    if name not in TRUNKS:
+        raise UserError(f"trunk {shorten(name, 100)}: there are {', '.join(TRUNKS)} and timm:NAME")
+    if output_stride not in (None, TRUNKS[name].stride):
+        raise UserError(f"output stride {output_stride}: {name} has cells of {TRUNKS[name].stride} pixels")
     if fetch:
-        raise UserError("timm has no weights of resnet38d; pretrained/README.md says where they are")
-    return ResNet38d(width, dropout)
+        raise UserError(f"timm has no weights of {name}; pretrained/README.md says where they are")
+    return TRUNKS[name](width, dropout)
 
 
 class TimmTrunk(nn.Module):

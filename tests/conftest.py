@@ -14,6 +14,7 @@ from hypothesis import settings
 
 ROOT = Path(__file__).resolve().parent.parent
 sys.path[:0] = [str(ROOT), str(ROOT / "tests")]
+pytest.register_assert_rewrite("stage_runs")
 
 # `make test` gives the same answer each time; the campaigns of `make test-long` have seeds of their own.
 settings.register_profile("repeatable", derandomize=True)

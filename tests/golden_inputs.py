@@ -1,9 +1,10 @@
-"""The formulas that make the inputs of tests/golden/*.npz (parameters from names, images from shape and phase)."""
+"""The formulas that make the inputs of tests/golden/*.npz (parameters from names, images from phase); a drawing."""
 
 from pathlib import Path
 
 import numpy as np
 import torch
+from PIL import Image
 
 GOLDEN = Path(__file__).parent / "golden"
 
@@ -48,3 +49,13 @@ def golden_image(shape, phase):
     i = np.arange(int(np.prod(shape)), dtype=np.float64)
     v = 1.5 * np.sin(0.0137 * i + phase) + 0.5 * np.cos(0.00171 * i * (1 + phase))
     return torch.from_numpy(v.reshape(tuple(shape)).astype(np.float32))
+
+
+def draw(seed, side=128):
+    """A photograph of one rectangle on grey, and its mask: its edges are edges of cells."""
+    rng = np.random.default_rng(seed)
+    label = np.zeros((side, side), np.uint8)
+    (y, x), (height, width) = 8 * rng.integers(0, 5, 2), 8 * rng.integers(7, 12, 2)
+    label[y : y + height, x : x + width] = 1 + seed % 2
+    colours = np.array([[120, 120, 120], [200, 40, 40], [40, 40, 200]])[label] + rng.integers(-20, 20, (side, side, 3))
+    return Image.fromarray(colours.astype(np.uint8)), label

@@ -16,9 +16,19 @@ from torch.utils.data import DataLoader, Dataset, default_convert, get_worker_in
 
 from tool.affinity_labels import STRIDE, affinity_label, pair_masks, pool_scores
 from tool.cam import MAX_SIDE
-from tool.io.files import IMAGE_SUFFIXES, UserError, after_id, fingerprint, missing_files, print_warning, require_files
+from tool.io.files import (
+    IMAGE_SUFFIXES,
+    UserError,
+    after_id,
+    fingerprint,
+    missing_files,
+    print_warning,
+    read_list,
+    require_files,
+)
 from tool.io.images import check_size, fit_mask, header_size, open_image, open_mask
 from tool.io.scores import read_scores
+from tool.results import say_odd_masks
 from tool.workers import follow_parent
 from voc12.layout import say_turned
 from voc12.transforms import IMAGENET, at_most, normalise, rescale
@@ -105,6 +115,23 @@ def require_images(ids, voc12_root):
     paths = {i: _find_image(folder, i) for i in ids}
     require_files(paths, "image", "check --voc12_root and the list (one ID a line)")
     return paths.values()
+
+
+def masked_ids(list_path, voc12_root, required=False):
+    """IDs of a list with masks; None where there is no list, or none of its masks, unless they are required.
+
+    No mask at all means a data set without masks, which is fine; some missing masks are a mistake.
+    """
+    if list_path == "none":
+        return None
+    ids = read_list(list_path)
+    check_images(ids, voc12_root)
+    masks = mask_paths(voc12_root, ids)
+    if not required and len(missing_files(masks)) == len(masks):
+        return None
+    require_files(masks, "mask", f"mend {list_path}, or --val_list none does without")
+    say_odd_masks(masks.values())
+    return ids
 
 
 def check_scores(ids, folder, list_path, hint, suffix="npy"):

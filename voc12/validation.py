@@ -10,39 +10,12 @@ from torch.utils.data import Subset
 from tqdm import tqdm
 
 from tool.cam import MAX_SIDE, inner_size, labelled_cam
-from tool.io.files import UserError, missing_files, read_list, require_files
+from tool.io.files import UserError
 from tool.metrics import ThresholdSweep, confusion, iou, mean_iou
 from tool.pseudo_labels import refine_labels, stack_scores, walk_scores
-from tool.results import say_odd_masks
 from tool.segmentation import label_map, multi_scale_scores
-from voc12.data import (
-    Broken,
-    InferenceSet,
-    MaskedSet,
-    check_images,
-    image_path,
-    inference_loader,
-    mask_paths,
-    true_mask,
-)
+from voc12.data import Broken, InferenceSet, MaskedSet, image_path, inference_loader, true_mask
 from voc12.transforms import InferenceViews, look_of
-
-
-def masked_ids(list_path, voc12_root, required=False):
-    """IDs of a list with masks; None where there is no list, or none of its masks, unless they are required.
-
-    No mask at all means a data set without masks, which is fine; some missing masks are a mistake.
-    """
-    if list_path == "none":
-        return None
-    ids = read_list(list_path)
-    masks = mask_paths(voc12_root, ids)
-    if not required and len(missing_files(masks)) == len(masks):
-        return None
-    check_images(ids, voc12_root)
-    require_files(masks, "mask", f"mend {list_path}, or --val_list none does without")
-    say_odd_masks(masks.values())
-    return ids
 
 
 def each_sample(dataset, world, num_workers):

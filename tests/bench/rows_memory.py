@@ -3,7 +3,7 @@
 import statistics
 import time
 
-from engine.device import choose_device
+from engine.distributed import choose_device
 from tests.bench.measure import own_process, row
 from tests.bench.rows_networks import train_forms
 

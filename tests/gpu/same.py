@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from engine.device import memory_format
+from engine.distributed import memory_format
 from models.aeft import AEFTNet
 from models.affinity import AffinityNet, affinity_loss
 from models.deeplab import DeepLab, multi_scale_loss

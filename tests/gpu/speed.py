@@ -11,8 +11,7 @@ from types import SimpleNamespace
 import numpy as np
 import torch
 
-from engine.device import memory_format
-from engine.distributed import World
+from engine.distributed import World, memory_format
 from engine.training import build_optimizer, train_step
 from models.aeft import AEFTNet
 from models.affinity import AffinityNet, affinity_loss

@@ -69,7 +69,7 @@ class Type:
         if state[1] not in ("<", "|"):
             raise ValueError("numbers in the byte order of another machine")
 
-    def array(self, shape, data, order="C"):
+    def build(self, shape, data, order="C"):
         """The array of this type and shape that is in bytes; of objects the list itself."""
         if isinstance(data, str):
             data = data.encode("latin-1")
@@ -91,7 +91,7 @@ class Array:
 
     def __setstate__(self, state):
         _, shape, kind, fortran, data = state
-        self.values = kind.array(shape, data, "F" if fortran else "C")
+        self.values = kind.build(shape, data, "F" if fortran else "C")
 
 
 def encode(text, encoding):
@@ -106,7 +106,7 @@ def storage(data):
     magic, _, _, (_, kind, _, _, count, *_), _ = (StorageUnpickler(stream).load() for _ in range(5))
     if magic != TORCH_MAGIC:
         raise ValueError("a tensor of another format")
-    return Array(kind().array((count,), data[stream.tell() + 8 :]))  # the eight bytes are their number, once more
+    return Array(kind().build((count,), data[stream.tell() + 8 :]))  # the eight bytes are their number, once more
 
 
 def tensor(whole, offset, size, strides, *_):
@@ -133,8 +133,8 @@ class PlainUnpickler(pickle.Unpickler):
     }
     for _core in ("numpy.core", "numpy._core"):
         names[_core + ".multiarray", "_reconstruct"] = lambda *_: Array()
-        names[_core + ".multiarray", "scalar"] = lambda kind, data: kind.array((), data).item()
-        names[_core + ".numeric", "_frombuffer"] = lambda data, kind, *form: Array(kind.array(form[0], data, form[1]))
+        names[_core + ".multiarray", "scalar"] = lambda kind, data: kind.build((), data).item()
+        names[_core + ".numeric", "_frombuffer"] = lambda data, kind, *form: Array(kind.build(form[0], data, form[1]))
 
     def find_class(self, module, name):
         if (module, name) not in self.names:

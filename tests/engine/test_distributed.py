@@ -1,0 +1,159 @@
+"""torchrun: N processes give the losses and weights of one, and share the images that have to be inferred."""
+
+import signal
+import subprocess
+
+import numpy as np
+import pytest
+import torch
+from conftest import ROOT, infer_flags, succeeds, train_flags
+from stage_runs import assert_same_losses, assert_same_weights, read_log, torchrun, torchrun_command
+
+from tool.io.scores import read_scores
+
+
+@pytest.fixture(scope="module")
+def alone(toy, trained, tmp_path_factory):
+    """A fine-tuning (BatchNorm frozen, no dropout) by one process -> (folder of experiments, its flags).
+
+    Batches of 5 and 7: no number of processes divides them. cls_batch 3: some ranks have no share in the
+    classification loss of the triplet batches. A wide margin, so that more than four pairs are hard. Few steps:
+    rounding differences grow with each, and at once where one turns a pixel of the erasing mask.
+    """
+    flags = [
+        *train_flags(toy),
+        "--pretrained",
+        trained / "n/ckpt/003net_main.pth",
+        "--no-dropout",
+        "--batch_size",
+        5,
+        "--batch_size_triplet",
+        7,
+        "--cls_batch",
+        3,
+        "--M",
+        50,
+        "--epochs",
+        3,
+        "--T",
+        1,
+        "--lr",
+        0.03,
+    ]
+    folder = tmp_path_factory.mktemp("alone")
+    succeeds("train.py", "--name", "n", "--experiment", folder, *flags)
+    records = read_log(folder / "n/log.jsonl")
+    assert records[0]["cls"] != records[1]["cls"] and records[-1]["repel"] > 0  # it learns, and pairs are hard
+    return folder, flags
+
+
+@pytest.mark.parametrize("processes", [2, 3])
+def test_processes_train_as_one(alone, tmp_path, processes):
+    folder, flags = alone
+    out = torchrun(processes, "train.py", "--name", "n", "--experiment", tmp_path, *flags)
+    assert f"{processes} processes" in out and out.count("epoch 0:") == 1
+    assert_same_losses(
+        read_log(tmp_path / "n/log.jsonl"),
+        read_log(folder / "n/log.jsonl"),
+        ("total", "cls", "attract", "repel", "miou"),
+    )
+    assert_same_weights(tmp_path / "n/ckpt/002net_main.pth", folder / "n/ckpt/002net_main.pth")
+
+
+def test_a_signal_stops_all_processes_with_one_line_and_they_resume_as_one(alone, tmp_path):
+    """Ctrl-C reaches torchrun, which hands it on to all: after the same step, said once."""
+    folder, flags = alone
+    command = ["train.py", "--name", "n", "--experiment", tmp_path, *flags]
+    process = subprocess.Popen(
+        torchrun_command(2, *command), cwd=ROOT, text=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE
+    )
+    for line in process.stdout:
+        if line.startswith("epoch 0"):
+            process.send_signal(signal.SIGINT)
+            break
+    _, errors = process.communicate(timeout=200)
+    assert process.returncode != 0 and errors.count("stopped by SIGINT") == 1, errors[-3000:]
+    assert errors.count("--resume continues") == 1 and "interrupted" not in errors, errors[-3000:]
+    progress = torch.load(tmp_path / "n/ckpt/resume.pth", weights_only=True)["progress"]
+    assert f"at epoch {progress['epoch']}, step {progress['step']};" in errors
+    torchrun(2, *command, "--resume")
+    assert_same_weights(tmp_path / "n/ckpt/002net_main.pth", folder / "n/ckpt/002net_main.pth")
+
+
+def test_processes_train_affinitynet_as_one(toy, inferred, tmp_path):
+    flags = [
+        "--name",
+        "n",
+        "--voc12_root",
+        toy,
+        "--train_list",
+        toy / "train.txt",
+        "--low",
+        2,
+        "--high",
+        19,
+        "--dup",
+        19,
+        "--pretrained",
+        inferred / "n/ckpt/003net_main.pth",
+        "--no-dropout",
+        "--width",
+        0.0625,
+        "--epochs",
+        2,
+        "--batch_size",
+        5,
+        "--crop_size",
+        64,
+        "--select",
+        "last",
+        "--num_workers",
+        0,
+        "--device",
+        "cpu",
+    ]
+    for name in ("one", "two"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "n").symlink_to(tmp_path / f"{name}_n")
+        (tmp_path / f"{name}_n").mkdir()
+        (tmp_path / f"{name}_n/crf").symlink_to(inferred / "n/crf")
+    succeeds("train_aff.py", "--experiment", tmp_path / "one", *flags)
+    torchrun(2, "train_aff.py", "--experiment", tmp_path / "two", *flags)
+    logs = [read_log(tmp_path / k / "n/log_aff021919.jsonl") for k in ("two", "one")]
+    assert_same_losses(*logs, ("total", "bg", "fg", "neg"))
+    assert_same_weights(*(tmp_path / k / "n/ckpt_aff/aff021919/best.pth" for k in ("two", "one")))
+
+
+def test_processes_share_the_list(toy, inferred, tmp_path):
+    """infer.py by two processes writes the files of one; what a dead one left out, the next run does."""
+    (tmp_path / "n").mkdir()
+    (tmp_path / "n/ckpt").symlink_to(inferred / "n/ckpt")
+    flags = [*infer_flags(toy, tmp_path), "--dict", "--crf", "--alphas", 2, 19]
+    out = torchrun(2, "infer.py", *flags)
+    assert "process 0 of 2: 6 images" in out and "process 1 of 2: 6 images" in out
+    for folder in ("dict", "crf/02", "crf/19"):
+        ours = sorted((tmp_path / "n" / folder).glob("*.npy"))
+        assert [p.name for p in ours] == sorted(p.name for p in (inferred / "n" / folder).glob("*.npy"))
+        assert len(ours) == 12
+        for path in ours:
+            a, b = read_scores(path), read_scores(inferred / "n" / folder / path.name)
+            assert a.keys() == b.keys() and all(np.allclose(a[k], b[k], atol=1e-5) for k in a)
+    for path in ours[3:6]:
+        path.unlink()
+    assert "9 done before" in succeeds("infer.py", *flags)
+    assert len(list((tmp_path / "n/crf/19").glob("*.npy"))) == 12
+
+
+def test_ranks_without_an_image_have_nothing_to_do(broken, trained, tmp_path):
+    """Three processes: one image is fine, the second process's is gone, and the third has none."""
+    (tmp_path / "n").mkdir()
+    (tmp_path / "n/ckpt").symlink_to(trained / "n/ckpt")
+    ids = (broken / "train.txt").read_text().split()[:2]
+    (tmp_path / "two.txt").write_text("\n".join(ids))
+    (broken / "JPEGImages" / f"{ids[1]}.jpg").unlink()
+    flags = [*infer_flags(broken, tmp_path), "--infer_list", tmp_path / "two.txt", "--dict", "--crf", "--alphas", 2]
+    out = torchrun(3, "infer.py", *flags, "--on_error", "skip")
+    assert [out.count(f"process {k} of 3: {n} images") for k, n in ((0, 1), (1, 0), (2, 0))] == [1, 1, 1]
+    assert "1 images done, 0 skipped (done before), 1 failed" in out
+    for folder in ("dict", "crf/02"):
+        assert [path.stem for path in (tmp_path / "n" / folder).glob("*.npy")] == ids[:1]
