@@ -109,10 +109,8 @@ class World:
             if self.device.type == "cuda":
                 net.synchronise_batchnorm()
             else:
-                warn(
-                    "training BatchNorm on CPU: each rank normalises with its own share of the batch, so losses differ "
-                    "from those of one process"
-                )
+                text = "training BatchNorm on CPU: each rank normalises with its own share of the batch"
+                warn(f"{text}, so losses differ from those of one process")
         model = net.to(self.device, memory_format=memory_format(self.device, amp))
         torch.manual_seed(seed + 1_000_003 * self.rank)
         if self.size > 1:

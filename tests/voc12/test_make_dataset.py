@@ -419,8 +419,8 @@ def test_an_output_that_is_a_link_to_another_disk(here):
 
 def test_a_killed_run_leaves_no_data_set_and_can_be_repeated(here):
     code = (
-        "import os, signal, sys; from voc12 import make_dataset; from tool.cli import run_script\n"
-        "make_dataset.write_set = lambda *_: os.kill(os.getpid(), signal.SIGKILL)\n"
+        "import os, signal, sys; from voc12 import layout, make_dataset; from tool.cli import run_script\n"
+        "layout.write_set = lambda *_: os.kill(os.getpid(), signal.SIGKILL)\n"
         "run_script(make_dataset.main, make_dataset.get_args_parser(), sys.argv[1:])"
     )
     done = subprocess.run([sys.executable, "-c", code, *map(str, flags(here))], cwd=ROOT, capture_output=True)
