@@ -102,7 +102,7 @@ def get_args_parser():
     add = parser.method
     add("--seeds", type=natural, nargs="+", default=[0, 1, 2], help="a run of every row for each of them")
     text = "rows to run; the tables show whatever has been run"
-    add("--rows", type=str, nargs="*", default=list(ROWS), choices=list(ROWS), metavar="ROW", help=text)
+    add("--rows", nargs="*", default=list(ROWS), choices=list(ROWS), metavar="ROW", help=text)
     text = "run the settings that were tried and score them on the third that is for finding settings"
     add("--tune", action="store_true", help=text)
     add = parser.run
@@ -183,14 +183,14 @@ def find_weights():
 # ---------------------------------------------------------------- page
 
 
-def pick_photographs(data, ids, count=8):
-    """IDs in a drawn order, each with a class that the ones before do not show."""
+def pick_photographs(data, ids):
+    """Up to eight IDs in a drawn order, each with a class that the ones before do not show."""
     picked, seen = [], set()
     for image_id in np.random.default_rng(0).permutation(ids):
         present = classes_in(open_mask(mask_path(data, image_id), 21))
         if not present & seen:
             picked, seen = [*picked, str(image_id)], seen | present
-    return picked[:count]
+    return picked[:8]
 
 
 def draw_picture(data, folder, ids, seed, path):
@@ -198,14 +198,13 @@ def draw_picture(data, folder, ids, seed, path):
     rows = []
     for image_id in ids:
         photo = open_image(image_path(data, image_id))
-        maps = [
-            read_scores(folder / f"{name}_seed{seed}" / "dict" / f"{image_id}.npy") for name in ("gap", GPP, METHOD)
-        ]
-        final = folder / f"{METHOD}_seed{seed}"
+        runs = [folder / f"{name}_seed{seed}" for name in ("gap", GPP, METHOD)]
+        heat = [np.max(list(read_scores(run / "dict" / f"{image_id}.npy").values()), axis=0) for run in runs]
+        final = runs[-1]
         crf = best_labels(read_scores(final / f"crf/{DUP:02d}" / f"{image_id}.npy"))
         labels = [crf, open_mask(final / LABELS / f"{image_id}.png", 21), open_mask(mask_path(data, image_id), 21)]
-        heat = [heat_overlay(photo, np.max(list(scores.values()), axis=0)) for scores in maps]
-        rows.append([photo, *heat, *(label_overlay(photo, picture) for picture in labels)])
+        pictures = [heat_overlay(photo, cam) for cam in heat] + [label_overlay(photo, mask) for mask in labels]
+        rows.append([photo, *pictures])
     titles = ["image", "CAM of GAP", "CAM of GPP", "CAM of AEFT", "CRF", "pseudo label", "truth"]
     save_image(path, contact_sheet(rows, titles, cell=(160, 107)), quality=85)
 

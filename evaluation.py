@@ -49,30 +49,25 @@ def get_args_parser():
     flags.add_data(parser, labels=False)
     parser.add_list("--list", "voc12/train.txt", "train", "list of images to score")
     flags.add_truth(parser)
-    text = "folder of any method's files, instead of --name and --dict_dir"
-    parser.data("--pred_dir", type=str, default=None, help=text)
+    parser.data("--pred_dir", help="folder of any method's files, instead of --name and --dict_dir")
     add = parser.method
     text = "what the files hold; dl is another name of png"
-    add("--task", type=task_name, required=True, choices=sorted(SUFFIX), help=text)
-    add("--dict_dir", type=str, default=None, help="folder of the files, below experiment/NAME")
+    add("--task", type=lambda task: "png" if task == "dl" else task, required=True, choices=sorted(SUFFIX), help=text)
+    add("--dict_dir", help="folder of the files, below experiment/NAME")
     text = "score cam at this background threshold, 0 to 1, instead of searching the best"
-    add("--threshold", type=fraction, default=None, help=text)
+    add("--threshold", type=fraction, help=text)
     text = "cam: also score each of K parts of the list at the threshold that is best on the other parts"
     folds = number(int, lambda k: 2 <= k < 2**31, "a whole number from 2")
-    add("--kfold", type=folds, default=None, metavar="K", help=text)
+    add("--kfold", type=folds, metavar="K", help=text)
     add("--seed", type=natural, default=0, help="seed of the parts of --kfold")
     add = parser.run
-    add("--json", type=str, default=None, help="also write the result to this file")
-    add("--csv", type=str, default=None, help="also write a table of the classes to this file")
-    add("--plot", type=str, default=None, help="also draw classes and thresholds: a .png, .pdf or .svg file")
+    add("--json", help="also write the result to this file")
+    add("--csv", help="also write a table of the classes to this file")
+    add("--plot", help="also draw classes and thresholds: a .png, .pdf or .svg file")
     text = "score the folder even where its files are of several runs, or look like those of another task"
     add("--mixed_origins", action="store_true", help=text)
     flags.add_check(parser)
     return parser
-
-
-def task_name(text):
-    return "png" if text == "dl" else text
 
 
 def check_args(args, ids):

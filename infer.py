@@ -25,14 +25,14 @@ from engine.jobs import refine_maps, write_maps, write_overlays
 from engine.labelling import Facts, Job, Labelling, find_photographs
 from engine.networks import find_classifier
 from engine.outputs import Output
-from engine.record import file_hash, folder_settings
+from engine.record import folder_settings
 from models.checkpoint import load_weights
 from models.classifiers import MODELS
 from models.trunks import make_trunk
 from tool.cam import labelled_cam, predict_label
 from tool.cli import fraction, natural, positive, power, run_script
 from tool.crf import ITERATIONS, has_crf, load_crf
-from tool.io.files import UserError
+from tool.io.files import UserError, file_hash
 from tool.threads import one_thread
 from voc12.classes import load_classes
 from voc12.data import InferenceSet

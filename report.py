@@ -22,12 +22,12 @@ from engine.record import now
 from engine.report.charts import threshold_chart, training_charts
 from engine.report.found import find_results, find_stages, missing_kinds
 from engine.report.gallery import Gallery, pick_images
-from engine.report.page import INDEX, Cache, Pictures, render, write_index
+from engine.report.page import INDEX, Cache, Pictures, render
 from engine.report.scoring import Data, best_of_kinds, images_of, score_stage
 from engine.summary import Summary, print_summary
 from tool import VERSION
 from tool.cli import fraction, natural, number, positive_int, run_script
-from tool.io.files import UserError, after_id, missing_files, read_json, read_list
+from tool.io.files import UserError, after_id, missing_files, read_json, read_list, write_text
 from tool.io.lock import hold
 from tool.metrics import thresholds_between
 from tool.tables import FIGURES
@@ -80,7 +80,7 @@ def find_data(args, stages):
 
 
 def make_cards(args, shown, data, folder, cache):
-    """The images of the page, and the pictures they are made of. shown: of `best_of_kinds`."""
+    """The images of the page, and the pictures they are made of. shown: what `best_of_kinds` gives."""
     pictures = Pictures(folder, args.size)
     picked = pick_images(shown, data, args.images, args.threshold, args.seed, cache)
     gallery = Gallery(shown, data, pictures, args.threshold)
@@ -143,7 +143,7 @@ def main(args):
             cards=cards,
             card_classes=sorted({one["name"] for card in cards for one in card["classes"]}),
         )
-        write_index(folder, html)
+        write_text(folder / INDEX, html)
         cache.write()
         pictures.remove_others()
     summary.counts["done"] = len(cards)

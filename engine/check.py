@@ -94,7 +94,7 @@ class Check:
                 self.fine(text)
 
     def end(self, seconds, images, per_image):
-        """The estimate, then how to go on; UserError where anything was wrong. seconds: of the whole."""
+        """The estimate, then how to go on; UserError where anything was wrong. seconds: what all of it takes."""
         self.fine(f"about {duration(seconds)} for {images} ({per_image}), by one step that was timed")
         if self.problems:
             raise UserError(f"--check found {self.problems} problem{'s' if self.problems > 1 else ''}, listed above")

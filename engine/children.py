@@ -31,7 +31,7 @@ class Stages:
 class Runs(Stages):
     """Experiments below one folder, whose stages are not run again once they are done.
 
-    folder: of all experiments; data: what --voc12_root is; num_workers: of every stage.
+    folder: holds all experiments; data, num_workers: every stage's --voc12_root and --num_workers.
     """
 
     def __init__(self, folder, data, num_workers):

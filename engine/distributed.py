@@ -16,7 +16,7 @@ from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
 from tool.cli import Interrupted
-from tool.io.files import UserError
+from tool.io.files import UserError, print_warning
 from tool.memory import keep_freed_memory
 
 CPU = torch.device("cpu")
@@ -152,7 +152,7 @@ def join_world(name):
 def warn(text):
     """A warning of a run, said by one of its processes."""
     if os.environ.get("RANK", "0") == "0":
-        print(f"warning: {text}", file=sys.stderr)
+        print_warning(text)
 
 
 def processes():

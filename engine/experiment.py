@@ -109,10 +109,8 @@ def read_common(experiments, kinds):
     for experiment in experiments:
         for key, value in read_settings(experiment.settings, kinds).items():
             if key in common and not same(key, value, common[key]):
-                raise UserError(
-                    f"{experiment.settings}: {key} is {value}, that of {experiments[0].folder.name} is {common[key]}; "
-                    "experiments with one list and classes can be scored together"
-                )
+                text = f"{experiment.settings}: {key} is {value}, that of {experiments[0].folder.name} is {common[key]}"
+                raise UserError(f"{text}; experiments with one list and classes can be scored together")
             common.setdefault(key, value)
     return common
 

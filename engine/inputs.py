@@ -7,34 +7,36 @@ classes: indices with commas between. photograph, maps: files as `size:time:chec
 A line is added after an image's old files were removed and before its new ones are written, so that a file which is
 there is always of the last line, whenever a run was killed. Files without a line are another tool's, or older than
 this list; they count as made from what is there now.
+
+Why not in the files themselves, as their origin is: to know what is left of a million images a run would open all of
+them instead of reading one file, and an image without any class has no overlay that could carry it.
 """
 
 import errno
 import os
-import zlib
 from pathlib import Path
 
 import numpy as np
 
-from tool.io.files import UserError
+from tool.io.files import UserError, file_checksum
 
 NONE = "-"
-TIMES = "times"  # of `Inputs.compare`
+TIMES = "times"  # an answer of `Inputs.compare`
 
 
 class Inputs:
     """What the images of a run are made from, as it is when the run begins.
 
-    ids: of the images. photograph, maps: functions ID -> path; maps is for stages that read stored ones. labels: {ID:
+    ids: the images' IDs. photograph, maps: functions ID -> path; maps is for stages that read stored ones. labels: {ID:
     vector of 0 and 1}, where it is known beforehand which classes an image shows; `classes` has it as text.
     """
 
     def __init__(self, ids, photograph, maps=None, labels=None):
         self.locate = {"photograph": photograph} | ({"maps": maps} if maps else {})
         # a text an image, not a list: a million containers would keep Python's collector busy for half of the start
-        self.states = {kind: {i: state_of(locate, i) for i in ids} for kind, locate in self.locate.items()}
+        self.states = {kind: {i: file_stamp(locate, i) for i in ids} for kind, locate in self.locate.items()}
         self.labels = labels
-        self.classes = dict.fromkeys(ids, NONE) if labels is None else write_labels(ids, labels)
+        self.classes = dict.fromkeys(ids, NONE) if labels is None else spell_classes(ids, labels)
 
     def line(self, image_id, classes):
         """The line of an image whose files are about to be made. classes: as text."""
@@ -42,15 +44,15 @@ class Inputs:
         for kind, locate in self.locate.items():
             state = self.states[kind][image_id]
             if state != NONE:
-                checksum = checksum_of(locate(image_id))
+                checksum = file_checksum(locate(image_id))
                 # where a file was replaced since the run began, nobody knows which of the two was read
-                files[kind] = state + (checksum if state_of(locate, image_id) == state else NONE)
+                files[kind] = state + (checksum if file_stamp(locate, image_id) == state else NONE)
         return "\t".join([image_id, classes, *files.values()]) + "\n"
 
     def compare(self, image_id, stored):
         """What has changed since a line was written: "labels", "photograph" or "maps"; None where nothing has.
 
-        TIMES where files have other times and the same bytes, as copies of a data set do. stored: of `read_inputs`.
+        TIMES where files have other times and the same bytes, as copies of a data set do. stored: see `read_inputs`.
         """
         old_classes, *old = stored
         classes = self.classes[image_id]
@@ -61,13 +63,13 @@ class Inputs:
             now = self.states[kind][image_id]
             if NONE in (before, now) or before.startswith(now):
                 continue
-            if before.split(":")[0] != now.split(":")[0] or not before.endswith(f":{checksum_of(locate(image_id))}"):
+            if before.split(":")[0] != now.split(":")[0] or not before.endswith(f":{file_checksum(locate(image_id))}"):
                 return kind
             answer = TIMES
         return answer
 
 
-def write_labels(ids, labels):
+def spell_classes(ids, labels):
     """{ID: vector of 0 and 1} -> {ID: class indices as text}; each combination is spelled once."""
     texts, classes = {}, {}
     for image_id in ids:
@@ -79,20 +81,13 @@ def write_labels(ids, labels):
     return classes
 
 
-def state_of(locate, image_id):
+def file_stamp(locate, image_id):
     """`size:time:` of an image's file; "-" where there is none, which is said where it is opened."""
     try:
         found = os.stat(locate(image_id))
     except (OSError, UserError):
         return NONE
     return f"{found.st_size}:{found.st_mtime_ns}:"
-
-
-def checksum_of(path):
-    try:
-        return f"{zlib.crc32(Path(path).read_bytes()):08x}"
-    except OSError:
-        return NONE
 
 
 def join_classes(indices):
@@ -131,10 +126,5 @@ def add_inputs(folder, lines):
 def mend_inputs(folder):
     """End the last line where a full disk left a part of it, so that the next one is a line of its own."""
     path = inputs_path(folder)
-    if not path.is_file() or not path.stat().st_size:
-        return
-    with open(path, "rb") as stream:
-        stream.seek(-1, os.SEEK_END)
-        whole = stream.read() == b"\n"
-    if not whole:
+    if path.is_file() and (data := path.read_bytes()) and not data.endswith(b"\n"):
         add_inputs(folder, ["\n"])

@@ -29,7 +29,7 @@ def write_overlays(image, cams, files):
 
 
 def refine_maps(image, cams, files, compressed, max_side=0):
-    """Dense CRF of the maps, for every background power. files: {alpha: ...}. max_side: of `inner_size`."""
+    """Dense CRF of the maps, for every background power. files: {alpha: ...}. max_side: see `inner_size`."""
     for alpha, scores in crf_of_large(image, cams, list(files), max_side):
         if files[alpha]:
             path, origin = files[alpha]

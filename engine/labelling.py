@@ -21,6 +21,7 @@ import numpy as np
 import torch
 from tqdm import tqdm
 
+from engine.background import Background
 from engine.check import Check
 from engine.distributed import join_world, memory_format
 from engine.experiment import remember
@@ -29,7 +30,6 @@ from engine.inputs import NONE, Inputs, split_classes
 from engine.outputs import Outputs
 from engine.record import this_run
 from engine.summary import Summary
-from engine.workers import Background
 from tool.cam import inner_size
 from tool.io.failures import Failures
 from tool.io.files import UserError, read_list
@@ -167,8 +167,8 @@ class Labelling:
     def begin(self, stack):
         """Take the folders, start the workers, find out what is left."""
         stack.enter_context(locked([output.folder for output in self.folders], self.world))
-        self.crf = stack.enter_context(Background(self.args.crf_workers if any(job.crf for job in self.jobs) else 0))
-        self.thread = stack.enter_context(Background())
+        self.crf = stack.enter_context(Background(processes=self.args.crf_workers * any(job.crf for job in self.jobs)))
+        self.thread = stack.enter_context(Background(threads=1))
         self.failures.begin(self.world)
         lists = [self.facts.list] if self.facts.list else []
         run = this_run(self.args, self.world, lists, self.facts.weights)

@@ -3,10 +3,10 @@
 from pathlib import Path
 
 from engine.experiment import Experiment
-from engine.record import file_hash, folder_settings
+from engine.record import folder_settings
 from models.checkpoint import find_epoch, load_weights
 from models.deeplab import DEEPLAB, make_segmentation_net, network_settings
-from tool.io.files import UserError
+from tool.io.files import UserError, file_hash
 from tool.io.mxnet_params import check_weight_file
 from tool.threads import one_thread
 

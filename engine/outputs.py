@@ -11,7 +11,7 @@ from engine.record import check_claim, claim_folder, folder_settings, origin_of
 class Output:
     """One folder of results.
 
-    settings: what determines them, plain values. suffix: of the files, ID.npy or ID.png; where class_names are given,
+    settings: what determines them, plain values. suffix: .npy or .png, behind the ID; where class_names are given,
     an image has a file for each of its classes, ID_CLASS.png. bytes_a_pixel: (of any image, for each of its classes).
     """
 
@@ -29,7 +29,7 @@ class Output:
         check_claim(self.folder, self.settings, f"*{self.suffix}", overwrite)
 
     def claim(self, overwrite, run):
-        """Make the folder the place of these results; with `overwrite` others are removed. run: of `this_run`."""
+        """Make the folder the place of these results; with `overwrite` others are removed. run: see `this_run`."""
         claim_folder(self.folder, self.settings, f"*{self.suffix}", overwrite, run)
 
     def name(self, image_id, class_index=None):
@@ -47,7 +47,7 @@ class Output:
         return paths, self.origin
 
     def names(self, image_id, classes):
-        """Names of all files of an image. classes: as text, of `inputs.tsv`."""
+        """Names of all files of an image. classes: as text, as in inputs.tsv."""
         return [self.name(image_id, k) for k in split_classes(classes)] if self.class_names else [self.name(image_id)]
 
     def survey(self, inputs):

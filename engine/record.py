@@ -4,13 +4,11 @@
 "command", "arguments", "version", "seed", "packages", "device", "processes", "lists", "weights", "started", "ended",
 "summary" (null while it runs, and for ever where it was killed); "earlier": the same of runs before it}
 
-Every score file and pseudo label carries its `origin` (tool/files.py: file_origin), so that one copied from another
+Every score file and pseudo label carries its `origin` (tool/io/scores.py: file_origin), so that one copied from another
 experiment is found.
 """
 
-import hashlib
 import importlib.metadata
-import json
 import os
 import platform
 import shlex
@@ -21,20 +19,11 @@ from pathlib import Path
 
 from engine.inputs import inputs_path, mend_inputs
 from tool import VERSION
-from tool.io.files import UserError, read_json, remove_stale, write_json
+from tool.io.files import UserError, file_hash, fingerprint, read_json, remove_stale, write_json
 from tool.io.scores import file_origin
 
 RUN_FILE = "run.json"
 PACKAGES = ("torch", "torchvision", "numpy", "pillow", "pydensecrf2")
-
-
-def file_hash(path):
-    """SHA-256 of a file, hex."""
-    with open(path, "rb") as stream:
-        digest = hashlib.sha256()
-        while block := stream.read(1 << 20):
-            digest.update(block)
-    return digest.hexdigest()
 
 
 def installed(package):
@@ -49,7 +38,7 @@ def now():
 
 
 def this_run(args, world, lists=(), weights=None):
-    """What a record says of the run that begins now. lists: paths of the lists it reads; weights: of its weights.
+    """What a record says of the run that begins now. lists: paths of the lists it reads; weights: path of its weights.
 
     Lists may be none, and weights none or timm, which are no paths.
     """
@@ -73,29 +62,27 @@ def this_run(args, world, lists=(), weights=None):
 
 def origin_of(settings):
     """16 hex digits that stand for settings and version."""
-    return hashlib.sha256(json.dumps([VERSION, settings], sort_keys=True).encode()).hexdigest()[:16]
+    return fingerprint([VERSION, settings])
 
 
 def check_claim(folder, settings, pattern, overwrite=False):
     """Whether results of `settings` may go to `folder`; returns whether such are there.
 
-    settings: what determines the results, plain values. pattern: of the names of result files, at any depth: IDs may
+    settings: what determines the results, plain values. pattern: for names of result files, at any depth: IDs may
     have slashes. UserError where the folder holds results of other settings or of unknown origin, unless they are to be
     overwritten.
     """
     old = folder_settings(folder)
     if old != settings and any(Path(folder).rglob(pattern)) and not overwrite:
-        raise UserError(
-            f"{folder}: holds results of {difference(old, settings)}; "
-            "--overwrite replaces them, another --name keeps both"
-        )
+        text = f"{folder}: holds results of {difference(old, settings)}"
+        raise UserError(f"{text}; --overwrite replaces them, another --name keeps both")
     return old == settings
 
 
 def claim_folder(folder, settings, pattern, overwrite=False, run=None):
     """Make `folder` the place of results of `settings`, see `check_claim`; returns their origin.
 
-    With `overwrite` results of other settings are deleted. run: of `this_run`.
+    With `overwrite` results of other settings are deleted. run: see `this_run`.
     """
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)

@@ -28,11 +28,7 @@ class Summary:
     def add(self, stage, background):
         """Count the jobs of a `Background` that is done."""
         if background.images:
-            self.stages[stage] = {
-                "images": background.images,
-                "seconds": background.seconds,
-                "workers": background.workers,
-            }
+            self.stages[stage] = {key: getattr(background, key) for key in ("images", "seconds", "workers")}
 
     @contextlib.contextmanager
     def stage(self, name):
@@ -44,12 +40,13 @@ class Summary:
 
     def collect(self, world):
         """Everything as plain values, over all processes of the run."""
+        on_gpu = torch.cuda.max_memory_allocated(self.device) if self.device.type == "cuda" else 0
         mine = {
             "images": self.counts,
             "seconds": time.perf_counter() - self.started,
             "stages": self.stages,
             "peak_memory_mib": peak_memory(),
-            "peak_gpu_memory_mib": peak_gpu_memory(self.device),
+            "peak_gpu_memory_mib": round(on_gpu / MIB),
         }
         return merge(world.collect(mine))
 
@@ -101,10 +98,6 @@ def peak_memory():
     return round(
         max(resource.getrusage(who).ru_maxrss for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)) * unit / MIB
     )
-
-
-def peak_gpu_memory(device):
-    return round(torch.cuda.max_memory_allocated(device) / MIB) if device.type == "cuda" else 0
 
 
 def print_summary(script, summary, results, next_command=None, log=print):

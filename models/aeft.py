@@ -7,7 +7,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from models.gpp import average_logits, class_logits, make_pooling
+from models.gpp import class_logits, make_pooling
 from models.network import TrunkNet
 from models.resnet38d import Conv1x1
 
@@ -43,5 +43,5 @@ class AEFTNet(TrunkNet):
         with torch.autocast(cam.device.type, enabled=False):
             cam = cam.float()
             gpp = self.gpp(cam)
-            logits = average_logits(cam) if self.pool == "gap" else class_logits(cam, gpp)
+            logits = cam.mean((2, 3)) if self.pool == "gap" else class_logits(cam, gpp)
         return cam, logits, gpp

@@ -50,7 +50,7 @@ class AffinityNet(TrunkNet):
 def affinity_loss(affinity, bg, fg, neg, over_all=lambda x: x):
     """Loss of affinities (any shape, as all masks; values 0 or 1) -> {"total", "bg", "fg", "neg"}, scalars.
 
-    bg: pairs of background, fg: of one and the same class, neg: of different classes. Each term is the mean over its
+    bg: pairs of background, fg: pairs of one class, neg: pairs of different classes. Each term is the mean over its
     pairs of the whole batch, 0 without any; total = bg / 4 + fg / 4 + neg / 2.
     over_all: with several processes, what sums a tensor over them (World.sum); pairs are counted over all, and what
     comes out is this process's part of each term: their sums are the terms of the global batch.

@@ -30,7 +30,7 @@ NOT_ANY_SIZE = ("DPT", "PAN")  # architectures that take images of one size only
 def make_segmentation_net(arch, num_labels=21, width=1.0, output_stride=None, fetch=False, dropout=(0.2, 0.2)):
     """The network of a name: `deeplab_TRUNK` (models/trunks.py: make_trunk), or `smp:ARCH:ENCODER`.
 
-    width, dropout: of resnet38d. output_stride: pixels a cell of DeepLab's trunk, None for 8 or, where the trunk has no
+    width, dropout: resnet38d's. output_stride: pixels a cell of DeepLab's trunk, None for 8 or, where the trunk has no
     choice, its own. fetch: let timm fetch the weights of its trunk or encoder.
     UserError: no such network, or it cannot be had like this.
     """

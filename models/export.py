@@ -13,7 +13,7 @@ import torch
 from torch import nn
 
 from tool.cam import on_pixels
-from tool.io.files import UserError, remove_stale, shorten, write_bytes
+from tool.io.files import UserError, print_warning, remove_stale, shorten, write_bytes
 
 OPSET = 17
 TRACED, TRIED = (65, 80), ((96, 64), (33, 47))  # height, width
@@ -54,20 +54,12 @@ def export_onnx(net, path, write=True):
     axes = {0: "batch", 2: "height", 3: "width"}
     # torch's newer exporter needs more packages; before torch 2.5 there was only this one
     options = {"dynamo": False} if "dynamo" in inspect.signature(torch.onnx.export).parameters else {}
+    options |= {"input_names": ["image"], "output_names": ["logits"], "dynamic_axes": {"image": axes, "logits": axes}}
     data = io.BytesIO()
     with warnings.catch_warnings(), torch.no_grad(), silent_stdout():
         warnings.simplefilter("ignore")
         try:
-            torch.onnx.export(
-                deployed,
-                (torch.rand(1, 3, *TRACED),),
-                data,
-                input_names=["image"],
-                output_names=["logits"],
-                dynamic_axes={"image": axes, "logits": axes},
-                opset_version=OPSET,
-                **options,
-            )
+            torch.onnx.export(deployed, (torch.rand(1, 3, *TRACED),), data, opset_version=OPSET, **options)
         except (RuntimeError, torch.onnx.OnnxExporterError) as error:
             raise UserError(f"--out {path}: this network has no ONNX form ({shorten(error, 150)})") from None
         compare(deployed, data.getvalue(), path)
@@ -97,7 +89,7 @@ def compare(deployed, data, path):
         import onnxruntime
     except ImportError:
         text = "not compared with torch's results, which needs the package onnxruntime (pip install onnxruntime)"
-        print(f"warning: --out {path}: {text}", file=sys.stderr)
+        print_warning(f"--out {path}: {text}")
         return
     session = onnxruntime.InferenceSession(data, providers=["CPUExecutionProvider"])
     for size in TRIED:

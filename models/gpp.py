@@ -83,8 +83,3 @@ def make_pooling(pool, num_classes):
 def class_logits(cam, gpp):
     """Class scores from both maps (B x C x h x w -> B x C): agreement of positives minus agreement of negatives."""
     return (F.relu(cam) * F.relu(gpp)).mean((2, 3)) - (F.relu(-cam) * F.relu(-gpp)).mean((2, 3))
-
-
-def average_logits(cam):
-    """Class scores of global average pooling: B x C x h x w -> B x C, the mean over space."""
-    return cam.mean((2, 3))

@@ -18,7 +18,7 @@ class TrunkNet(nn.Module):
     def start(self, weights, dropout=True, checkpoint_activations=False):
         """Begin a training from `weights`: a file, `timm` for those that timm gave the trunk, or `none`; returns self.
 
-        From pretrained weights the network is frozen as `freeze` says. dropout: of the trunk.
+        From pretrained weights the network is frozen as `freeze` says. dropout: whether the trunk's stays.
         """
         self.trunk.checkpoint_activations = checkpoint_activations
         if not dropout:

@@ -46,7 +46,7 @@ class TripletErasing:
 
     high: activation from which a pixel is erased; low: activation below which a cell counts as not the object.
     margin: squared distance beyond which an anchor and its negative are left alone.
-    weights: of classification, attract and repel. cls_batch: samples that the classification loss sees.
+    weights: factors on classification, attract and repel. cls_batch: samples that the classification loss sees.
 
     What the paper compares: attract "soft" (its method), "rigid" (classic erasing: the positive image is classified
     with the labels of the image) or "none"; repel or not; metric: embeddings of "gpp" or of "cam".
@@ -124,7 +124,7 @@ class TripletErasing:
     def repel(self, e_background, e_object, label, generator=None):
         """Hinge on the squared distance between each anchor and the object embedding of a class-disjoint image.
 
-        e_background, e_object: B x C, of `region_embeddings`.
+        e_background, e_object: B x C, what `region_embeddings` gives.
         """
         anchors, partners = class_disjoint_partner(label, generator)
         negatives = e_object[partners] * torch.where(has_class(label[partners]), 1, label[anchors])
@@ -159,7 +159,7 @@ class Seen(NamedTuple):
     """A batch as the terms see it, this process's part: label B x C, cam and maps B x C x h x w, logits B x C.
 
     maps: those that embeddings are taken from. erased: (logits, maps) of the erased images, None where nothing is
-    erased. gather: makes the global batch of a part. generator: of random numbers that all processes share.
+    erased. gather: makes the global batch of a part. generator: draws random numbers that all processes share.
     """
 
     label: torch.Tensor

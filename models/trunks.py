@@ -53,7 +53,7 @@ def make_trunk(name, width=1.0, output_stride=None, dropout=(0.2, 0.2), fetch=Fa
 class TimmTrunk(nn.Module):
     """A classifier of timm up to what it pools: after the last norm and activation (timm's `forward_features`).
 
-    name: of a CNN, or of a ViT: its tokens of patches become a map, the class token is dropped, position embeddings
+    name: a CNN's, or a ViT's: its tokens of patches become a map, the class token is dropped, position embeddings
     are interpolated. A CNN that rounds up takes images of any size as they are. Where sides have to be multiples of
     the stride (patches, ConvNeXt), images are padded on all sides with zeros, the mean colour.
     """

@@ -181,6 +181,7 @@ def test_processes_that_share_a_gpu_speak_through_gloo(monkeypatch, device, loca
     monkeypatch.setattr(torch.cuda, "set_device", lambda device: None)
     fake = SimpleNamespace(init_process_group=lambda name, timeout: asked.append(name), get_rank=lambda: 1)
     monkeypatch.setattr(distributed, "dist", fake)
+    monkeypatch.setattr(distributed, "choose_device", torch.device)
     world = distributed.join_world(device)
     device = world.device
     assert (asked, str(device), world.rank, world.size) == ([backend], own, 1, 2)

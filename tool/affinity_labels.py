@@ -45,8 +45,8 @@ def affinity_label(low, high):
 def pair_masks(label, radius=RADIUS):
     """label h x w (0 background, 255 ignore) -> bg, fg, neg: masks of pairs, each offsets x anchors float32, 0 or 1.
 
-    bg: both background; fg: both of one class; neg: of different classes, background being one. Pairs with an ignored
-    cell are in none. Offsets, anchors and the radius on small maps as in models/affinity.py.
+    bg: both background; fg: both of one class; neg: two classes, background being one. Pairs with an ignored
+    cell are in none. Offsets, anchors and the radius on small maps as in tool/pairs.py.
     """
     label = np.asarray(label)
     radius = fit_radius(*label.shape, radius)

@@ -12,23 +12,16 @@ from tool.io.files import CONTROL, UserError, shorten
 from tool.io.streams import forgiving_streams
 from tool.workers import shared_memory_lacks
 
-DISK_ERRORS = (
-    errno.ENOSPC,
-    errno.EDQUOT,
-    errno.EROFS,
-    errno.EACCES,
-    errno.EPERM,
-    errno.EISDIR,
-    errno.ENOTDIR,
-    errno.EEXIST,
-    errno.ENAMETOOLONG,
-    errno.EFBIG,
-)
+DISK_ERRORS = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM, errno.EISDIR, errno.ENOTDIR)
+DISK_ERRORS += (errno.EEXIST, errno.ENAMETOOLONG, errno.EFBIG)
 NO_MEMORY = "out of memory|not enough memory|can't allocate memory|Storage size calculation overflowed"
 
 
-class HelpFormatter(argparse.HelpFormatter):
-    """Adds the default to the help of every flag that has one and does not speak of it already."""
+class HelpFormatter(argparse.RawDescriptionHelpFormatter):
+    """Adds the default to the help of every flag that has one and does not speak of it already.
+
+    A description of several lines, as a docstring is, stays as it is.
+    """
 
     def _get_help_string(self, action):
         text = action.help or ""
@@ -43,14 +36,10 @@ class HelpFormatter(argparse.HelpFormatter):
 
 
 class Parser(argparse.ArgumentParser):
-    """argparse without abbreviations; a mistake is one line, with the flag that was meant, and exit code 2.
-
-    description: of several lines, as a docstring is, it stays as it is.
-    """
+    """argparse without abbreviations; a mistake is one line, with the flag that was meant, and exit code 2."""
 
     def __init__(self, prog, description):
-        form = argparse.RawDescriptionHelpFormatter if "\n" in description else HelpFormatter
-        super().__init__(prog, description=description, formatter_class=form, allow_abbrev=False)
+        super().__init__(prog, description=description, formatter_class=HelpFormatter, allow_abbrev=False)
         self.script = Path(prog).name
 
     def parse_args(self, args=None, namespace=None):

@@ -1,13 +1,12 @@
 """Dense CRF (Kraehenbuehl and Koltun, 2011) with real image colours; one lattice serves all alphas."""
 
-import sys
 from typing import NamedTuple
 
 import cv2
 import numpy as np
 
 from tool.cam import inner_size
-from tool.io.files import UserError
+from tool.io.files import UserError, print_warning
 
 ITERATIONS = 10  # of the maps' CRF; that of the walk has its own
 MIN_PROBABILITY = 1e-5  # unary = -log of at least this
@@ -36,10 +35,8 @@ def load_crf(otherwise=""):
     try:
         from pydensecrf.densecrf import DenseCRF2D
     except (ImportError, ValueError) as error:  # the latter: built for another numpy
-        raise UserError(
-            f"a CRF needs pydensecrf, which does not load here ({error}); install a C++ compiler, then pip install "
-            f"pydensecrf2{otherwise}"
-        ) from None
+        text = f"a CRF needs pydensecrf, which does not load here ({error})"
+        raise UserError(f"{text}; install a C++ compiler, then pip install pydensecrf2{otherwise}") from None
     return DenseCRF2D
 
 
@@ -48,7 +45,7 @@ def has_crf():
     try:
         load_crf()
     except UserError as error:
-        print(f"warning: left away: {error}", file=sys.stderr)
+        print_warning(f"left away: {error}")
         return False
     return True
 
@@ -56,7 +53,7 @@ def has_crf():
 class DenseCRF:
     """The CRF of one image; the lattices are built once and used for every unary.
 
-    image: H x W x 3 uint8, RGB. num_labels: of one unary. unaries: how many are refined together, by `together`.
+    image: H x W x 3 uint8, RGB. num_labels: how many a unary has. unaries: how many `together` refines.
     """
 
     def __init__(self, image, num_labels, unaries=1, pairwise=RELEASED):

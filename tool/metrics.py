@@ -53,7 +53,10 @@ def areas(counts):
 
 def iou(counts):
     """IoU of each label from a confusion matrix (..., L, L) -> (..., L) in [0, 1], NaN where absent from both sides."""
-    hit, predicted, true = areas(counts)
+    return share_of_union(*areas(counts))
+
+
+def share_of_union(hit, predicted, true):
     union = predicted + true - hit
     return divide(hit, union, union == 0)
 
@@ -66,15 +69,13 @@ def mean_iou(values):
 
 def boundary_iou(boundary):
     """Boundary IoU of each label, (..., 3, L) as `Counts` gives them -> (..., L) in [0, 1], NaN as `iou`."""
-    hit, predicted, true = np.moveaxis(boundary, -2, 0)
-    union = predicted + true - hit
-    return divide(hit, union, union == 0)
+    return share_of_union(*np.moveaxis(boundary, -2, 0))
 
 
 def measures(counts, boundary, names):
     """All figures of one result, in percent: {name of the figure: number or {label name: number}}.
 
-    counts: confusion matrix L x L. boundary: 3 x L of `Counts`. names: of the labels, background first.
+    counts: confusion matrix L x L. boundary: 3 x L, see `Counts`. names: the labels' names, background first.
     """
     hit, predicted, true = areas(counts)
     union = predicted + true - hit
@@ -217,7 +218,7 @@ class Counts:
         self.add_steps(truth, predicted.astype(np.uint8, copy=False), np.ones(predicted.shape, np.uint8))
 
     def add_steps(self, truth, labels, passed):
-        """H x W each, uint8. labels: of the steps before `passed`."""
+        """H x W each, uint8. labels: what a pixel is at the steps before its `passed`."""
         counts = histogram((passed, truth, labels), self.histogram.shape)
         self.histogram += counts
         if self.boundary is not None:

@@ -50,7 +50,7 @@ def walk_scores(net, view, scores, device, beta=8, steps=64):
 def refine_labels(image, keys, scores, max_side=0):
     """One CRF iteration over the classes present, then the best label a pixel.
 
-    image: H x W x 3 uint8; keys: K label ids; scores: K x H x W -> H x W uint8. max_side: of `inner_size`, for the CRF.
+    image: H x W x 3 uint8; keys: K label ids; scores: K x H x W -> H x W uint8. max_side: the CRF's, see `inner_size`.
     """
     size = image.shape[:2]
     seen = inner_size(size, max_side)

@@ -1,13 +1,12 @@
 """Results of any stage or method, file by file beside their truth: class activation maps, CRF scores, label images."""
 
 import contextlib
-import sys
 from pathlib import Path
 
 import numpy as np
 from tqdm import tqdm
 
-from tool.io.files import UserError
+from tool.io.files import UserError, print_warning
 from tool.io.images import BACKGROUND, IGNORE, check_size, fit_mask, mask_oddities, open_mask
 from tool.io.scores import read_scores
 from tool.metrics import Counts, ThresholdSweep, best_labels, best_threshold, confusion, iou, kfold, mean_iou, measures
@@ -64,7 +63,7 @@ def read_keys(path, limit, empty):
 
 
 def score(ids, folder, mask, task, thresholds, names, parts=None, photo=None):
-    """Figures of one folder, in percent, by one pass over its files. names: of the labels; mask, photo: give paths.
+    """Figures of one folder, in percent, by one pass over its files. names: the labels'; mask, photo: give paths.
 
     parts: {ID: number from 0} for --kfold.
     """
@@ -88,7 +87,7 @@ def score(ids, folder, mask, task, thresholds, names, parts=None, photo=None):
 
 
 def labels_of(result, task, threshold=None, size=(0, 0)):
-    """H x W labels of what `read_result` gives; threshold: of the background, for class activation maps.
+    """H x W labels of what `read_result` gives; threshold: the background's, for class activation maps.
 
     size: (H, W), for an image without any map, which is background.
     """
@@ -114,7 +113,7 @@ def image_iou(truth, labels, num_labels):
 def check_kind(ids, folder, task, settings, forced=False):
     """UserError where a folder's results are of another task.
 
-    settings: of the folder's run.json, None where it has none; then a few files are looked at, unless `forced`.
+    settings: those in the folder's run.json, None where it has none; then a few files are looked at, unless `forced`.
     """
     kind = recorded_kind(settings)
     if kind not in (None, task):
@@ -134,14 +133,10 @@ def recorded_kind(settings):
     return None
 
 
-def distance_from_one(scores):
-    """How far the values of a pixel are from summing to 1, as those of a CRF do, on average."""
-    return np.abs(sum(score.astype(np.float32) for score in scores.values()) - 1).mean()
-
-
 def unlike(kind, sample):
     """Why files of unknown origin cannot be of `kind`, in words, or None. sample: a few of them, as read."""
-    distances = [distance_from_one(scores) for scores in sample]
+    sums = [sum(one.astype(np.float32) for one in scores.values()) for scores in sample]
+    distances = [np.abs(values - 1).mean() for values in sums]  # those of a CRF sum to 1
     with_background = [BACKGROUND in scores for scores in sample]
     if kind == "cam" and max(distances) < NEAR and all(with_background):
         return "the values of every pixel sum to 1, as CRF scores do (--task crf)"
@@ -161,7 +156,7 @@ def oddities(kind, scores):
         return ["has no background (key 0), so that every pixel is given a class"]
     if not scores:
         return []
-    low, high = min(score.min() for score in scores.values()), max(score.max() for score in scores.values())
+    low, high = min(one.min() for one in scores.values()), max(one.max() for one in scores.values())
     if kind == "cam" and (low < -ROUNDING or high > 1 + ROUNDING):
         return ["has values outside [0, 1], which the thresholds are meant for"]
     return []
@@ -189,4 +184,4 @@ class Notes:
     def say(self):
         for text, paths in self.files.items():
             others = f" (and {len(paths) - 1} more files)" if len(paths) > 1 else ""
-            print(f"warning: {paths[0]}: {text}{others}", file=sys.stderr)
+            print_warning(f"{paths[0]}: {text}{others}")

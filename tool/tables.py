@@ -31,19 +31,18 @@ def table(result):
     return "\n".join([class_table(result), *describe(result)])
 
 
-def layout(rows, headers):
+def aligned(rows, headers):
     """Rows of a name and numbers -> text; a row without numbers is that of an absent class."""
     cells = [[name, *(f"{value:.2f}" for value in values)] for name, *values in rows]
     cells = [row if len(row) > 1 else [*row, "absent", *[""] * (len(headers) - 2)] for row in cells]
-    aligned = ("left", *["right"] * (len(headers) - 1))
-    return tabulate(cells, headers, disable_numparse=True, colalign=aligned)
+    return tabulate(cells, headers, disable_numparse=True, colalign=("left", *["right"] * (len(headers) - 1)))
 
 
 def class_table(result):
     """A row a class, a column a figure, in percent -> text."""
     absent = set(result["absent"])
     rows = [[name, *(result[figure][name] for figure in COLUMNS if name not in absent)] for name in result["classes"]]
-    return layout(rows, ["class", *COLUMNS.values()])
+    return aligned(rows, ["class", *COLUMNS.values()])
 
 
 def describe(result):
@@ -75,7 +74,7 @@ def describe(result):
 def experiment_table(results, mean, deviation):
     """A row a class and a figure, a column an experiment, mean and standard deviation -> text.
 
-    results: {name: result}. mean, deviation: of `over_experiments`.
+    results: {name: result}. mean, deviation: see `over_experiments`.
     """
     columns = [*results.values(), mean, deviation]
     absent = set.intersection(*(set(result["absent"]) for result in results.values()))
@@ -88,7 +87,7 @@ def experiment_table(results, mean, deviation):
     if None not in thresholds:
         oracle = any(result["oracle_threshold"] for result in results.values())
         rows.append(["threshold (an oracle)" if oracle else "threshold", *thresholds])
-    return layout(rows, ["", *results, "mean", "std"])
+    return aligned(rows, ["", *results, "mean", "std"])
 
 
 def write_csv(path, results):

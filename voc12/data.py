@@ -5,7 +5,6 @@ the number of workers changes nothing, and a run can be taken up again at any st
 """
 
 import os
-import sys
 import zlib
 from dataclasses import dataclass
 from functools import lru_cache
@@ -17,7 +16,16 @@ from torch.utils.data import DataLoader, Dataset, default_convert, get_worker_in
 
 from tool.affinity_labels import STRIDE, affinity_label, pair_masks, pool_scores
 from tool.cam import MAX_SIDE
-from tool.io.files import IMAGE_SUFFIXES, UserError, after_id, fingerprint, missing_files, read_list, require_files
+from tool.io.files import (
+    IMAGE_SUFFIXES,
+    UserError,
+    after_id,
+    fingerprint,
+    missing_files,
+    print_warning,
+    read_list,
+    require_files,
+)
 from tool.io.images import check_size, fit_mask, header_size, open_image, open_mask
 from tool.io.scores import read_scores
 from tool.results import say_odd_masks
@@ -70,6 +78,13 @@ def mask_path(voc12_root, image_id, gt_dir="SegmentationClass"):
     return Path(voc12_root) / gt_dir / f"{image_id}.png"
 
 
+def true_mask(voc12_root, image_id, num_labels, size):
+    """The mask of a photograph of `size` (h, w), H x W uint8; UserError where it is broken or of another size."""
+    mask = fit_mask(open_mask(mask_path(voc12_root, image_id), num_labels), size, image_path(voc12_root, image_id))
+    check_size(mask, size, image_id)
+    return mask
+
+
 def image_paths(voc12_root, ids):
     """{ID: path of its photograph}."""
     return {i: image_path(voc12_root, i) for i in ids}
@@ -81,9 +96,9 @@ def mask_folder(voc12_root, gt_dir):
     return gt_dir if is_own else Path(gt_dir).absolute()
 
 
-def mask_paths(voc12_root, ids, gt_dir="SegmentationClass"):
+def mask_paths(voc12_root, ids):
     """{ID: path of its mask}."""
-    return {i: mask_path(voc12_root, i, gt_dir) for i in ids}
+    return {i: mask_path(voc12_root, i) for i in ids}
 
 
 def check_images(ids, voc12_root):
@@ -125,10 +140,8 @@ def check_scores(ids, folder, list_path, hint, suffix="npy"):
     if missing:
         inner = Path(folder).parent.name in ("crf", "rw", "seg", "seg_crf")
         stage = "/".join(Path(folder).parts[-2:]) if inner else Path(folder).name
-        raise UserError(
-            f"{folder}: no {stage} for {len(missing)} of {len(ids)} images of {list_path} (first {missing[0]}); {hint}"
-            f"{after_id(missing[0])}"
-        )
+        text = f"{folder}: no {stage} for {len(missing)} of {len(ids)} images of {list_path} (first {missing[0]})"
+        raise UserError(f"{text}; {hint}{after_id(missing[0])}")
 
 
 def sample_rng(seed, epoch, image_id):
@@ -136,24 +149,35 @@ def sample_rng(seed, epoch, image_id):
     return np.random.default_rng([seed, epoch, zlib.crc32(image_id.encode())])
 
 
-class TrainSet(Dataset):
+class ImageSet(Dataset):
+    """A set of the images `ids`."""
+
+    def __len__(self):
+        return len(self.ids)
+
+
+class TrainingSet(ImageSet):
+    """A set under keys (epoch, index)."""
+
+    def opened(self, key):
+        """-> (ID, photograph, the sample's random generator)."""
+        epoch, index = key
+        image_id = self.ids[index]
+        return image_id, open_image(image_path(self.root, image_id)), sample_rng(self.seed, epoch, image_id)
+
+
+class TrainSet(TrainingSet):
     """Samples (id, image 3 x crop x crop float32, label C float32) under keys (epoch, index)."""
 
     def __init__(self, voc12_root, ids, labels, view, seed):
         self.root, self.ids, self.labels, self.view, self.seed = voc12_root, ids, labels, view, seed
 
-    def __len__(self):
-        return len(self.ids)
-
     def __getitem__(self, key):
-        epoch, index = key
-        image_id = self.ids[index]
-        image = open_image(image_path(self.root, image_id))
-        x = self.view(image, sample_rng(self.seed, epoch, image_id))
-        return image_id, x, torch.from_numpy(self.labels[image_id])
+        image_id, image, rng = self.opened(key)
+        return image_id, self.view(image, rng), torch.from_numpy(self.labels[image_id])
 
 
-class AffinitySet(Dataset):
+class AffinitySet(TrainingSet):
     """Samples (id, image 3 x crop x crop float32, masks 3 x offsets x anchors uint8) under keys (epoch, index).
 
     masks: which pairs of cells are both background, of one class, of different classes.
@@ -167,17 +191,12 @@ class AffinitySet(Dataset):
         self.stride = stride
         self.dirs = Path(low_dir), Path(high_dir)
 
-    def __len__(self):
-        return len(self.ids)
-
     def __getitem__(self, key):
-        epoch, index = key
-        image_id = self.ids[index]
-        image = open_image(image_path(self.root, image_id))
+        image_id, image, rng = self.opened(key)
         paths = [folder / f"{image_id}.npy" for folder in self.dirs]
         low, high = read_score_pair(*paths, (image.height, image.width), self.num_labels)
         both = torch.from_numpy(np.concatenate([low, high]))
-        x, scores = self.view(image, both, sample_rng(self.seed, epoch, image_id))
+        x, scores = self.view(image, both, rng)
         low, high = pool_scores(scores, self.stride).split(len(low))
         masks = np.stack(pair_masks(affinity_label(low, high)))
         return image_id, x, torch.from_numpy(masks.astype(np.uint8))
@@ -197,7 +216,7 @@ def read_score_pair(low_path, high_path, size, num_labels=256):
 def read_maps(path, size, num_keys, empty=True):
     """Score maps of an image of `size` (h, w) -> {key: H x W}; UserError also where a key is not below num_keys.
 
-    empty: of `read_scores`.
+    empty: see `read_scores`.
     """
     scores = read_scores(path, empty)
     check_score_size(path, scores, size)
@@ -215,10 +234,7 @@ def in_range(maps, path, said):
     high = max((float(m.max()) for m in maps.values()), default=0)
     if not said and (low < -TOLERANCE or high > 1 + TOLERANCE):
         said.add(path)
-        print(
-            f"warning: {path}: values from {low:.3g} to {high:.3g}; maps have 0 to 1, what is beyond is cut off",
-            file=sys.stderr,
-        )
+        print_warning(f"{path}: values from {low:.3g} to {high:.3g}; maps have 0 to 1, what is beyond is cut off")
     return {k: np.clip(m, 0, 1).astype(np.float32, copy=False) for k, m in maps.items()}
 
 
@@ -226,10 +242,8 @@ def check_score_size(path, scores, size):
     """UserError where score maps are not of the image's size (h, w)."""
     shape = next((score.shape for score in scores.values()), tuple(size))
     if shape != tuple(size):
-        raise UserError(
-            f"{path}: scores of {shape[1]} x {shape[0]} pixels for an image of {size[1]} x {size[0]}; "
-            "scores need the image's own size"
-        )
+        text = f"{path}: scores of {shape[1]} x {shape[0]} pixels for an image of {size[1]} x {size[0]}"
+        raise UserError(f"{text}; scores need the image's own size")
 
 
 class Substituting(Dataset):
@@ -263,7 +277,7 @@ class Broken:
     reason: str
 
 
-class InferenceSet(Dataset):
+class InferenceSet(ImageSet):
     """Samples (id, image H x W x 3 uint8 tensor, views, label C float32) or Broken, in the order of the list.
 
     photograph: the function ID -> path. labels: {ID: C values}, or None, which then is each sample's label.
@@ -271,9 +285,6 @@ class InferenceSet(Dataset):
 
     def __init__(self, photograph, ids, labels, views):
         self.photograph, self.ids, self.labels, self.views = photograph, ids, labels, views
-
-    def __len__(self):
-        return len(self.ids)
 
     def __getitem__(self, index):
         image_id = self.ids[index]
@@ -285,20 +296,17 @@ class InferenceSet(Dataset):
         return image_id, torch.from_numpy(np.array(image)), self.views(image), label
 
 
-class WalkSet(Dataset):
+class WalkSet(ImageSet):
     """Samples (id, photo H x W x 3 uint8, view 3 x h x w, maps {class: H x W}) of images whose maps are stored.
 
     view: the photo at `scale` times its size, normalised. Broken where an image is broken, or its maps are, of another
-    size than the photo, or of a class from `num_classes` on. look: of AffinityNet's trunk. max_side: of `inner_size`,
+    size than the photo, or of a class from `num_classes` on. look: AffinityNet's trunk's. max_side: see `inner_size`,
     before the scale.
     """
 
     def __init__(self, voc12_root, ids, dict_dir, num_classes, scale=1.0, look=IMAGENET, max_side=0):
         self.root, self.ids, self.dict_dir, self.num_classes, self.scale = voc12_root, ids, dict_dir, num_classes, scale
         self.look, self.max_side = look, max_side
-
-    def __len__(self):
-        return len(self.ids)
 
     def __getitem__(self, index):
         image_id = self.ids[index]
@@ -314,6 +322,12 @@ class WalkSet(Dataset):
 def epoch_order(seed, epoch, length):
     """Indices of the samples of an epoch, as its batches take them."""
     return np.random.default_rng([seed, epoch]).permutation(length)
+
+
+@lru_cache(maxsize=1)
+def epoch_places(seed, epoch, length):
+    """The place of each sample in `epoch_order`."""
+    return np.argsort(epoch_order(seed, epoch, length))
 
 
 class EpochBatches:
@@ -342,35 +356,21 @@ class EpochBatches:
             yield [(self.epoch, int(i)) for i in batch[self.rank :: self.size]]
 
 
-def own_generator():
-    """A loader draws a seed for its workers; from the global generator that would shift the network's dropout."""
-    return torch.Generator().manual_seed(0)
+def load_samples(dataset, num_workers, pin_memory, **options):
+    # a loader draws a seed for its workers; from the global generator that would shift the network's dropout
+    options |= {"generator": torch.Generator().manual_seed(0), "worker_init_fn": follow_parent}
+    return DataLoader(dataset, num_workers=num_workers, pin_memory=pin_memory, **options)
 
 
 def train_loader(dataset, batches, num_workers, pin_memory):
     """DataLoader over EpochBatches; its workers live on from epoch to epoch."""
-    return DataLoader(
-        dataset,
-        batch_sampler=batches,
-        num_workers=num_workers,
-        pin_memory=pin_memory,
-        persistent_workers=num_workers > 0,
-        generator=own_generator(),
-        worker_init_fn=follow_parent,
-    )
+    options = {"batch_sampler": batches, "persistent_workers": num_workers > 0}
+    return load_samples(dataset, num_workers, pin_memory, **options)
 
 
 def inference_loader(dataset, num_workers, pin_memory=False):
     """DataLoader that gives single samples, not batches: images have different sizes."""
-    return DataLoader(
-        dataset,
-        batch_size=None,
-        collate_fn=hand_over,
-        num_workers=num_workers,
-        pin_memory=pin_memory,
-        generator=own_generator(),
-        worker_init_fn=follow_parent,
-    )
+    return load_samples(dataset, num_workers, pin_memory, batch_size=None, collate_fn=hand_over)
 
 
 def hand_over(sample):
@@ -401,7 +401,7 @@ def label_paths(folder, ids):
     return {i: Path(folder) / f"{i}.png" for i in ids}
 
 
-class SegSet(Dataset):
+class SegSet(TrainingSet):
     """Samples (id, image 3 x crop x crop float32, label crop x crop uint8 with 255 ignored) under keys (epoch, index).
 
     labels_dir: folder of label masks, ID.png. num_labels: ids are below it, or 255. batch_size: where given, the images
@@ -413,16 +413,9 @@ class SegSet(Dataset):
         self.root, self.ids, self.view, self.seed = voc12_root, ids, view, seed
         self.labels, self.num_labels, self.batch_size = label_paths(labels_dir, ids), num_labels, batch_size
 
-    def __len__(self):
-        return len(self.ids)
-
     def __getitem__(self, key):
-        epoch, index = key
-        image_id = self.ids[index]
-        path = image_path(self.root, image_id)
-        image = open_image(path)
-        label = self.label(image_id, image.size)
-        x, label = self.view(image, label, sample_rng(self.seed, epoch, image_id), self.batch_rng(epoch, index))
+        image_id, image, rng = self.opened(key)
+        x, label = self.view(image, self.label(image_id, image.size), rng, self.batch_rng(*key))
         return image_id, x, label
 
     def label(self, image_id, size):
@@ -444,26 +437,21 @@ class SegSet(Dataset):
         """The random generator that the images of a batch share; None where there is no such."""
         if self.batch_size is None:
             return None
-        place = np.flatnonzero(epoch_order(self.seed, epoch, len(self)) == index)[0]
+        place = epoch_places(self.seed, epoch, len(self))[index]
         return np.random.default_rng([self.seed, epoch, place // self.batch_size])
 
 
-class MaskedSet(Dataset):
+class MaskedSet(ImageSet):
     """Samples (photograph 3 x h x w float32, true labels H x W uint8) of a data set's own masks, for validation.
 
-    max_side: of `inner_size`, for the photograph.
+    max_side: the photograph's, see `inner_size`.
     """
 
     def __init__(self, voc12_root, ids, num_labels, look, max_side=MAX_SIDE):
         self.root, self.ids, self.num_labels, self.look, self.max_side = voc12_root, ids, num_labels, look, max_side
 
-    def __len__(self):
-        return len(self.ids)
-
     def __getitem__(self, index):
         image_id = self.ids[index]
-        path = image_path(self.root, image_id)
-        photo = open_image(path)
-        truth = fit_mask(open_mask(mask_path(self.root, image_id), self.num_labels), photo.size[::-1], path)
-        check_size(truth, photo.size[::-1], image_id)
+        photo = open_image(image_path(self.root, image_id))
+        truth = true_mask(self.root, image_id, self.num_labels, photo.size[::-1])
         return normalise(at_most(photo, self.max_side, self.look), self.look), torch.from_numpy(truth)

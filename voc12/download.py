@@ -22,10 +22,8 @@ def fetch(what, archive, folder, download):
         if isinstance(error, OSError) and error.errno in DISK_ERRORS:
             raise
         reason = " ".join(str(error).split()) or type(error).__name__
-        raise UserError(
-            f"{what} could not be fetched ({reason}); fetch {archive} by hand, put it into {folder} as it "
-            "is and run this again"
-        ) from None
+        text = f"{what} could not be fetched ({reason})"
+        raise UserError(f"{text}; fetch {archive} by hand, put it into {folder} as it is and run this again") from None
 
 
 def fetch_archive(what, url, folder):

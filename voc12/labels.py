@@ -1,17 +1,13 @@
 """Image labels: which classes an image shows, from its XML or from the table that make_cls_labels.py writes."""
 
-import io
-import sys
 import xml.etree.ElementTree as ElementTree
-import zipfile
 from collections.abc import Mapping
 from pathlib import Path
 
 import numpy as np
 
-from tool.io.files import UserError, after_id, write_bytes
+from tool.io.files import UserError, print_warning, write_bytes
 from tool.io.pickles import pickle_dict, unpickle_dict
-from tool.io.scores import ZIP_MAGIC, plain_array
 
 _unknown_names = set()  # those already warned about, so that 10,000 files give one line a name
 
@@ -36,7 +32,7 @@ def read_xml_label(path, classes):
             label[index[name]] = 1
         elif name not in _unknown_names:
             _unknown_names.add(name)
-            print(f"warning: {path}: {name!r} is none of the {len(classes)} classes and is left out", file=sys.stderr)
+            print_warning(f"{path}: {name!r} is none of the {len(classes)} classes and is left out")
     return label
 
 
@@ -87,19 +83,9 @@ class LabelTable(Mapping):
 
 
 def write_cls_labels(path, labels):
-    """Write {ID: vector of 0 and 1} in the form that the suffix of `path` asks for; `read_cls_labels` reads either.
-
-    .npy: `np.save` of {ID: float32[C]}, the table that other tools of the field read too. .npz: `np.savez` of "ids", N
-    texts, and "labels", N x C uint8; a million images are read in a second, the other form takes a quarter of a minute.
-    """
-    if Path(path).suffix == ".npz":
-        buffer = io.BytesIO()
-        vectors = [np.asarray(vector, dtype=np.uint8) for vector in labels.values()]
-        np.savez(buffer, ids=np.array(list(labels), dtype=np.str_), labels=np.array(vectors))
-        write_bytes(path, buffer.getvalue())
-    else:
-        table = {str(k): np.ascontiguousarray(v, dtype=np.float32) for k, v in labels.items()}
-        write_bytes(path, pickle_dict(table))
+    """Write {ID: vector of 0 and 1} as `np.save` of {ID: float32[C]}, which other tools of the field read too."""
+    table = {str(k): np.ascontiguousarray(v, dtype=np.float32) for k, v in labels.items()}
+    write_bytes(path, pickle_dict(table))
 
 
 def read_cls_labels(path):
@@ -108,10 +94,9 @@ def read_cls_labels(path):
     IRN's tables have whole numbers in place of VOC's IDs: 2007000032 is 2007_000032.
     """
     try:
-        data = Path(path).read_bytes()
-        table = unzip_labels(data) if data.startswith(ZIP_MAGIC) else name_keys(unpickle_dict(data))
-        if not table or not all(isinstance(key, str) for key in table):
-            raise ValueError("its keys are not image IDs" if table else "it is empty")
+        table = name_keys(unpickle_dict(Path(path).read_bytes()))
+        if not table:
+            raise ValueError("it is empty")
     except FileNotFoundError:
         raise UserError(f"{path}: no such file; {FORM}; without it the labels come from Annotations") from None
     except OSError:
@@ -136,22 +121,6 @@ def name_keys(table):
     return named
 
 
-def unzip_labels(data):
-    """bytes of a .npz table -> LabelTable; ValueError and what `zipfile` raises where it is anything else."""
-    with zipfile.ZipFile(io.BytesIO(data)) as archive:
-        if sorted(archive.namelist()) != ["ids.npy", "labels.npy"]:
-            raise ValueError("it holds other arrays than ids and labels")
-        if any(member.compress_type != zipfile.ZIP_STORED for member in archive.infolist()):
-            raise ValueError("it is compressed")  # a few bytes could unpack to any size
-        ids, matrix = plain_array(archive.read("ids.npy")), plain_array(archive.read("labels.npy"))
-    if ids.ndim != 1 or ids.dtype.kind != "U" or matrix.ndim != 2 or matrix.dtype != np.uint8:
-        raise ValueError("not N texts and N x C bytes")
-    table = LabelTable(ids.tolist(), matrix)
-    if not len(table) == len(ids) == len(matrix):
-        raise ValueError("an ID occurs twice, or has no labels")
-    return table
-
-
 # ---------------------------------------------------------------- labels of a list
 
 
@@ -166,10 +135,8 @@ def find_label(image_id, voc12_root, classes, table, cls_labels):
     if not isinstance(vector, np.ndarray) or vector.ndim != 1 or vector.dtype.kind not in "bfiu":
         raise UserError(f"{cls_labels}: {image_id}: not a vector of numbers; {FORM}")
     if len(vector) != len(classes):
-        raise UserError(
-            f"{cls_labels}: {image_id} has {len(vector)} values for {len(classes)} classes: made with other classes; "
-            "check --classes and --cls_labels"
-        )
+        text = f"{cls_labels}: {image_id} has {len(vector)} values for {len(classes)} classes: made with other classes"
+        raise UserError(f"{text}; check --classes and --cls_labels")
     if not ((vector == 0) | (vector == 1)).all():
         raise UserError(f"{cls_labels}: {image_id} has values other than 0 and 1; {FORM}")
     return vector
@@ -216,14 +183,6 @@ def load_training_labels(ids, source, *options):
     if not labels.matrix.any():
         raise UserError(f"{source}: none of {len(ids)} images shows any of the classes; check --classes")
     return labels
-
-
-def refuse(wrong, ids, what, hint, failed):
-    """One UserError about the images `wrong` among `ids`, or failed(ID, UserError) for each of them."""
-    if failed is None:
-        raise UserError(f"{len(wrong)} of {len(ids)} images {what}, the first is {wrong[0]}{hint}{after_id(wrong[0])}")
-    for image_id in wrong:
-        failed(image_id, UserError(f"{image_id}: one of the images that {what}{hint}"))
 
 
 def describe_negatives(labels):

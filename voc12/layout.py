@@ -9,7 +9,6 @@ import os
 import re
 import shlex
 import shutil
-import sys
 from collections import Counter
 from pathlib import Path
 from xml.sax.saxutils import escape
@@ -18,7 +17,7 @@ import numpy as np
 from tqdm import tqdm
 
 from tool import VERSION
-from tool.io.files import BYTE_ORDER_MARK, CONTROL, UserError, without_suffix, write_json, write_text
+from tool.io.files import BYTE_ORDER_MARK, CONTROL, UserError, print_warning, without_suffix, write_json, write_text
 from tool.io.images import SUFFIXES, is_turned
 from tool.io.lock import hold, lock_path
 from voc12.labels import write_cls_labels
@@ -78,7 +77,7 @@ def find_photographs(images, without=()):
         raise UserError(f"{images}: no photographs there ({', '.join(SUFFIXES)}){passed}")
     if passed:
         text = f"{others.total()} files are passed over: {passed}; convert what is a photograph to JPEG"
-        print(f"warning: {images}: {text}", file=sys.stderr)
+        print_warning(f"{images}: {text}")
     return dict.fromkeys(sorted(photos))
 
 
@@ -88,7 +87,7 @@ def warn_of_empty_folders(images, photos, without=()):
     apart = {os.path.realpath(folder) for folder in without}
     for folder in sorted(path for path in Path(images).iterdir() if path.is_dir()):
         if folder.name not in given and not folder.name.startswith(".") and os.path.realpath(folder) not in apart:
-            print(f"warning: {folder}: no photograph there, so it gives no class", file=sys.stderr)
+            print_warning(f"{folder}: no photograph there, so it gives no class")
 
 
 def _raise(error):
@@ -123,11 +122,8 @@ def new_set(out, script, args):
     folder = final.with_name(f".{final.name}.making")
     with hold(folder):
         try:
-            for path in folder.iterdir():
-                if path.is_dir() and not path.is_symlink():
-                    shutil.rmtree(path)
-                else:
-                    path.unlink()
+            shutil.rmtree(folder)
+            folder.mkdir()
             yield folder
             write_json(folder / MADE, {"made_by": script, "version": VERSION, "arguments": vars(args)})
             if final.is_dir() and any(final.iterdir()):
@@ -167,7 +163,7 @@ def link_all(pairs, folder, final, copy=False):
                 os.symlink(os.path.join(os.path.relpath(here, there), source.name), folder / target)
                 continue
             except (OSError, ValueError) as error:  # the latter: Windows, another drive
-                print(f"warning: {final}: no links can be made there ({error}); copying", file=sys.stderr)
+                print_warning(f"{final}: no links can be made there ({error}); copying")
                 copy = True
         shutil.copyfile(source, folder / target)
 
@@ -196,6 +192,23 @@ def first_names(names):
     return f"{shown}, ..." if len(names) > 3 else shown
 
 
+def print_set(out, classes, labels, lists, sizes, left_out=None):
+    """What a data set holds, and what to do with it.
+
+    labels: {ID: class indices}; lists: {name: IDs}; sizes: {ID: (w, h)}; left_out: {what is not in it: names}.
+    """
+    print_classes(classes, labels, lists)
+    sides = np.sort(np.array(list(sizes.values())), axis=0)
+    low, middle, high = (" x ".join(map(str, sides[k])) for k in (0, len(sides) // 2, -1))
+    print(f"width x height in pixels: smallest {low}, median {middle}, largest {high} (each side by itself)")
+    for what, names in (left_out or {}).items():
+        if names:
+            print(f"left out: {len(names)} {what} ({first_names(names)})")
+    for name, ids in lists.items():
+        print(f"{Path(out) / 'ImageSets' / 'Segmentation' / name}.txt: {len(ids)} images")
+    print(f"next: python train.py --name NAME --voc12_root {shlex.quote(str(out))}")
+
+
 def print_classes(classes, labels, lists):
     """A table of the images a class, in all and in each list. labels: {ID: class indices}."""
     counts = np.zeros((1 + len(lists), len(classes)), np.int64)
@@ -216,13 +229,6 @@ def print_classes(classes, labels, lists):
         print(f"{len(negatives)} of them show none of the classes ({first_names(negatives)})")
 
 
-def print_sizes(sizes):
-    """The range of image sizes. sizes: {ID: (w, h)}."""
-    sides = np.sort(np.array(list(sizes.values())), axis=0)
-    low, middle, high = (" x ".join(map(str, sides[k])) for k in (0, len(sides) // 2, -1))
-    print(f"width x height in pixels: smallest {low}, median {middle}, largest {high} (each side by itself)")
-
-
 def say_turned(paths):
     """How many photographs, by their paths, are stored otherwise than viewers show them; of the first LOOKED_AT."""
     looked = list(paths)[:LOOKED_AT]
@@ -232,22 +238,6 @@ def say_turned(paths):
             f"{len(turned)} of {len(looked)} photographs are stored turned, as their EXIF says ({first_names(turned)})"
         )
         print(f"{text}: they are seen as viewers show them", flush=True)
-
-
-def print_left_out(left_out):
-    """Count and first names of what is not in the data set. left_out: {what: names}."""
-    for what, names in left_out.items():
-        if names:
-            print(f"left out: {len(names)} {what} ({first_names(names)})")
-
-
-def print_lists(out, lists):
-    for name, ids in lists.items():
-        print(f"{Path(out) / 'ImageSets' / 'Segmentation' / name}.txt: {len(ids)} images")
-
-
-def print_next(out):
-    print(f"next: python train.py --name NAME --voc12_root {shlex.quote(str(out))}")
 
 
 # ---------------------------------------------------------------- annotations

@@ -1,8 +1,7 @@
 """Image labels of a data set in VOC layout, gathered in one file (optional: where it is missing the XMLs are read).
 
 Reads:  VOC12_ROOT/Annotations/ID.xml of the images on --list, or of all there are
-Writes: --out, np.save of {ID: float32 vector, 1 where any object of the image has that class}; as FILE.npz the compact
-        form of it, for a million images and more
+Writes: --out, np.save of {ID: float32 vector, 1 where any object of the image has that class}
 
 python voc12/make_cls_labels.py --voc12_root ./data/VOC2012 --out voc12/cls_labels.npy
 """
@@ -13,28 +12,19 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))  # run as a script, Python looks only in voc12/
 
 from tool.cli import Parser, run_script
-from tool.io.files import UserError, read_list
+from tool.io.files import UserError, print_warning, read_list
 from voc12.classes import load_classes
 from voc12.labels import load_training_labels, write_cls_labels
 
 
 def get_args_parser():
     parser = Parser("make_cls_labels.py", __doc__)
-    parser.add_argument("--voc12_root", type=str, default="./data/VOC2012", help="data set in VOC layout")
-    parser.add_argument(
-        "--list",
-        type=str,
-        nargs="+",
-        default=None,
-        metavar="LIST",
-        dest="lists",
-        help="lists of the images to take (default: every XML of Annotations)",
-    )
-    parser.add_argument(
-        "--out", type=str, default="voc12/cls_labels.npy", help="file to write; .npz: arrays instead of a dict"
-    )
-    text = "text file with one class name a line (default: VOC's 20)"
-    parser.add_argument("--classes", type=str, default=None, metavar="FILE", help=text)
+    add = parser.add_argument
+    add("--voc12_root", default="./data/VOC2012", help="data set in VOC layout")
+    text = "lists of the images to take (default: every XML of Annotations)"
+    add("--list", nargs="+", metavar="LIST", dest="lists", help=text)
+    add("--out", default="voc12/cls_labels.npy", help="file to write")
+    add("--classes", metavar="FILE", help="text file with one class name a line (default: VOC's 20)")
     return parser
 
 
@@ -59,11 +49,8 @@ def main(args):
     write_cls_labels(args.out, labels)
     print(f"{args.out}: labels of {len(ids)} images, {len(classes)} classes")
     if empty:
-        print(
-            f"warning: {len(empty)} of them show none of the classes, the first is {empty[0]}; to the stages they are "
-            "background alone",
-            file=sys.stderr,
-        )
+        text = f"{len(empty)} of them show none of the classes, the first is {empty[0]}"
+        print_warning(f"{text}; to the stages they are background alone")
 
 
 if __name__ == "__main__":

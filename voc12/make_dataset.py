@@ -20,63 +20,36 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))  # run as a scri
 
 from tool.cli import Parser, fraction, natural, run_script
 from tool.io.failures import Failures
-from tool.io.files import UserError
+from tool.io.files import UserError, print_warning
 from tool.io.images import SUFFIXES, classes_in, fit_mask, header_size, mask_oddities, open_mask
 from tool.results import Notes
+from voc12 import layout
 from voc12.classes import check_class_names, load_classes
 from voc12.label_table import finder, read_table
-from voc12.layout import (
-    check_out,
-    find_photographs,
-    first_names,
-    fold_names,
-    link_all,
-    new_set,
-    print_classes,
-    print_left_out,
-    print_lists,
-    print_next,
-    print_sizes,
-    say_turned,
-    warn_of_empty_folders,
-    write_set,
-)
 
 NO_CLASS = -1  # stands for a class where images have none
 
 
 def get_args_parser():
     parser = Parser("make_dataset.py", __doc__)
-    parser.add_argument("--images", type=str, required=True, help="folder of photographs, with all folders below it")
+    add = parser.add_argument
+    add("--images", required=True, help="folder of photographs, with all folders below it")
     source = parser.add_mutually_exclusive_group(required=True)
-    source.add_argument("--labels", type=str, default=None, metavar="CSV", help="table of what each photograph shows")
-    source.add_argument(
-        "--by_folder", action="store_true", help="a photograph shows the class that its folder in --images is named by"
-    )
+    source.add_argument("--labels", metavar="CSV", help="table of what each photograph shows")
+    text = "a photograph shows the class that its folder in --images is named by"
+    source.add_argument("--by_folder", action="store_true", help=text)
     text = "folder of photographs that show none of the classes, one in --images or any other"
-    parser.add_argument("--negatives", type=str, default=None, metavar="DIR", help=text)
-    parser.add_argument("--out", type=str, required=True, help="folder to make, for --voc12_root of the stages")
-    parser.add_argument("--masks", type=str, default=None, help="folder of masks: the photographs' names with .png")
-    parser.add_argument(
-        "--val", type=fraction, default=0.2, help="part of the photographs with masks that val.txt gets, 0 to 1"
-    )
-    parser.add_argument("--seed", type=natural, default=0, help="seed of the choice for val.txt")
-    parser.add_argument("--copy", action="store_true", help="copy photographs and masks (default: relative links)")
-    parser.add_argument(
-        "--classes",
-        type=str,
-        default=None,
-        metavar="FILE",
-        help="class names, one a line, in the order of mask ids (default: the CSV's header, or sorted names)",
-    )
-    parser.add_argument("--overwrite", action="store_true", help="make OUT anew; the data set there is kept beside it")
-    parser.add_argument(
-        "--on_error",
-        type=str,
-        default="stop",
-        choices=["stop", "skip"],
-        help="a photograph or mask that cannot be used: stop, or leave it out and list it in OUT/failed.txt",
-    )
+    add("--negatives", metavar="DIR", help=text)
+    add("--out", required=True, help="folder to make, for --voc12_root of the stages")
+    add("--masks", help="folder of masks: the photographs' names with .png")
+    add("--val", type=fraction, default=0.2, help="part of the photographs with masks that val.txt gets, 0 to 1")
+    add("--seed", type=natural, default=0, help="seed of the choice for val.txt")
+    add("--copy", action="store_true", help="copy photographs and masks (default: relative links)")
+    text = "class names, one a line, in the order of mask ids (default: the CSV's header, or sorted names)"
+    add("--classes", metavar="FILE", help=text)
+    add("--overwrite", action="store_true", help="make OUT anew; the data set there is kept beside it")
+    text = "a photograph or mask that cannot be used: stop, or leave it out and list it in OUT/failed.txt"
+    add("--on_error", default="stop", choices=["stop", "skip"], help=text)
     return parser
 
 
@@ -96,16 +69,9 @@ def table_labels(path, images, photos):
     classes, labels = read_table(path, locate)
     labels = {photo: names for photo, names in labels.items() if photo not in missing}
     if not labels:
-        raise UserError(
-            f"{path}: none of its {len(missing)} images is in {images} (first {first_names(list(missing))}; there: "
-            f"{first_names(list(photos))})"
-        )
+        first, there = layout.first_names(list(missing)), layout.first_names(list(photos))
+        raise UserError(f"{path}: none of its {len(missing)} images is in {images} (first {first}; there: {there})")
     return classes, labels, list(missing)
-
-
-def folder_labels(photos):
-    """{photograph: the name of its folder in --images}, without photographs beside these folders."""
-    return {photo: frozenset(photo.split("/")[:1]) for photo in photos if "/" in photo}
 
 
 def negative_photographs(folder, images, without):
@@ -119,17 +85,15 @@ def negative_photographs(folder, images, without):
     if real == Path(inside):
         raise UserError(f"--negatives {folder}: is --images itself; give a folder in it, or another")
     place = real.relative_to(inside if real.is_relative_to(inside) else real.parent)
-    return {(place / name).as_posix(): real / name for name in find_photographs(folder, [*without, images])}
+    return {(place / name).as_posix(): real / name for name in layout.find_photographs(folder, [*without, images])}
 
 
 def check_negatives(negatives, photos, labels, folder):
     """UserError where photographs in --negatives have labels, or names that photographs in --images have."""
     both = [name for name in negatives if name in photos or labels.get(name)]
     if both:
-        raise UserError(
-            f"--negatives {folder}: {len(both)} of its photographs have labels, or the names of some in --images "
-            f"({first_names(both)}); remove or rename one"
-        )
+        text = f"--negatives {folder}: {len(both)} of its photographs have labels"
+        raise UserError(f"{text}, or the names of some in --images ({layout.first_names(both)}); remove or rename one")
 
 
 def number_labels(labels, classes, origin):
@@ -137,7 +101,7 @@ def number_labels(labels, classes, origin):
     index = {name: k for k, name in enumerate(classes)}
     unknown = sorted({name for names in labels.values() for name in names if name not in index})
     if unknown:
-        raise UserError(f"{origin}: {len(unknown)} labels are not in --classes: {first_names(unknown)}")
+        raise UserError(f"{origin}: {len(unknown)} labels are not in --classes: {layout.first_names(unknown)}")
     known = {names: tuple(sorted(index[name] for name in names)) for names in set(labels.values())}
     return {photo: known[names] for photo, names in labels.items()}
 
@@ -190,7 +154,7 @@ def read_sizes(images, paths, masks, names, num_classes, failures):
     if masks and not shown:
         raise UserError(f"{masks}: no mask of any photograph there; the mask of a/b.jpg is a/b.png (JPEG changes ids)")
     notes.say()
-    say_turned(images / names[image_id] for image_id in sizes)
+    layout.say_turned(images / names[image_id] for image_id in sizes)
     return sizes, shown
 
 
@@ -227,22 +191,20 @@ def warn_of_other_labels(shown, labels):
     """A mask with classes that the label lacks: often the classes are in another order than the masks' ids."""
     odd = [image_id for image_id, found in shown.items() if not set(found) <= set(labels[image_id])]
     if odd:
-        print(
-            f"warning: {len(odd)} of {len(shown)} masks hold classes that the labels lack ({first_names(odd)}); is the "
-            "order of --classes that of the masks' ids?",
-            file=sys.stderr,
-        )
+        text = f"{len(odd)} of {len(shown)} masks hold classes that the labels lack ({layout.first_names(odd)})"
+        print_warning(f"{text}; is the order of --classes that of the masks' ids?")
 
 
 def main(args):
     images, masks = Path(args.images), Path(args.masks) if args.masks else None
-    check_out(args.out, args.overwrite)
+    layout.check_out(args.out, args.overwrite)
     apart = [args.out, *([args.masks] if masks else [])]
     negatives = negative_photographs(args.negatives, images, apart)
-    photos = find_photographs(images, without=[*apart, *([args.negatives] if negatives else [])])
+    photos = layout.find_photographs(images, without=[*apart, *([args.negatives] if negatives else [])])
     if args.by_folder:
-        warn_of_empty_folders(images, photos, without=apart)
-        origin, classes, found, missing = images, None, folder_labels(photos), []
+        layout.warn_of_empty_folders(images, photos, without=apart)
+        origin, classes, missing = images, None, []
+        found = {photo: frozenset(photo.split("/")[:1]) for photo in photos if "/" in photo}
     else:
         origin = args.labels
         classes, found, missing = table_labels(args.labels, images, photos)
@@ -260,25 +222,21 @@ def main(args):
         f"photographs without a {'label' if args.by_folder else 'row'}": [p for p in photos if p not in found],
     }
     found |= dict.fromkeys(negatives, ())
-    names = fold_names(found)
+    names = layout.fold_names(found)
     paths = {image_id: negatives.get(name, images / name) for image_id, name in names.items()}
-    with new_set(args.out, "voc12/make_dataset.py", args) as folder:
+    with layout.new_set(args.out, "voc12/make_dataset.py", args) as folder:
         failures = Failures(args.on_error, folder / "failed.txt")
         sizes, shown = read_sizes(images, paths, masks, names, len(classes), failures)
         labels = {image_id: found[names[image_id]] for image_id in sizes}
         pairs = [(paths[i], f"JPEGImages/{i}{Path(names[i]).suffix}") for i in sizes]
         pairs += [(mask_of(masks, names[i]), f"SegmentationClass/{i}.png") for i in shown]
-        link_all(pairs, folder, args.out, args.copy)
+        layout.link_all(pairs, folder, args.out, args.copy)
         val = choose_part({image_id: labels[image_id] for image_id in shown}, args.val, args.seed)
         lists = {"train": sorted(set(labels) - set(val))} | ({"val": val} if val else {})
-        write_set(folder, classes, labels, lists)
-    print_classes(classes, labels, lists)
-    print_sizes(sizes)
-    print_left_out(left_out)
+        layout.write_set(folder, classes, labels, lists)
     warn_of_other_labels(shown, labels)
     Failures(args.on_error, Path(args.out) / "failed.txt").report()
-    print_lists(args.out, lists)
-    print_next(args.out)
+    layout.print_set(args.out, classes, labels, lists, sizes, left_out)
 
 
 if __name__ == "__main__":

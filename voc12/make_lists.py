@@ -9,6 +9,7 @@ python voc12/make_lists.py --download
 """
 
 import sys
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -17,7 +18,16 @@ from tqdm import tqdm
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))  # run as a script, Python looks only in voc12/
 
 from tool.cli import Parser, run_script
-from tool.io.files import IMAGE_SUFFIXES, UserError, read_list, remove_stale, without_suffix, write_bytes, write_text
+from tool.io.files import (
+    IMAGE_SUFFIXES,
+    UserError,
+    print_warning,
+    read_list,
+    remove_stale,
+    without_suffix,
+    write_bytes,
+    write_text,
+)
 from tool.io.images import IGNORE, label_image, save_image
 from voc12.classes import VOC_CLASSES
 from voc12.download import fetch
@@ -30,24 +40,16 @@ SCIPY = "SBD's masks are MATLAB files, and reading them needs scipy: pip install
 
 def get_args_parser():
     parser = Parser("make_lists.py", __doc__)
-    parser.add_argument("--voc12_root", type=str, default="./data/VOC2012", help="folder VOC2012 of the kit")
-    parser.add_argument("--sbd_root", type=str, default="./data/SBD", help="folder of SBD (benchmark_RELEASE)")
-    parser.add_argument("--out", type=str, default="voc12", help="folder to write the lists to")
-    parser.add_argument(
-        "--without_sbd",
-        action="store_true",
-        help="train_aug.txt from ImageSets/Main/trainval without val, not the paper's set",
-    )
-    parser.add_argument(
-        "--download",
-        action="store_true",
-        help="fetch what is missing: VOC2012 (2 GB) into the folder above --voc12_root, SBD (1.4 GB) into --sbd_root",
-    )
-    parser.add_argument(
-        "--masks",
-        action="store_true",
-        help="also write SegmentationClassAug: VOC's mask where there is one, else SBD's (needs scipy)",
-    )
+    add = parser.add_argument
+    add("--voc12_root", default="./data/VOC2012", help="folder VOC2012 of the kit")
+    add("--sbd_root", default="./data/SBD", help="folder of SBD (benchmark_RELEASE)")
+    add("--out", default="voc12", help="folder to write the lists to")
+    text = "train_aug.txt from ImageSets/Main/trainval without val, not the paper's set"
+    add("--without_sbd", action="store_true", help=text)
+    text = "fetch what is missing: VOC2012 (2 GB) into the folder above --voc12_root, SBD (1.4 GB) into --sbd_root"
+    add("--download", action="store_true", help=text)
+    text = "also write SegmentationClassAug: VOC's mask where there is one, else SBD's (needs scipy)"
+    add("--masks", action="store_true", help=text)
     return parser
 
 
@@ -98,7 +100,7 @@ def build_lists(voc12_root, sbd):
             raise UserError(f"{photos}: holds none of the {len(ids)} images of {name}; check --voc12_root")
         if len(lists[name]) < len(ids):
             left_out = len(ids) - len(lists[name])
-            warn(f"{photos}: {left_out} of {len(ids)} images of {name} are not there and are left out")
+            print_warning(f"{photos}: {left_out} of {len(ids)} images of {name} are not there and are left out")
     return lists
 
 
@@ -107,18 +109,12 @@ def report(out, lists, with_sbd):
     for name, ids in lists.items():
         if name == "train_aug.txt" and not with_sbd:
             print(f"{Path(out) / name}: {len(ids)} images")
-            warn(
-                f"{name} is VOC's trainval without val, another set than the paper's {EXPECTED[name]:,} images: "
-                "results do not compare"
-            )
+            text = f"{name} is VOC's trainval without val, another set than the paper's {EXPECTED[name]:,} images"
+            print_warning(f"{text}: results do not compare")
             continue
         print(f"{Path(out) / name}: {len(ids)} images (expected {EXPECTED[name]})")
         if len(ids) != EXPECTED[name]:
-            warn(f"{name} has {len(ids)} images instead of {EXPECTED[name]}")
-
-
-def warn(text):
-    print(f"warning: {text}", file=sys.stderr)
+            print_warning(f"{name} has {len(ids)} images instead of {EXPECTED[name]}")
 
 
 # ---------------------------------------------------------------- fetching
@@ -138,12 +134,8 @@ def download_voc(voc12_root):
     root = Path(voc12_root)
     if root.is_symlink() or root.exists():
         raise UserError(f"{root}: is there, but is not the whole VOC2012 kit; move it away or change --voc12_root")
-    fetch(
-        "VOC2012",
-        VOC_ARCHIVE,
-        root.parent,
-        lambda: datasets.VOCSegmentation(root.parent, year="2012", image_set="train", download=True),
-    )
+    get = partial(datasets.VOCSegmentation, root.parent, year="2012", image_set="train", download=True)
+    fetch("VOC2012", VOC_ARCHIVE, root.parent, get)
     kit = Path("VOCdevkit") / "VOC2012"
     try:
         root.symlink_to(kit, target_is_directory=True)
@@ -160,12 +152,8 @@ def download_sbd(sbd_root):
     parts = [name for name in ("cls", "img", "inst", "train.txt", "val.txt") if (Path(sbd_root) / name).exists()]
     if parts:  # torchvision moves these there last, and stops where one exists
         raise UserError(f"{sbd_root}: holds a part of SBD only; remove {', '.join(parts)} there and run this again")
-    fetch(
-        "SBD",
-        SBD_ARCHIVE,
-        sbd_root,
-        lambda: datasets.SBDataset(sbd_root, image_set="train", mode="segmentation", download=True),
-    )
+    get = partial(datasets.SBDataset, sbd_root, image_set="train", mode="segmentation", download=True)
+    fetch("SBD", SBD_ARCHIVE, sbd_root, get)
 
 
 # ---------------------------------------------------------------- masks
@@ -218,16 +206,14 @@ def main(args):
         download_sbd(args.sbd_root)
     sbd = None if args.without_sbd else find_sbd(args.sbd_root)
     if sbd is None and not args.without_sbd:
-        raise UserError(
-            f"{args.sbd_root}: no SBD there (train.txt, val.txt); fetch it with --download, or make "
-            "another list with --without_sbd"
-        )
+        text = f"{args.sbd_root}: no SBD there (train.txt, val.txt)"
+        raise UserError(f"{text}; fetch it with --download, or make another list with --without_sbd")
     lists = build_lists(args.voc12_root, sbd)
     if args.masks:
         missing = write_masks(sorted({*lists["train_aug.txt"], *lists["val.txt"]}), args.voc12_root, sbd)
         print(f"{Path(args.voc12_root) / 'SegmentationClassAug'}: masks of train_aug.txt and val.txt")
         if missing:
-            warn(f"{missing} images have no mask, neither VOC's nor SBD's")
+            print_warning(f"{missing} images have no mask, neither VOC's nor SBD's")
     for name, ids in lists.items():
         write_text(Path(args.out) / name, "".join(f"{image_id}\n" for image_id in ids))
     report(args.out, lists, sbd is not None)

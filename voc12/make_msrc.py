@@ -21,17 +21,7 @@ from tool.cli import Parser, run_script
 from tool.io.files import UserError, write_text
 from tool.io.images import BACKGROUND, IGNORE, classes_in, label_image, open_image, save_image
 from voc12.classes import VOC_CLASSES
-from voc12.layout import (
-    annotation,
-    check_out,
-    new_set,
-    print_classes,
-    print_left_out,
-    print_lists,
-    print_next,
-    print_sizes,
-    write_set,
-)
+from voc12.layout import annotation, check_out, new_set, print_set, write_set
 
 VOID = (0, 0, 0)
 COLOURS = {  # of the masks; every other colour is background
@@ -54,9 +44,10 @@ PHOTO = re.compile(r"(\d{1,2})_(\d{1,4})_s\.bmp", re.IGNORECASE)
 
 def get_args_parser():
     parser = Parser("make_msrc.py", __doc__)
-    parser.add_argument("--msrc", type=str, required=True, help="folder of the unpacked MSRC-v2")
-    parser.add_argument("--out", type=str, default="data/msrc12", help="folder to make, for --voc12_root of the stages")
-    parser.add_argument("--overwrite", action="store_true", help="make OUT anew; the data set there is kept beside it")
+    add = parser.add_argument
+    add("--msrc", required=True, help="folder of the unpacked MSRC-v2")
+    add("--out", default="data/msrc12", help="folder to make, for --voc12_root of the stages")
+    add("--overwrite", action="store_true", help="make OUT anew; the data set there is kept beside it")
     return parser
 
 
@@ -120,13 +111,9 @@ def main(args):
         lists = {"train": list(labels)}
         write_set(folder, VOC_CLASSES, labels, lists)
         write_text(folder / "ImageSets" / "Main" / "train.txt", "".join(f"{image_id}\n" for image_id in labels))
-    print_classes(VOC_CLASSES, labels, lists)
-    print_sizes({image_id: made[image_id][1] for image_id in labels})
-    print_left_out(
-        {"photographs of other things": [i for i in made if i not in labels], "photographs without a mask": alone}
-    )
-    print_lists(args.out, lists)
-    print_next(args.out)
+    sizes = {image_id: made[image_id][1] for image_id in labels}
+    others = {"photographs of other things": [i for i in made if i not in labels], "photographs without a mask": alone}
+    print_set(args.out, VOC_CLASSES, labels, lists, sizes, others)
 
 
 if __name__ == "__main__":

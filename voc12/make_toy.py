@@ -149,20 +149,14 @@ def write_image(out, seed, index, mean_size):
 
 
 def get_args_parser():
-    text = "Draw a small data set in VOC layout."
-    parser = Parser("make_toy.py", text)
-    parser.add_argument("--out", type=Path, default=Path("data/toy"), help="folder to write")
-    parser.add_argument("--images", type=positive_int, default=300, help="training images")
-    parser.add_argument("--val_images", type=natural, default=60, help="further images, for val.txt")
-    parser.add_argument(
-        "--size",
-        type=positive_int,
-        nargs=2,
-        default=[180, 140],
-        metavar=("W", "H"),
-        help="mean size in pixels; each image differs by up to 8 %%",
-    )
-    parser.add_argument("--seed", type=natural, default=0, help="seed of the drawing")
+    parser = Parser("make_toy.py", "Draw a small data set in VOC layout.")
+    add = parser.add_argument
+    add("--out", type=Path, default=Path("data/toy"), help="folder to write")
+    add("--images", type=positive_int, default=300, help="training images")
+    add("--val_images", type=natural, default=60, help="further images, for val.txt")
+    text = "mean size in pixels; each image differs by up to 8 %%"
+    add("--size", type=positive_int, nargs=2, default=[180, 140], metavar=("W", "H"), help=text)
+    add("--seed", type=natural, default=0, help="seed of the drawing")
     return parser
 
 

@@ -42,17 +42,14 @@ def resize(image, size, look=IMAGENET):
     """Resample; size is (width, height) in pixels, at least 1 each. UserError where it is beyond any use."""
     width, height = (max(1, int(n)) for n in size)
     if width * height > MAX_PIXELS:
-        raise UserError(
-            f"an image of {image.width} x {image.height} pixels would be resized to {width} x {height}; "
-            "lower the scale or the size that the flags ask for"
-        )
+        text = f"an image of {image.width} x {image.height} pixels would be resized to {width} x {height}"
+        raise UserError(f"{text}; lower the scale or the size that the flags ask for")
     return image if (width, height) == image.size else image.resize((width, height), RESAMPLING[look.interpolation])
 
 
 def resize_long_side(image, length, look=IMAGENET):
     """Resample so that the longer side has `length` pixels."""
-    scale = length / max(image.size)
-    return resize(image, (round(image.width * scale), round(image.height * scale)), look)
+    return rescale(image, length / max(image.size), look)
 
 
 def rescale(image, scale, look=IMAGENET):
@@ -114,16 +111,12 @@ class TrainView:
     """Random view for the classifier: PIL RGB -> float32 3 x crop x crop.
 
     resize: (shortest, longest) of the long side in pixels. crop: side in pixels.
-    jitter: strengths of brightness, contrast, saturation, hue; jitter_p: how often it is applied. look: of the trunk.
+    jitter: strengths of brightness, contrast, saturation, hue; jitter_p: how often it is applied. look: the trunk's.
     """
 
     def __init__(self, resize=(256, 512), crop=320, jitter=(0.4, 0.4, 0.4, 0.1), jitter_p=0.8, look=IMAGENET):
-        self.resize = resize
-        self.crop = crop
-        self.look = look
         check_jitter(jitter)
-        self.jitter = jitter
-        self.jitter_p = jitter_p
+        self.resize, self.crop, self.jitter, self.jitter_p, self.look = resize, crop, jitter, jitter_p, look
 
     def __call__(self, image, rng):
         image = resize_long_side(image, int(rng.integers(self.resize[0], self.resize[1] + 1)), self.look)
@@ -138,15 +131,12 @@ class TrainView:
 class InferenceViews:
     """All views of one image: PIL RGB -> a list with, for each scale, n x 3 x h x w.
 
-    n = 2 with `mirror` (the image, then its mirror image), else 1. look: of the trunk. max_side: of `inner_size`;
+    n = 2 with `mirror` (the image, then its mirror image), else 1. look: the trunk's. max_side: see `inner_size`;
     scales count from what it leaves.
     """
 
     def __init__(self, scales=(0.5, 1.0, 1.5, 2.0), mirror=True, look=IMAGENET, max_side=0):
-        self.scales = tuple(scales)
-        self.mirror = mirror
-        self.look = look
-        self.max_side = max_side
+        self.scales, self.mirror, self.look, self.max_side = tuple(scales), mirror, look, max_side
 
     def __call__(self, image):
         views, image = [], at_most(image, self.max_side, self.look)
@@ -160,15 +150,12 @@ class AffinityView:
     """Random view for AffinityNet, image and score maps cut and mirrored together.
 
     crop: side in pixels. scale: factor on both sides of the image and its scores before the crop (paper: 1).
-    jitter: strengths of brightness, contrast, saturation, hue. look: of the trunk. max_side: of `inner_size`, first.
+    jitter: strengths of brightness, contrast, saturation, hue. look: the trunk's. max_side: see `inner_size`, first.
     """
 
     def __init__(self, crop=448, scale=1.0, jitter=(0.3, 0.3, 0.3, 0.1), look=IMAGENET, max_side=0):
-        self.crop = crop
-        self.scale = scale
-        self.look, self.max_side = look, max_side
         check_jitter(jitter)
-        self.jitter = jitter
+        self.crop, self.scale, self.jitter, self.look, self.max_side = crop, scale, jitter, look, max_side
 
     def __call__(self, image, scores, rng):
         """image: PIL RGB; scores: C x H x W tensor of its size -> (3 x crop x crop, C x crop x crop).
@@ -190,17 +177,14 @@ class SegView:
 
     scale: (least, largest) factor on both sides. crop: side in pixels. jitter: strengths of brightness, contrast,
     saturation, hue. padding: label id where the image does not reach; the image is 0 there, its mean colour.
-    max_side: of `inner_size`, before all that.
+    max_side: see `inner_size`, before all that.
     """
 
     def __init__(
         self, scale=(0.5, 1.5), crop=321, jitter=(0.3, 0.3, 0.3, 0.1), padding=IGNORE, look=IMAGENET, max_side=0
     ):
-        self.scale = scale
-        self.crop = crop
         check_jitter(jitter)
-        self.jitter = jitter
-        self.padding = padding
+        self.scale, self.crop, self.jitter, self.padding = scale, crop, jitter, padding
         self.look, self.max_side = look, max_side
 
     def __call__(self, image, label, rng, scale_rng=None):

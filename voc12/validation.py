@@ -11,16 +11,20 @@ from tqdm import tqdm
 
 from tool.cam import MAX_SIDE, inner_size, labelled_cam
 from tool.io.files import UserError
-from tool.io.images import check_size, fit_mask, open_mask
 from tool.metrics import ThresholdSweep, confusion, iou, mean_iou
 from tool.pseudo_labels import refine_labels, stack_scores, walk_scores
 from tool.segmentation import label_map, multi_scale_scores
-from voc12.data import Broken, InferenceSet, MaskedSet, image_path, inference_loader, mask_path
+from voc12.data import Broken, InferenceSet, MaskedSet, image_path, inference_loader, true_mask
 from voc12.transforms import InferenceViews, look_of
 
 
-def progress_bar(loader, world):
-    return tqdm(loader, "validate", unit="image", disable=None if world.main else True, leave=False)
+def each_sample(dataset, world, num_workers):
+    """The samples of a data set, with a bar; UserError where one is Broken."""
+    loader = inference_loader(dataset, num_workers)
+    for sample in tqdm(loader, "validate", unit="image", disable=None if world.main else True, leave=False):
+        if isinstance(sample, Broken):
+            raise UserError(sample.reason)
+        yield sample
 
 
 def device_of(net):
@@ -34,18 +38,12 @@ def cam_sweep(net, world, voc12_root, labels, num_workers):
     """
     ids, num_labels = world.share(list(labels)), labels.matrix.shape[1] + 1
     views = InferenceViews((1.0,), mirror=False, look=look_of(net.trunk), max_side=MAX_SIDE)
-    loader = inference_loader(InferenceSet(partial(image_path, voc12_root), ids, labels, views), num_workers)
+    dataset = InferenceSet(partial(image_path, voc12_root), ids, labels, views)
     sweep = ThresholdSweep(num_labels)
-    for sample in progress_bar(loader, world):
-        if isinstance(sample, Broken):
-            raise UserError(sample.reason)
-        image_id, image, views, label = sample
+    for image_id, image, views, label in each_sample(dataset, world, num_workers):
         size = image.shape[:2]
         cams = labelled_cam(net, [v.to(device_of(net)) for v in views], label, inner_size(size, MAX_SIDE), size)
-        truth = open_mask(mask_path(voc12_root, image_id), num_labels)
-        truth = fit_mask(truth, size, image_path(voc12_root, image_id))
-        check_size(truth, size, image_id)
-        sweep.add(truth, cams)
+        sweep.add(true_mask(voc12_root, image_id, num_labels, size), cams)
     sweep.histogram = world.sum(sweep.histogram)
     mious, present = sweep.mious()
     best = int(np.argmax(mious))
@@ -66,18 +64,12 @@ def walk_score(net, world, walks, dup, num_workers, crf=False):
     """
     num_labels = walks.num_classes + 1
     counts = np.zeros((num_labels, num_labels), dtype=np.int64)
-    loader = inference_loader(Subset(walks, world.share(range(len(walks)))), num_workers)
-    for sample in progress_bar(loader, world):
-        if isinstance(sample, Broken):
-            raise UserError(sample.reason)
-        image_id, photo, view, maps = sample
-        keys, scores = stack_scores({k: m.numpy() for k, m in maps.items()}, dup, photo.shape[:2])
-        walked = walk_scores(net, view, scores, device_of(net))
+    share = Subset(walks, world.share(range(len(walks))))
+    for image_id, photo, view, maps in each_sample(share, world, num_workers):
+        keys, stack = stack_scores({k: m.numpy() for k, m in maps.items()}, dup, photo.shape[:2])
+        walked = walk_scores(net, view, stack, device_of(net))
         predicted = refine_labels(photo.numpy(), keys, walked) if crf else keys[walked.argmax(0)]
-        truth = open_mask(mask_path(walks.root, image_id), num_labels)
-        truth = fit_mask(truth, predicted.shape, image_path(walks.root, image_id))
-        check_size(truth, predicted.shape, image_id)
-        counts += confusion(truth, predicted, num_labels)
+        counts += confusion(true_mask(walks.root, image_id, num_labels, predicted.shape), predicted, num_labels)
     return mean_ious(counts, world)
 
 
@@ -85,7 +77,7 @@ def segmentation_score(net, world, voc12_root, ids, num_labels, num_workers, max
     """`mean_ious` of a segmentation network's labels at an image's own size."""
     samples = MaskedSet(voc12_root, world.share(ids), num_labels, look_of(net.trunk), max_side)
     counts = np.zeros((num_labels, num_labels), dtype=np.int64)
-    for view, truth in progress_bar(inference_loader(samples, num_workers), world):
+    for view, truth in each_sample(samples, world, num_workers):
         scores = multi_scale_scores(net, [view[None].to(device_of(net))], view.shape[-2:])
         counts += confusion(truth.numpy(), label_map(scores.cpu(), truth.shape), num_labels)
     return mean_ious(counts, world)

@@ -20,24 +20,16 @@ STYLE = {
     "svg.fonttype": "none",
     "text.parse_math": False,  # names may hold dollars
     "font.size": 9.5,
-    "axes.edgecolor": LINE,
-    "axes.labelcolor": MUTED,
-    "text.color": MUTED,
-    "xtick.color": LINE,
-    "ytick.color": LINE,
-    "xtick.labelcolor": MUTED,
-    "ytick.labelcolor": MUTED,
-    "grid.color": LINE,
+    "lines.linewidth": 1.6,
     "axes.grid": True,
     "axes.grid.axis": "y",
     "axes.axisbelow": True,
-    "axes.spines.top": False,
-    "axes.spines.right": False,
-    "axes.spines.left": False,
     "axes.prop_cycle": f"cycler('color', {SERIES})",
     "legend.frameon": False,
-    "lines.linewidth": 1.6,
 }
+STYLE |= dict.fromkeys(("axes.edgecolor", "xtick.color", "ytick.color", "grid.color"), LINE)
+STYLE |= dict.fromkeys(("axes.labelcolor", "text.color", "xtick.labelcolor", "ytick.labelcolor"), MUTED)
+STYLE |= {f"axes.spines.{side}": False for side in ("top", "right", "left")}
 NO_LOSS = ("epoch", "steps", "global_step", "planned_steps", "lr", "phase", "seconds", "threshold")
 
 
@@ -84,7 +76,7 @@ def epoch_chart(name, title, rows, keys):
 
 
 def threshold_chart(result):
-    """The mIoU of class activation maps over the background threshold. result: of `tool.results.score`."""
+    """The mIoU of class activation maps over the background threshold. result: what `tool.results.score` gives."""
 
     def draw(ax):
         draw_curves(ax, {"class activation maps": result})

@@ -10,7 +10,7 @@ from tool.results import SUFFIX
 
 
 class Kind(NamedTuple):
-    """One stage of the method. folders: of its outputs, a pattern below the experiment; task: of evaluation.py."""
+    """One stage of the method. folders: a pattern of its outputs, in the experiment; task: evaluation.py's."""
 
     title: str
     made_by: str
@@ -42,7 +42,7 @@ class Stage(NamedTuple):
     name: str
     folder: Path
     record: dict
-    epochs: list  # of a training: the lines of its log
+    epochs: list  # the lines of a training's log
 
     def path(self, image_id):
         return self.folder / f"{image_id}.{SUFFIX[self.kind.task]}"

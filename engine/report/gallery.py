@@ -2,7 +2,7 @@
 
 import random
 
-from engine.report.page import shrink_labels, shrink_scores
+from engine.report.page import shrink_labels, shrink_map
 from engine.report.scoring import image_scores, images_of
 from tool.io.files import UserError
 from tool.io.images import PALETTE, classes_in, fit_mask, heat_overlay, label_overlay, open_image, open_mask
@@ -21,7 +21,7 @@ def pick(ids, ious, count, rng):
 def pick_images(entries, data, count, threshold, seed, cache):
     """{ID: (list, why)} of up to `count` images; lists that no other list holds the images of get equal parts.
 
-    Ranked by the IoU in the last stage that has results of the list. entries: of `best_of_kinds`.
+    Ranked by the IoU in the last stage that has results of the list. entries: what `best_of_kinds` gives.
     """
     groups, seen = {}, set()
     for path, ids in data.lists.items():
@@ -44,7 +44,7 @@ def pick_images(entries, data, count, threshold, seed, cache):
 
 
 class Gallery:
-    """Makes the small pictures of single images. entries: of `best_of_kinds`; threshold: where no mask chose one."""
+    """Makes the small pictures of single images. entries: as in `pick_images`; threshold: where no mask chose one."""
 
     def __init__(self, entries, data, pictures, threshold):
         self.entries, self.data, self.pictures, self.threshold = entries, data, pictures, threshold
@@ -89,17 +89,12 @@ class Gallery:
         card["shown"] |= {c + 1 for c in result}
         if not result:
             return [{"title": "Activation", "detail": "", "missing": "shows none of the classes"}]
-        return [
-            self.panel(
-                "Activation",
-                heat_overlay(photo, shrink_scores(result[c], photo)),
-                f"{name}_{c}",
-                f"class activation map of {names[c + 1]}",
-                names[c + 1],
-                iou if c == min(result) else None,
-            )
-            for c in sorted(result)
-        ]
+        panels = []
+        for c in sorted(result):
+            picture, shown, first = heat_overlay(photo, shrink_map(result[c], photo)), names[c + 1], c == min(result)
+            about = f"class activation map of {shown}", shown, iou if first else None
+            panels.append(self.panel("Activation", picture, f"{name}_{c}", *about))
+        return panels
 
     def panel(self, title, picture, name, alt, detail="", iou=None):
         return self.pictures.add(picture, name) | {"title": title, "alt": alt, "detail": detail, "iou": iou}

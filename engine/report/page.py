@@ -1,6 +1,5 @@
 """The page's files: pictures named by their content, and index.html, replaced last, so that a page is always whole."""
 
-import hashlib
 import io
 import json
 import shutil
@@ -11,7 +10,7 @@ import jinja2
 import numpy as np
 from PIL import Image
 
-from tool.io.files import UserError, read_json, remove_stale, write_bytes, write_json, write_text
+from tool.io.files import UserError, fingerprint, read_json, remove_stale, write_bytes, write_json
 
 HERE = Path(__file__).resolve().parent
 INDEX, PICTURES, CACHE = "index.html", "images", "scores.json"
@@ -45,7 +44,7 @@ class Pictures:
         stream = io.BytesIO()
         image.save(stream, "JPEG", quality=86, subsampling=0)
         data = stream.getvalue()
-        name = f"{name}_{hashlib.sha256(data).hexdigest()[:8]}.jpg"
+        name = f"{name}_{fingerprint(data)[:8]}.jpg"
         self.names.add(name)
         if not (self.folder / name).is_file():
             write_bytes(self.folder / name, data)
@@ -66,9 +65,9 @@ def shrink_labels(labels, image):
     return cv2.resize(labels.astype(np.uint8), image.size, interpolation=cv2.INTER_NEAREST)
 
 
-def shrink_scores(scores, image):
+def shrink_map(values, image):
     """H x W floats at the size of a small picture."""
-    return cv2.resize(scores.astype(np.float32), image.size, interpolation=cv2.INTER_AREA)
+    return cv2.resize(values.astype(np.float32), image.size, interpolation=cv2.INTER_AREA)
 
 
 class Cache:
@@ -90,7 +89,3 @@ class Cache:
 
     def write(self):
         write_json(self.path, self.entries)
-
-
-def write_index(folder, html):
-    write_text(Path(folder) / INDEX, html)

@@ -15,7 +15,7 @@ from tool.results import image_iou, labels_of, read_result, score
 
 
 class Data(NamedTuple):
-    """What results are compared with. lists: {path: IDs}; photo, mask: path of an ID's; names: of the labels.
+    """What results are compared with. lists: {path: IDs}; photo, mask: path of an ID's; names: the labels' names.
 
     masked: the IDs with a mask.
     """
@@ -28,7 +28,7 @@ class Data(NamedTuple):
 
 
 class Scored(NamedTuple):
-    """A stage with its scores. images: IDs of the list `path` that have a result; result: of `score`, or None.
+    """A stage with its scores. images: IDs of the list `path` that have a result; result: what `score` gives, or None.
 
     notes: what is to be said of it.
     """
@@ -53,7 +53,7 @@ def images_of(stage, ids):
 def score_stage(stage, data, thresholds, cache):
     """Scores of the first list that the stage has results of; that of a segmentation network is the second one.
 
-    thresholds: of the background, that are tried for class activation maps.
+    thresholds: background thresholds that are tried for class activation maps.
     """
     paths = sorted(data.lists, reverse=stage.kind.is_segmentation, key=list(data.lists).index)
     there = {path: images_of(stage, data.lists[path]) for path in paths}

@@ -7,8 +7,8 @@ from pathlib import Path
 
 import numpy as np
 
+from engine.background import Background
 from engine.jobs import refine_maps
-from engine.workers import Background
 from tests.bench.inputs import scene
 from tests.bench.measure import compare, interleaved, row
 from tests.bench.reference import boundary_counts, crf_with_alpha, threshold_counts
@@ -81,7 +81,7 @@ def boundary_sweep(repetitions, count=20, **size):
 
 def pooled_crf(scenes, folder, workers):
     """Ours: worker processes, one lattice for all alphas -> files folder/alpha_image.npy."""
-    with Background(workers) as pool:
+    with Background(processes=workers) as pool:
         for k, (image, cams) in enumerate(scenes):
             pool.submit(refine_maps, image, cams, {alpha: (folder / f"{alpha}_{k}.npy", "") for alpha in ALPHAS}, False)
     return folder

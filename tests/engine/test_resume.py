@@ -383,7 +383,7 @@ LINE = "the repel term stays 0"
 
 def check_labels(place, rows, **changes):
     """stderr of train.py --check with these rows of labels."""
-    path = place / "labels.npz"
+    path = place / "labels.npy"
     write_cls_labels(path, dict(zip(IDS, np.array(rows, np.float32))))
     (place / "classes.txt").write_text("\n".join(f"class {k}" for k in range(len(rows[0]))))
     own = {"T": 0, "batch_size_triplet": 4, "cls_labels": path, "classes": place / "classes.txt", "name": "new"}

@@ -11,8 +11,8 @@ import torch
 from conftest import ROOT
 
 from engine import distributed
+from engine.background import Background
 from engine.distributed import choose_device
-from engine.workers import Background
 from tests.bench.rows_memory import measure_steps
 from tool import memory
 
@@ -43,7 +43,7 @@ def measure():
     _, before = measure_steps(step_of_a_layer(), 3)
     choose_device("cpu")
     _, kept = measure_steps(step_of_a_layer(), 5)
-    with Background(1) as workers:
+    with Background(processes=1) as workers:
         print(before, kept, workers.pool.submit(kept_of_a_block).result(), kept_of_a_block())
 
 

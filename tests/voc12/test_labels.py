@@ -4,7 +4,6 @@ import io
 import pickle
 import subprocess
 import sys
-import zipfile
 from xml.sax.saxutils import escape
 
 import numpy as np
@@ -314,71 +313,9 @@ def test_table_round_trip_and_numpy_reads_it(tmp_path_factory, table):
         assert all(vector.dtype == np.float32 for vector in got.values())
 
 
-@settings(max_examples=50, deadline=None)
-@given(tables("Cs", "Cc"))  # no list has an ID of control characters
-def test_compact_table_round_trip_and_numpy_reads_it(tmp_path_factory, table):
-    path = tmp_path_factory.mktemp("table") / "t.npz"
-    write_cls_labels(path, {key: np.array(bits) for key, bits in table.items()})
-    got = read_cls_labels(path)
-    assert {key: vector.tolist() for key, vector in got.items()} == table and list(got) == list(table)
-    assert all(vector.dtype == np.float32 for vector in got.values())
-    arrays = np.load(path)
-    assert dict(zip(arrays["ids"].tolist(), arrays["labels"].tolist(), strict=True)) == table
-
-
-def test_labels_of_a_compact_table(tmp_path):
-    root = make_root(tmp_path, c=["dog"])
-    write_cls_labels(tmp_path / "t.npz", {"a": one_hot(3, 4), "b": one_hot(1)})
-    got = load_labels(["c", "a"], root, VOC_CLASSES, tmp_path / "t.npz")
-    assert list(got) == ["c", "a"]
-    np.testing.assert_array_equal(got["a"], one_hot(3, 4))
-    np.testing.assert_array_equal(got["c"], one_hot(11))
-    with pytest.raises(UserError, match=r"t\.npz: a has 20 values for 2 classes"):
-        load_labels(["a"], root, ("lion", "zebra"), tmp_path / "t.npz")
-
-
-IDS = np.array(["a", "b"])
-MATRIX = np.eye(2, 20, dtype=np.uint8)
-
-
-@pytest.mark.parametrize(
-    ("arrays", "words"),
-    [
-        ({"ids": IDS}, "other arrays than ids and labels"),
-        ({"ids": IDS, "labels": MATRIX, "more": MATRIX}, "other arrays than ids and labels"),
-        ({"ids": IDS[[0, 0]], "labels": MATRIX}, "an ID occurs twice"),
-        ({"ids": IDS, "labels": MATRIX[:1]}, "an ID occurs twice, or has no labels"),
-        ({"ids": IDS.astype("S"), "labels": MATRIX}, "not N texts"),
-        ({"ids": IDS, "labels": MATRIX.astype(np.float32)}, "not N texts and N x C bytes"),
-        ({"ids": IDS, "labels": MATRIX[0]}, "not N texts and N x C bytes"),
-        ({"ids": IDS[:0], "labels": MATRIX[:0]}, "not an array as long as it says"),
-        ({"ids": IDS.astype(object), "labels": MATRIX}, "not an array as long as it says"),
-        ({"ids": IDS, "labels": np.asfortranarray(MATRIX)}, "not an array as long as it says"),
-    ],
-)
-def test_archives_that_are_no_table(tmp_path, arrays, words):
-    np.savez(tmp_path / "t.npz", **arrays)
-    with pytest.raises(UserError, match=r"t\.npz: not a label table") as error:
-        read_cls_labels(tmp_path / "t.npz")
-    assert words in str(error.value)
-
-
-def test_a_compressed_table_is_not_unpacked(tmp_path):
-    np.savez_compressed(tmp_path / "t.npz", ids=IDS, labels=np.zeros((2, 10**8), np.uint8))
-    assert (tmp_path / "t.npz").stat().st_size < 10**6
-    with pytest.raises(UserError, match="it is compressed"):
-        read_cls_labels(tmp_path / "t.npz")
-
-
-def test_a_header_that_promises_too_much(tmp_path):
-    buffer = io.BytesIO()
-    np.lib.format.write_array_header_1_0(buffer, {"descr": "|u1", "fortran_order": False, "shape": (2, 2**50)})
-    with zipfile.ZipFile(tmp_path / "t.npz", "w") as archive:
-        archive.writestr("labels.npy", buffer.getvalue() + bytes(40))
-        stream = io.BytesIO()
-        np.save(stream, IDS)
-        archive.writestr("ids.npy", stream.getvalue())
-    with pytest.raises(UserError, match="not an array as long as it says"):
+def test_a_table_in_an_archive_is_refused(tmp_path):
+    np.savez(tmp_path / "t.npz", ids=np.array(["a"]), labels=np.zeros((1, 20), np.uint8))  # as older versions wrote it
+    with pytest.raises(UserError, match=r"t\.npz: not a label table .*make_cls_labels"):
         read_cls_labels(tmp_path / "t.npz")
 
 
@@ -415,11 +352,10 @@ def test_files_that_are_no_table(tmp_path):
         read_cls_labels(tmp_path / "none.npy")
 
 
-@pytest.mark.parametrize("name", ["t.npy", "t.npz"])
 @settings(max_examples=150, deadline=None)
 @given(st.data())
-def test_a_damaged_table_gives_labels_or_a_user_error(tmp_path_factory, name, data):
-    path = tmp_path_factory.mktemp("table") / name
+def test_a_damaged_table_gives_labels_or_a_user_error(tmp_path_factory, data):
+    path = tmp_path_factory.mktemp("table") / "t.npy"
     write_cls_labels(path, {"a": one_hot(1), "b": one_hot(2)})
     whole = bytearray(path.read_bytes())
     for _ in range(data.draw(st.integers(0, 3))):
@@ -472,15 +408,16 @@ def test_script_with_lists_and_classes_from_another_folder(tmp_path):
     assert load_labels(["b"], root, ("lion", "zebra"), tmp_path / "t.npy")["b"].tolist() == [0, 1]
 
 
-def test_script_writes_a_compact_table_and_finds_nested_annotations(tmp_path):
+def test_script_finds_nested_annotations(tmp_path):
     root = make_root(tmp_path / "voc", b=["cat"])
     (root / "Annotations" / "a").mkdir()
     (root / "Annotations" / "a" / "c.xml").write_text(annotation("dog"))
     (root / "Annotations" / "a" / "._c.xml").write_bytes(b"what a Mac leaves beside a file")
-    done = run("make_cls_labels", "--voc12_root", root, "--out", tmp_path / "t.npz")
+    done = run("make_cls_labels", "--voc12_root", root, "--out", tmp_path / "t.npy")
     assert (done.returncode, done.stderr) == (0, "")
-    assert np.load(tmp_path / "t.npz")["ids"].tolist() == ["a/c", "b"]
-    np.testing.assert_array_equal(read_cls_labels(tmp_path / "t.npz")["a/c"], one_hot(11))
+    table = read_cls_labels(tmp_path / "t.npy")
+    assert list(table) == ["a/c", "b"]
+    np.testing.assert_array_equal(table["a/c"], one_hot(11))
 
 
 def test_script_says_which_images_show_nothing(tmp_path):

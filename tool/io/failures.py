@@ -1,10 +1,9 @@
 """--on_error: whether a broken image ends a run, or is left out and listed in failed.txt."""
 
 import os
-import sys
 from pathlib import Path
 
-from tool.io.files import UserError
+from tool.io.files import UserError, print_warning
 
 FAILED_FILE = "failed.txt"
 
@@ -36,7 +35,7 @@ class Failures:
         if line in self.noted or not self.held and line in self.lines():
             return
         if not self.held or os.environ.get("RANK", "0") == "0":
-            print(f"warning: left out {image_id}: {error}", file=sys.stderr)
+            print_warning(f"left out {image_id}: {error}")
         self.noted.append(line)
         if not self.held:
             self._write(line)
@@ -69,4 +68,4 @@ class Failures:
     def report(self):
         """Say at the end of a run how many images are missing from its results."""
         if count := len(self.ids()):
-            print(f"warning: {count} images could not be used and are left out; see {self.path}", file=sys.stderr)
+            print_warning(f"{count} images could not be used and are left out; see {self.path}")

@@ -1,4 +1,4 @@
-"""Files: errors a user can act on, atomic writing, what is missing of many files, list files.
+"""Files: errors a user can act on, atomic writing, what is missing of many files, list files, hashes.
 
 Everything that is written goes to a temporary name in the same folder and is renamed, so a file that exists is whole.
 """
@@ -9,6 +9,7 @@ import json
 import os
 import re
 import sys
+import zlib
 from collections import defaultdict
 from pathlib import Path
 
@@ -23,6 +24,10 @@ class UserError(Exception):
 
 
 CONTROL = re.compile("[\0-\x1f\x7f-\x9f\ud800-\udfff]")  # the last: bytes of the command line that are not UTF-8
+
+
+def print_warning(text):
+    print(f"warning: {text}", file=sys.stderr)
 
 
 def shorten(message, length):
@@ -140,10 +145,8 @@ def require_files(paths, what, hint):
     """
     missing = missing_files(paths)
     if missing:
-        raise UserError(
-            f"{paths[missing[0]]}: no such {what} ({len(missing)} of {len(paths)} listed {what}s are missing); {hint}"
-            f"{after_id(missing[0])}"
-        )
+        text = f"{paths[missing[0]]}: no such {what} ({len(missing)} of {len(paths)} listed {what}s are missing)"
+        raise UserError(f"{text}; {hint}{after_id(missing[0])}")
 
 
 # ---------------------------------------------------------------- list files
@@ -181,7 +184,7 @@ def read_list(path):
         raise UserError(f"{path}: the list is empty; it needs one image ID a line")
     unique = list(dict.fromkeys(ids))
     if len(unique) < len(ids):
-        print(f"warning: {path}: {len(ids) - len(unique)} repeated lines, each image is used once", file=sys.stderr)
+        print_warning(f"{path}: {len(ids) - len(unique)} repeated lines, each image is used once")
     return unique
 
 
@@ -216,9 +219,29 @@ def parse_list_line(path, number, line):
     return image_id
 
 
+# ---------------------------------------------------------------- what stands for a content
+
+
 def fingerprint(*values):
-    """16 hex digits that stand for plain values and bytes, in their order."""
+    """16 hex digits that stand for plain values and bytes, in their order; the keys of dicts have none."""
     digest = hashlib.sha256()
     for value in values:
-        digest.update(value if isinstance(value, bytes) else json.dumps(value).encode())
+        digest.update(value if isinstance(value, bytes) else json.dumps(value, sort_keys=True).encode())
     return digest.hexdigest()[:16]
+
+
+def file_hash(path):
+    """SHA-256 of a file, hex."""
+    digest = hashlib.sha256()
+    with open(path, "rb") as stream:
+        while block := stream.read(1 << 20):
+            digest.update(block)
+    return digest.hexdigest()
+
+
+def file_checksum(path):
+    """CRC-32 of a file, 8 hex digits, which is quick enough for every photograph; "-" where it cannot be read."""
+    try:
+        return f"{zlib.crc32(Path(path).read_bytes()):08x}"
+    except OSError:
+        return "-"

@@ -3,7 +3,6 @@
 import contextlib
 import mmap
 import struct
-import sys
 import warnings
 from pathlib import Path
 
@@ -11,9 +10,10 @@ import cv2
 import imageio.v3 as iio
 import numpy as np
 from PIL import Image, ImageDraw, UnidentifiedImageError, features
+from PIL.Image import Transpose
 from PIL.PngImagePlugin import PngInfo
 
-from tool.io.files import IMAGE_SUFFIXES, UserError, atomic
+from tool.io.files import IMAGE_SUFFIXES, UserError, atomic, print_warning
 from tool.io.scores import ORIGIN_MARK
 
 warnings.simplefilter("ignore", Image.DecompressionBombWarning)  # of 90 megapixels: large, and no attack
@@ -26,25 +26,15 @@ STD = (0.229, 0.224, 0.225)
 
 # Told by content, whatever the name ends in. Not all that Pillow knows: to read an EPS it runs Ghostscript on it.
 OPTIONAL = {"WEBP": "webp", "AVIF": "avif", "JPEG2000": "jpg_2000"}  # what Pillow may be built without
-FORMATS = tuple(
-    name
-    for name in ("JPEG", "PNG", "TIFF", "BMP", "GIF", "PPM", *OPTIONAL)
-    if name not in OPTIONAL or OPTIONAL[name] in features.get_supported()
-)
+FORMATS = ("JPEG", "PNG", "TIFF", "BMP", "GIF", "PPM")
+FORMATS += tuple(name for name, feature in OPTIONAL.items() if feature in features.get_supported())
 SUFFIXES = tuple(s for s in IMAGE_SUFFIXES if Image.registered_extensions().get(s) in FORMATS)  # that are read here
 LOSSY = ("JPEG", "MPO", "JPEG2000", "WEBP", "AVIF")  # what masks are not stored as
 HEIC = (b"heic", b"heix", b"hevc", b"heim", b"heis", b"mif1", b"msf1")  # brands of such files, from byte 8 on
 
 ORIENTATION = 274  # EXIF's tag: how the stored pixels are to be turned
-TURNS = {
-    2: Image.Transpose.FLIP_LEFT_RIGHT,
-    3: Image.Transpose.ROTATE_180,
-    4: Image.Transpose.FLIP_TOP_BOTTOM,
-    5: Image.Transpose.TRANSPOSE,
-    6: Image.Transpose.ROTATE_270,
-    7: Image.Transpose.TRANSVERSE,
-    8: Image.Transpose.ROTATE_90,
-}
+TURNS = (Transpose.FLIP_LEFT_RIGHT, Transpose.ROTATE_180, Transpose.FLIP_TOP_BOTTOM, Transpose.TRANSPOSE)
+TURNS = dict(enumerate((*TURNS, Transpose.ROTATE_270, Transpose.TRANSVERSE, Transpose.ROTATE_90), 2))
 SIDEWAYS = tuple(TURNS.values())[3:]  # they exchange width and height
 
 
@@ -135,7 +125,7 @@ def is_turned(path):
 def fit_mask(mask, size, path):
     """The mask of a photograph for `size` (h, w), that of the photograph as it is shown.
 
-    mask: H x W; path: of the photograph. A mask of the size in which the photograph is stored, where that is another
+    mask: H x W; path: the photograph's. A mask of the size in which the photograph is stored, where that is another
     one, was drawn on it unturned, and is turned like it. Where both are one (a square, or upside down), masks count as
     drawn on what viewers show. What fits neither is given back as it is.
     """
@@ -176,7 +166,7 @@ def _eight_bits(values, path):
 def _say_once(kind, text):
     if not _said[kind]:
         _said[kind] = 1
-        print(f"warning: {text}", file=sys.stderr)
+        print_warning(text)
 
 
 def _is_deep_colour(header):
@@ -225,16 +215,10 @@ def image_size(path):
 
     A JPEG is decoded to an eighth of its sides, three times as fast as whole.
     """
-    with _opened(path, "image") as (stream, image):
-        if _is_deep_colour(image) or _is_deep_grey(image):
-            return open_image(path).size
-        size = _shown_size(stream, image)
-        image.draft("RGB", (1, 1))
-        image.load()
-        return size
+    return header_size(path, to_its_end=True)
 
 
-def header_size(path):
+def header_size(path, to_its_end=False):
     """(width, height) of a photograph, as it is shown, by its header; UserError as `open_image`.
 
     Pixels are read where they have more than 8 bits, since no rule may fit them.
@@ -242,7 +226,11 @@ def header_size(path):
     with _opened(path, "image") as (stream, header):
         if _is_deep_colour(header) or _is_deep_grey(header):
             return open_image(path).size
-        return _shown_size(stream, header)
+        size = _shown_size(stream, header)
+        if to_its_end:
+            header.draft("RGB", (1, 1))
+            header.load()
+        return size
 
 
 def open_mask(path, num_labels):
@@ -298,7 +286,7 @@ def label_image(labels):
 
 
 def save_image(path, image, origin="", **options):
-    """Write a PIL image atomically; the format follows the suffix of `path`. origin: for `file_origin`, PNG only."""
+    """Write a PIL image atomically; the format follows the suffix of `path`. origin: see `file_origin`, PNG only."""
     suffix = Path(path).suffix
     if origin:
         options["pnginfo"] = PngInfo()
@@ -323,7 +311,7 @@ def heat_overlay(photo, score):
 def label_overlay(photo, labels, names=None):
     """Photo (PIL RGB) with labels (H x W ids) in the VOC colours over it, every object outlined in white.
 
-    Background and 255 stay clear. names: of the classes from id 1 on; with them a legend of the classes that are there
+    Background and 255 stay clear. names: the classes', from id 1 on; with them a legend of the classes that are there
     stands below the picture, which is higher by it.
     """
     photo = np.asarray(photo)
@@ -357,24 +345,21 @@ def add_legend(image, colours, line=14):
     return page
 
 
-def contact_sheet(rows, titles, cell=(180, 140), gap=6):
+def contact_sheet(rows, titles, cell=(180, 140)):
     """Rows of PIL images, a title over each column -> one PIL image; every cell is fitted into `cell` (w, h) pixels."""
+    gap = 6
     width = gap + len(titles) * (cell[0] + gap)
     sheet = Image.new("RGB", (width, 22 + gap + len(rows) * (cell[1] + gap)), "white")
     draw = ImageDraw.Draw(sheet)
     for column, title in enumerate(titles):
-        draw.text((gap + column * (cell[0] + gap) + cell[0] / 2, 12), title, fill="black", anchor="mm", font_size=13)
+        x = gap + column * (cell[0] + gap)
+        draw.text((x + cell[0] / 2, 12), title, fill="black", anchor="mm", font_size=13)
         for row, images in enumerate(rows):
+            y = 22 + gap + row * (cell[1] + gap)
             image = images[column].convert("RGB")
             scale = min(cell[0] / image.width, cell[1] / image.height)
             image = image.resize((max(1, round(image.width * scale)), max(1, round(image.height * scale))))
-            sheet.paste(
-                image,
-                (
-                    gap + column * (cell[0] + gap) + (cell[0] - image.width) // 2,
-                    22 + gap + row * (cell[1] + gap) + (cell[1] - image.height) // 2,
-                ),
-            )
+            sheet.paste(image, (x + (cell[0] - image.width) // 2, y + (cell[1] - image.height) // 2))
     return sheet
 
 

@@ -14,7 +14,7 @@ try:
 except ImportError:  # Windows
     fcntl = None
 
-from tool.io.files import UserError, read_json, write_json
+from tool.io.files import UserError, print_warning, read_json, write_json
 
 WAIT = 3.0  # seconds: worker processes outlive a killed run by up to half a second, and hold its lock until then
 
@@ -53,7 +53,7 @@ def hold(folder):
     except (NotImplementedError, OSError) as error:
         if isinstance(error, OSError) and error.filename is not None:  # the folder cannot be written to
             raise
-        print(f"warning: {folder}: no locks on this file system; start one run at a time there", file=sys.stderr)
+        print_warning(f"{folder}: no locks on this file system; start one run at a time there")
         yield
         return
     holder = {"pid": os.getpid(), "host": socket.gethostname(), "command": Path(sys.argv[0]).name}

@@ -17,13 +17,12 @@ import os
 import re
 import stat
 import struct
-import sys
 from pathlib import Path
 
 import numpy as np
 import torch
 
-from tool.io.files import UserError
+from tool.io.files import UserError, print_warning
 
 FILE_MAGIC = 0x112
 V1, V2, V3 = 0xF993FAC8, 0xF993FAC9, 0xF993FACA
@@ -61,10 +60,8 @@ class _Reader:
 
     def fail(self, message, at=None):
         at = self.at if at is None else at
-        raise UserError(
-            f"{self.path}: at byte {at}: {message}; it is damaged or not an MXNet .params file, get it again "
-            "(pretrained/README.md)"
-        )
+        text = f"{self.path}: at byte {at}: {message}"
+        raise UserError(f"{text}; it is damaged or not an MXNet .params file, get it again (pretrained/README.md)")
 
     def require(self, length, what):
         left = self.size - self.at
@@ -237,8 +234,5 @@ def to_state_dict(arrays, source="MXNet parameters"):
     if not state:
         raise UserError(f"{source}: no array of ResNet-38 in it; see pretrained/README.md for the right file")
     if unknown:
-        print(
-            f"warning: {source}: {len(unknown)} arrays not of ResNet-38 left out, first {quoted(unknown[0])}",
-            file=sys.stderr,
-        )
+        print_warning(f"{source}: {len(unknown)} arrays not of ResNet-38 left out, first {quoted(unknown[0])}")
     return state

@@ -25,7 +25,7 @@ def write_scores(path, scores, compressed=False, origin=""):
 
     Plain: `np.save` of that dict with float32 maps, the format that other tools of the field read. Compressed: see
     `zip_scores`; where the maps are too large for it (COMPRESSED_LIMIT), they are written plainly. origin: 16 hex
-    digits that `file_origin` gives back (tool/record.py); they stand at the end, where np.load does not look.
+    digits that `file_origin` gives back (engine/record.py); they stand at the end, where np.load does not look.
     """
     mark = ORIGIN_MARK + origin.encode() if origin else b""
     scores = {int(k): np.ascontiguousarray(v, dtype=np.float32) for k, v in scores.items()}
@@ -160,20 +160,13 @@ def unzip_scores(data):
 
 
 def half_map(data):
-    """bytes of an .npy file of H x W float16 -> H x W float32; ValueError otherwise."""
-    half = plain_array(data)
-    if half.ndim != 2 or not half.size or half.dtype != np.dtype("<f2"):
-        raise ValueError("not a map of half precision")
-    return half.astype(np.float32)
-
-
-def plain_array(data):
-    """bytes of an .npy file -> its array, a view of them; ValueError where they are anything else, or hold objects."""
+    """bytes of an .npy file of H x W float16 -> H x W float32; ValueError where they are anything else."""
     stream = io.BytesIO(data)
     if np.lib.format.read_magic(stream) != (1, 0):
         raise ValueError("another npy version than ours")
     shape, fortran, dtype = np.lib.format.read_array_header_1_0(stream, max_header_size=MAX_HEADER)
-    left = len(data) - stream.tell()
-    if dtype.hasobject or fortran or min(shape, default=1) < 1 or math.prod(shape) * dtype.itemsize != left:
+    if len(shape) != 2 or fortran or min(shape) < 1 or dtype != np.dtype("<f2"):
+        raise ValueError("not a map of half precision")
+    if math.prod(shape) * dtype.itemsize != len(data) - stream.tell():
         raise ValueError("not an array as long as it says")
-    return np.frombuffer(data, dtype, offset=stream.tell()).reshape(shape)
+    return np.frombuffer(data, dtype, offset=stream.tell()).reshape(shape).astype(np.float32)

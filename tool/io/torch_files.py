@@ -56,10 +56,8 @@ def read_torch(path):
     if size == 0:
         raise UserError(f"{path}: is empty; get or make it again")
     if _unpacked_size(path) > size:
-        raise UserError(
-            f"{path}: would unpack to {_unpacked_size(path):,} bytes; torch writes checkpoints that are "
-            "not packed, get or make it again"
-        )
+        text = f"{path}: would unpack to {_unpacked_size(path):,} bytes"
+        raise UserError(f"{text}; torch writes checkpoints that are not packed, get or make it again")
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # what is odd about the file ends in a UserError or does not matter
@@ -67,14 +65,10 @@ def read_torch(path):
     except Exception as error:  # a broken file raises nearly anything; none of it may escape as a traceback
         wanted = re.search(r"GLOBAL ([\w.]+)", str(error))
         if wanted:
-            raise UserError(
-                f"{path}: refused: it wants to load {wanted[1]}, which can run code; save a plain state_dict with "
-                "torch.save(net.state_dict(), path)"
-            ) from None
-        raise UserError(
-            f"{path}: not a whole torch checkpoint ({reason_of(error)}); it is damaged or something else, "
-            "get or make it again"
-        ) from None
+            text = f"{path}: refused: it wants to load {wanted[1]}, which can run code"
+            raise UserError(f"{text}; save a plain state_dict with torch.save(net.state_dict(), path)") from None
+        text = f"{path}: not a whole torch checkpoint ({reason_of(error)})"
+        raise UserError(f"{text}; it is damaged or something else, get or make it again") from None
 
 
 def _unpacked_size(path):

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from engine.report.page import Cache, Pictures, render, shrink_labels, shrink_scores, write_index
+from engine.report.page import Cache, Pictures, render, shrink_labels, shrink_map
 
 
 def test_pictures_are_named_by_their_content_and_others_go(tmp_path):
@@ -35,7 +35,7 @@ def test_photographs_become_smaller_never_larger(tmp_path, size, fitted):
 def test_labels_stay_labels_and_scores_are_averaged():
     small, values = Image.new("RGB", (2, 1)), np.array([[0, 0, 7, 7], [0, 0, 7, 7]])
     assert shrink_labels(values, small).tolist() == [[0, 7]]
-    assert shrink_scores(np.array([[0.0, 1, 2, 3], [0, 1, 2, 3]]), small).tolist() == [[0.5, 2.5]]
+    assert shrink_map(np.array([[0.0, 1, 2, 3], [0, 1, 2, 3]]), small).tolist() == [[0.5, 2.5]]
 
 
 def test_what_has_not_changed_is_not_computed_again(tmp_path):
@@ -64,11 +64,9 @@ def test_what_no_page_asks_for_any_more_is_forgotten(tmp_path):
     assert json.loads((tmp_path / "scores.json").read_text()) == {"new": {"key": "k", "value": 2}}
 
 
-def test_text_is_escaped_and_the_page_needs_no_other_file(tmp_path):
+def test_text_is_escaped_and_the_page_needs_no_other_file():
     html = render(name="<img src=x>", root="</style><script>alert(1)</script>", made="2026-01-01T00:00", figures={})
     assert "<script>alert(1)" not in html and "<img src=x>" not in html and "&lt;img src=x&gt;" in html
     assert "<style>" in html and re.findall("<link[^>]*>|src=[^ >]*http[^ >]*", html) == [
         '<link rel="icon" href="data:,">'
     ]
-    write_index(tmp_path, html)
-    assert (tmp_path / "index.html").read_text(encoding="utf-8") == html

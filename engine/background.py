@@ -15,21 +15,19 @@ KILLED = (
 
 
 class Background:
-    """Runs jobs in worker processes, or in one thread; an error in a job is raised by the next call.
+    """Runs jobs in threads or in worker processes; an error in a job is raised by the next call.
 
     Make processes before anything runs on torch: a fork does not copy torch's threads. Leave it
     as a context: after an error the jobs that wait are dropped, otherwise all are done.
     """
 
-    def __init__(self, processes=None):
-        """processes: how many; None for one thread, 0 for a run that submits nothing."""
-        self.workers = 1 if processes is None else processes
+    def __init__(self, threads=0, processes=0):
+        """How many of either; a run that submits nothing needs none."""
+        self.workers = threads + processes
         self.pending = set()
         self.images, self.seconds = 0, 0.0  # of the jobs that are done; seconds: sum over the workers
-        self.pool = None
-        if processes is None:
-            self.pool = ThreadPoolExecutor(1)
-        elif processes:
+        self.pool = ThreadPoolExecutor(threads) if threads else None
+        if processes:
             self.pool = ProcessPoolExecutor(processes, process_context(), initializer=follow_parent)
             self.pool.submit(timed, time.sleep, 0).result()  # starts them now
 

@@ -6,7 +6,7 @@ import threading
 
 import pytest
 
-from engine.workers import Background
+from engine.background import Background
 from tool.io.files import UserError
 
 
