@@ -1,11 +1,12 @@
 """Defaults of flags: what an experiment remembers, and what a data set's folder says of itself."""
 
 import shutil
+from argparse import Namespace
 from pathlib import Path
 
 import pytest
 
-from engine.experiment import remember
+from engine.experiment import Experiment, remember
 from engine.flags import Parser, add_common, add_data, add_trunk
 from tool.io.files import UserError
 
@@ -145,3 +146,72 @@ def test_damaged_settings_are_refused(here, text):
     Path("experiment/n/settings.json").write_text(text)
     with pytest.raises(UserError, match=r"settings\.json"):
         parse()
+
+
+# ---------------------------------------------------------------- paths
+
+POWERS, SMP = (2, 21, 9), "smp:Unet:resnet18"
+PATHS = {
+    "settings.json": lambda e: e.settings,
+    "report": lambda e: e.report,
+    "ckpt/007net_main.pth": lambda e: e.classifier.checkpoint(7),
+    "dict": lambda e: e.maps,
+    "vis": lambda e: e.overlays,
+    "crf/02": lambda e: e.crf(2),
+    "ckpt_aff/aff022109/07.pth": lambda e: e.affinity(POWERS).checkpoint(7),
+    "ckpt_aff/aff022109/best.pth": lambda e: e.affinity(POWERS).best,
+    "rw/02_2109": lambda e: e.walk(POWERS),
+    "rw_vis/02_2109": lambda e: e.walk(POWERS, overlays=True),
+    "ckpt_seg/smp-Unet-resnet18/12.pth": lambda e: e.segmentation(SMP).checkpoint(12),
+    "ckpt_seg/smp-Unet-resnet18/best.pth": lambda e: e.segmentation(SMP).best,
+    "seg/smp-Unet-resnet18": lambda e: e.segmented(SMP),
+    "seg_crf/smp-Unet-resnet18": lambda e: e.segmented(SMP, crf=True),
+    "seg_vis/smp-Unet-resnet18": lambda e: e.segmented(SMP, overlays=True),
+    "seg_crf_vis/smp-Unet-resnet18": lambda e: e.segmented(SMP, crf=True, overlays=True),
+    "seg_crf": lambda e: e.segmented(None, crf=True),
+}
+
+
+@pytest.mark.parametrize("path", PATHS)
+def test_every_path(path):
+    assert PATHS[path](Experiment("root", "n")) == Path("root/n") / path
+
+
+def test_logs_are_named_after_what_is_trained():
+    experiment = Experiment("root", "n")
+    places = (experiment.classifier, experiment.affinity(POWERS), experiment.segmentation(SMP))
+    assert [place.log for place in places] == ["log", "log_aff022109", "log_seg_smp-Unet-resnet18"]
+    assert experiment.classifier.best is None
+    assert Experiment.of(Namespace(experiment="root", name="n")).folder == experiment.folder
+
+
+def test_names_with_colons_of_older_versions_are_found(tmp_path):
+    experiment, old, new = Experiment(tmp_path, "n"), f"seg/{SMP}", "seg/smp-Unet-resnet18"
+    assert experiment.segmented(SMP) == tmp_path / "n" / new
+    (tmp_path / "n" / old).mkdir(parents=True)
+    (tmp_path / "n" / "ckpt_seg" / SMP).mkdir(parents=True)
+    assert experiment.segmented(SMP) == tmp_path / "n" / old
+    assert experiment.labels(new) == experiment.labels(old) == tmp_path / "n" / old
+    assert experiment.segmentation(SMP).log == f"log_seg_{SMP}"
+    (tmp_path / "n" / old).rename(tmp_path / "n" / new)
+    assert experiment.segmented(SMP) == experiment.labels(old) == tmp_path / "n" / new
+
+
+def test_labels_are_of_the_experiment_or_any_folder(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    Path("masks").mkdir()
+    experiment = Experiment("root", "n")
+    assert experiment.labels("masks") == Path("masks")
+    Path("root/n/masks").mkdir(parents=True)
+    assert experiment.labels("masks") == Path("root/n/masks")
+    with pytest.raises(UserError, match="--labels: root/n/rw/02_2109: no such folder; infer_aff.py"):
+        experiment.labels("rw/02_2109")
+
+
+def test_the_newest_checkpoint_is_the_first(tmp_path):
+    place = Experiment(tmp_path, "n").classifier
+    assert place.newest() == []
+    place.folder.mkdir(parents=True)
+    for name in ("002net_main.pth", "010net_main.pth", "resume.pth", "best.pth"):
+        (place.folder / name).touch()
+    assert place.newest() == [place.checkpoint(10), place.checkpoint(2)]

@@ -1,10 +1,155 @@
-"""A pass over a list of images: what is left, what is done, what failed."""
+"""A pass over a list of images: what is left, what is done, what failed; with --check nothing is written."""
 
+import json
+from pathlib import Path
+
+import numpy as np
 import pytest
+from PIL import Image
 
-from engine.labelling import usable_images
+from engine import flags
+from engine.labelling import Facts, Job, Labelling, Larger, find_photographs, usable_images
+from engine.outputs import Output
 from tool.io.failures import Failures
 from tool.io.files import UserError
+from tool.io.scores import write_scores
+from voc12.data import Broken
+
+IDS = ["a", "b", "c"]
+
+
+@pytest.fixture
+def root(tmp_path):
+    """A data set of three photographs, 8 x 6 pixels."""
+    (tmp_path / "set" / "JPEGImages").mkdir(parents=True)
+    for k, image_id in enumerate(IDS):
+        Image.new("RGB", (8, 6), (50 * k, 0, 0)).save(tmp_path / "set" / "JPEGImages" / f"{image_id}.jpg")
+    (tmp_path / "list.txt").write_text("".join(f"{image_id}\n" for image_id in IDS))
+    return tmp_path
+
+
+def write_text(image, text, files):
+    """A job: a file for each output that lacks one."""
+    for file in files.values():
+        if file:
+            Path(file[0]).write_text(f"{text} {image.shape}")
+
+
+def arguments(root, *words):
+    parser = flags.Parser("stage.py", "")
+    flags.add_common(parser)
+    flags.add_data(parser, labels=False)
+    parser.add_list("--infer_list", "list.txt", "train", "")
+    flags.add_labelling(parser)
+    place = ["--name", "n", "--experiment", root / "e", "--voc12_root", root / "set", "--infer_list", root / "list.txt"]
+    more = ["--device", "cpu", "--num_workers", 0, "--crf_workers", 1]
+    return parser.parse_args([str(word) for word in (*place, *more, *words)])
+
+
+def begin(root, *words, maps=None, settings=None):
+    """A Labelling with two jobs: of a thread, and, as a CRF is, of a process."""
+    args = arguments(root, *words)
+    outputs = [Output(root / "e" / "n" / name, settings or {"epoch": 3}, suffix=".out") for name in ("fast", "slow")]
+    jobs = [Job({"fast": outputs[0]}, write_text), Job({"slow": outputs[1]}, write_text, crf=True)]
+    images, failures = find_photographs(args, jobs)
+    return Labelling(args, None, images, jobs, failures, Facts(args.infer_list, None, maps))
+
+
+def go(run, samples=None):
+    """All that is left, written."""
+    with run:
+        for image_id in run.each("maps", list(run.left)) if samples is None else run.samples("maps", samples):
+            run.write(image_id, np.zeros((6, 8, 3), np.uint8), [0], f"of {image_id}")
+
+
+def texts(root):
+    return {p.relative_to(root / "e" / "n").as_posix(): p.read_text() for p in (root / "e" / "n").glob("*/*.out")}
+
+
+def test_what_is_left_is_done_and_nothing_twice(root, capsys):
+    go(begin(root))
+    whole = texts(root)
+    assert whole == {f"{name}/{k}.out": f"of {k} (6, 8, 3)" for name in ("fast", "slow") for k in IDS}
+    (root / "e" / "n" / "slow" / "b.out").unlink()
+    kept = (root / "e" / "n" / "fast" / "b.out").stat().st_mtime_ns
+    run = begin(root)
+    assert run.left == ["b"] and "3 images, 2 done before" in capsys.readouterr().out
+    go(run)
+    assert texts(root) == whole and (root / "e" / "n" / "fast" / "b.out").stat().st_mtime_ns == kept
+    record = json.loads((root / "e" / "n" / "slow" / "run.json").read_text())
+    assert record["summary"]["images"] == {"done": 1, "skipped": 2, "failed": 0} and record["settings"] == {"epoch": 3}
+    assert record["summary"]["stages"]["crf"]["images"] == record["summary"]["stages"]["maps"]["images"] == 1
+
+
+def test_results_of_other_settings_are_not_mixed(root):
+    go(begin(root))
+    with pytest.raises(UserError, match="fast: holds results of other settings: epoch 3, not 1; --overwrite"):
+        begin(root, settings={"epoch": 1})
+    run = begin(root, "--overwrite", settings={"epoch": 1})
+    assert run.left == IDS and not texts(root)
+    run.__exit__(None, None, None)
+
+
+def test_an_error_keeps_what_was_done_and_no_summary_is_written(root):
+    run = begin(root)
+    with pytest.raises(UserError, match="broken"), run:
+        for image_id in run.each("maps", list(run.left)):
+            if image_id == "c":
+                raise UserError("broken")
+            run.write(image_id, np.zeros((6, 8, 3), np.uint8), [0], "done")
+    assert json.loads((root / "e" / "n" / "fast" / "run.json").read_text())["summary"] is None
+    run = begin(root)
+    assert "c" in run.left and "fast/c.out" not in texts(root)
+    go(run)
+    assert len(texts(root)) == 6
+
+
+def test_broken_samples_are_failures_and_do_not_end_a_run(root, capsys):
+    samples = ["a", Broken("b", "b: cut off"), "c"]
+    with pytest.raises(UserError, match="b: cut off"):
+        go(begin(root), samples)
+    go(begin(root, "--on_error", "skip"), samples[1:])  # "a" is done
+    assert {Path(name).stem for name in texts(root)} == {"a", "c"}
+    assert (root / "e" / "n" / "fast" / "failed.txt").read_text() == "b\tb: cut off\n"
+    out, errors = capsys.readouterr()
+    assert "1 failed" in out and "1 images could not be used" in errors
+
+
+def test_a_check_sees_one_image_and_writes_nothing(root, capsys):
+    seen = []
+    run = begin(root, "--check")
+    with run:
+        for image_id in run.each("maps", list(run.left)):
+            seen.append(image_id)
+            run.write(image_id, np.zeros((6, 8, 3), np.uint8), [0], "")
+    out = capsys.readouterr().out
+    assert len(seen) == 1 and not (root / "e").exists()
+    assert "images: all 3 can be read" in out and "all is well" in out
+
+
+def test_stored_maps_are_taken_and_without_a_network_all_must_be_there(root):
+    maps = Output(root / "maps", {}, ".npy")
+    maps.claim(False, {})
+    for image_id in ("a", "b"):
+        write_scores(root / "maps" / f"{image_id}.npy", {1: np.full((6, 8), 0.5, np.float32)})
+    with pytest.raises(UserError, match=r"maps: no maps of 1 of 3 images, .*\(first c\); give --load_epo"):
+        begin(root, maps=maps)
+    run = begin(root, "--on_error", "skip", maps=maps)
+    assert (run.there, run.todo) == (["a", "b"], [])
+    found = list(run.stored(maps, run.there, 3))
+    assert [sample[0] for sample in found] == ["a", "b"] and [sample[2] for sample in found] == [[1], [1]]
+    assert np.array_equal(found[1][1], np.array(Image.open(root / "set" / "JPEGImages" / "b.jpg")))
+    run.__exit__(None, None, None)
+    assert (root / "e" / "n" / "fast" / "failed.txt").read_text().startswith("c\t")
+
+
+def test_photographs_of_a_folder_or_a_list(root):
+    output = Output(root / "out", {})
+    images, failures = find_photographs(arguments(root, "--on_error", "skip"), [Job({"x": output}, None)])
+    assert images.ids == IDS and failures.path == root / "out" / "failed.txt" and failures.held
+    words = ["--images", root / "set" / "JPEGImages", "--out", root / "out"]
+    images, _ = find_photographs(arguments(root, *words), [Job({"x": output}, None)])
+    assert [Path(images.photograph(image_id)).stem for image_id in images.ids] == IDS
 
 
 def test_a_list_without_any_image_is_refused(toy, tmp_path, capsys):
@@ -12,3 +157,15 @@ def test_a_list_without_any_image_is_refused(toy, tmp_path, capsys):
     with pytest.raises(UserError, match="no image is left: all 2 failed, the last with: .*/nobody.jpg: no such image"):
         usable_images(["none", "nobody"], toy, failures)
     assert capsys.readouterr().err.count("left out") == 2 and not failures.path.exists()
+
+
+def test_larger_photographs_are_said_once_and_counted(capsys):
+    larger = Larger(10)
+    assert larger.inner("small", (8, 10)) == (8, 10)
+    larger.say()
+    assert capsys.readouterr().err == ""
+    assert [larger.inner(k, (40, 20)) for k in ("one", "two")] == [(10, 5), (10, 5)]
+    larger.say()
+    errors = capsys.readouterr().err
+    assert errors.count("one: 20 x 40 pixels, seen at 5 x 10") == 1 and "two:" not in errors
+    assert "2 photographs were larger than --max_side 10" in errors

@@ -3,7 +3,7 @@
 import pytest
 
 from tool.io.files import UserError
-from voc12.label_table import read_table
+from voc12.label_table import finder, read_table
 
 
 @pytest.mark.parametrize("column", ["label", "Label", "class", "Labels", "category"])
@@ -18,3 +18,61 @@ def test_columns_that_mean_one_thing_are_read(tmp_path):
     for header, classes in (("labels", None), ("dog", ["dog"]), ("label,class", ["label", "class"])):
         (tmp_path / "x.csv").write_text(f"image,{header}\na.jpg,1{',0' * header.count(',')}\n")
         assert read_table(tmp_path / "x.csv", str)[0] == classes
+
+
+def read(folder, text, locate=str):
+    (folder / "x.csv").write_bytes(text if isinstance(text, bytes) else text.encode())
+    return read_table(folder / "x.csv", locate)
+
+
+@pytest.mark.parametrize("start", [b"", b"\xef\xbb\xbf"])
+@pytest.mark.parametrize("end", ["\n", "\r\n"])
+def test_both_forms_give_the_same_labels(tmp_path, start, end):
+    listed = ["image,labels", "a.jpg,cow;dog", '"b, c.jpg", cow ;', "sub\\d.jpg,", ""]
+    marked = ["image, cow ,dog", "a.jpg,1,1.0", '"b, c.jpg",1,0', "sub\\d.jpg,0,0.0", ",,"]
+    by_hand = {"a.jpg": {"cow", "dog"}, "b, c.jpg": {"cow"}, "sub/d.jpg": set()}
+    assert read(tmp_path, start + end.join(listed).encode()) == (None, by_hand)
+    assert read(tmp_path, start + end.join(marked).encode()) == (["cow", "dog"], by_hand)
+
+
+def test_rows_are_gathered_under_what_is_located(tmp_path):
+    text = "image,labels\na.jpg,cow;dog\na.jpeg,dog;cow\n"
+    assert read(tmp_path, text, lambda name: name[0])[1] == {"a": {"cow", "dog"}}
+    with pytest.raises(UserError, match="x.csv: line 3: 'a.jpeg' has other labels in an earlier row"):
+        read(tmp_path, text.replace("dog;cow", "dog"), lambda name: name[0])
+
+
+@pytest.mark.parametrize(
+    ("text", "says"),
+    [
+        ("", "no header"),
+        ("photo,labels\n", "no header"),
+        ("image\n", "no header"),
+        ("image,cow,dog\na.jpg,1\n", "line 2: 2 fields where the header has 3"),
+        ("image,cow,dog\na.jpg,1,yes\n", "line 2: 'yes' in column 'dog' is neither 0 nor 1"),
+        ('image,labels\n"a\nb.jpg",cow\n../c.jpg,cow\n', r"line 4: '../c.jpg' leads out"),
+        ("image,labels\nC:\\a.jpg,cow\n", "line 2: .* leads out of the folder"),
+        ("image,labels\n/a.jpg,cow\n", "line 2: .* leads out of the folder"),
+        ("image,labels\n ,cow\n", "line 2: no image is named"),
+        ('image,labels\n"a.jpg,cow\n', "line 2: a quote that never ends"),
+        ("image,labels\nä.jpg,cow\n".encode("latin1"), "not UTF-8"),
+    ],
+)
+def test_tables_that_are_refused_with_their_line(tmp_path, text, says):
+    with pytest.raises(UserError, match=says) as error:
+        read(tmp_path, text)
+    assert str(tmp_path / "x.csv") in str(error.value)
+
+
+def test_a_table_that_is_not_there(tmp_path):
+    with pytest.raises(UserError, match="x.csv: no such file; --labels takes a CSV"):
+        read_table(tmp_path / "x.csv", str)
+
+
+def test_a_name_finds_its_photograph_with_or_without_its_suffix(tmp_path):
+    (tmp_path / "other.heic").touch()
+    find = finder(tmp_path, {"a.jpg", "sub/b.png", "c.jpg", "c.png"})
+    assert [find(name) for name in ("a.jpg", "a", "sub/b", "c.png")] == ["a.jpg", "a.jpg", "sub/b.png", "c.png"]
+    assert find("other.heic") == "other.heic" and find("b") is None
+    with pytest.raises(UserError, match="c: several photographs are called so"):
+        find("c")
