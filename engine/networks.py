@@ -7,7 +7,6 @@ from engine.record import folder_settings
 from models.checkpoint import find_epoch, load_weights
 from models.deeplab import DEEPLAB, make_segmentation_net, network_settings
 from tool.io.files import UserError, file_hash
-from tool.io.mxnet_params import check_weight_file
 from tool.threads import one_thread
 
 
@@ -36,6 +35,5 @@ def find_classifier(args):
     if given != 1:
         raise UserError("give one of --load_epo EPOCH and --weights FILE")
     if args.weights:
-        check_weight_file(args.weights)
         return Path(args.weights)
     return find_epoch(Experiment.of(args).classifier.folder, args.load_epo)
