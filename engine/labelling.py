@@ -26,8 +26,7 @@ from engine.check import Check
 from engine.distributed import join_world, memory_format
 from engine.experiment import remember
 from engine.flags import next_command, scored_list, words
-from engine.inputs import NONE, Inputs, split_classes
-from engine.outputs import Outputs
+from engine.outputs import NONE, Inputs, Outputs, split_classes
 from engine.record import this_run
 from engine.summary import Summary
 from tool.cam import inner_size

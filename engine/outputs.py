@@ -1,11 +1,33 @@
-"""Output folders of a pass over images: whose they are, what they lack, and where an image's files go."""
+"""Output folders of a pass over images: whose they are, what they lack, what their files were made from.
 
+FOLDER.inputs.tsv: what each result of an output folder was made from; where that has changed, it is made again.
+
+One line an image: ID, classes, photograph, maps, with tabs between; of several lines of an ID the last one counts.
+classes: indices with commas between. photograph, maps: files as `size:time:checksum` in bytes, nanoseconds and CRC-32.
+"-" stands for what a stage does not read, or did not find.
+
+A line is added after an image's old files were removed and before its new ones are written, so that a file which is
+there is always of the last line, whenever a run was killed. Files without a line are another tool's, or older than
+this list; they count as made from what is there now.
+
+Why not in the files themselves, as their origin is: to know what is left of a million images a run would open all of
+them instead of reading one file, and an image without any class has no overlay that could carry it.
+"""
+
+import errno
 import os
 from collections import Counter
+from functools import cached_property
+from pathlib import Path
 from typing import NamedTuple
 
-from engine.inputs import NONE, TIMES, add_inputs, join_classes, read_inputs, split_classes
-from engine.record import check_claim, claim_folder, folder_settings, origin_of
+import numpy as np
+
+from engine.record import difference, folder_settings, origin_of, write_record
+from tool.io.files import UserError, file_checksum, remove_stale
+
+NONE = "-"
+TIMES = "times"  # an answer of `Inputs.compare`
 
 
 class Output:
@@ -18,7 +40,11 @@ class Output:
     def __init__(self, folder, settings, suffix=".png", class_names=None, bytes_a_pixel=(0.25, 0)):
         self.folder, self.settings, self.suffix, self.class_names = folder, settings, suffix, class_names
         self.bytes_a_pixel = bytes_a_pixel
-        self.origin = origin_of(settings)
+
+    @cached_property
+    def origin(self):
+        """The mark of these results, in each of their files."""
+        return origin_of(self.settings)
 
     def pixel_bytes(self, classes):
         """About how many bytes a pixel takes in an image of so many classes."""
@@ -142,3 +168,146 @@ class Outputs:
                     os.remove(f"{output.folder}/{name}")
             add_inputs(output.folder, [line])
         return self.left[image_id]
+
+
+# ---------------------------------------------------------------- whose a folder is
+
+
+def check_claim(folder, settings, pattern, overwrite=False):
+    """Whether results of `settings` may go to `folder`; returns whether such are there.
+
+    settings: what determines the results, plain values. pattern: for names of result files, at any depth: IDs may
+    have slashes. UserError where the folder holds results of other settings or of unknown origin, unless they are to be
+    overwritten.
+    """
+    old = folder_settings(folder)
+    if old != settings and any(Path(folder).rglob(pattern)) and not overwrite:
+        text = f"{folder}: holds results of {difference(old, settings)}"
+        raise UserError(f"{text}; --overwrite replaces them, another --name keeps both")
+    return old == settings
+
+
+def claim_folder(folder, settings, pattern, overwrite=False, run=None):
+    """Make `folder` the place of results of `settings`, see `check_claim`; returns their origin.
+
+    With `overwrite` results of other settings are deleted. run: see `this_run`.
+    """
+    folder = Path(folder)
+    folder.mkdir(parents=True, exist_ok=True)
+    remove_stale(folder)
+    same = check_claim(folder, settings, pattern, overwrite)
+    if not same:
+        for path in folder.rglob(pattern):
+            path.unlink()
+        inputs_path(folder).unlink(missing_ok=True)
+    mend_inputs(folder)
+    return write_record(folder, settings, run or {}, keep=same)
+
+
+# ---------------------------------------------------------------- what files were made from
+
+
+class Inputs:
+    """What the images of a run are made from, as it is when the run begins.
+
+    ids: the images' IDs. photograph, maps: functions ID -> path; maps is for stages that read stored ones. labels: {ID:
+    vector of 0 and 1}, where it is known beforehand which classes an image shows; `classes` has it as text.
+    """
+
+    def __init__(self, ids, photograph, maps=None, labels=None):
+        self.locate = {"photograph": photograph} | ({"maps": maps} if maps else {})
+        # a text an image, not a list: a million containers would keep Python's collector busy for half of the start
+        self.states = {kind: {i: file_stamp(locate, i) for i in ids} for kind, locate in self.locate.items()}
+        self.labels = labels
+        self.classes = dict.fromkeys(ids, NONE) if labels is None else spell_classes(ids, labels)
+
+    def line(self, image_id, classes):
+        """The line of an image whose files are about to be made. classes: as text."""
+        files = dict.fromkeys(("photograph", "maps"), NONE)
+        for kind, locate in self.locate.items():
+            state = self.states[kind][image_id]
+            if state != NONE:
+                checksum = file_checksum(locate(image_id))
+                # where a file was replaced since the run began, nobody knows which of the two was read
+                files[kind] = state + (checksum if file_stamp(locate, image_id) == state else NONE)
+        return "\t".join([image_id, classes, *files.values()]) + "\n"
+
+    def compare(self, image_id, stored):
+        """What has changed since a line was written: "labels", "photograph" or "maps"; None where nothing has.
+
+        TIMES where files have other times and the same bytes, as copies of a data set do. stored: see `read_inputs`.
+        """
+        old_classes, *old = stored
+        classes = self.classes[image_id]
+        if NONE not in (old_classes, classes) and old_classes != classes:
+            return "labels"
+        answer = None
+        for (kind, locate), before in zip(self.locate.items(), old):
+            now = self.states[kind][image_id]
+            if NONE in (before, now) or before.startswith(now):
+                continue
+            if before.split(":")[0] != now.split(":")[0] or not before.endswith(f":{file_checksum(locate(image_id))}"):
+                return kind
+            answer = TIMES
+        return answer
+
+
+def spell_classes(ids, labels):
+    """{ID: vector of 0 and 1} -> {ID: class indices as text}; each combination is spelled once."""
+    texts, classes = {}, {}
+    for image_id in ids:
+        vector = labels[image_id]
+        key = vector.tobytes()
+        if key not in texts:
+            texts[key] = join_classes(np.flatnonzero(vector))
+        classes[image_id] = texts[key]
+    return classes
+
+
+def file_stamp(locate, image_id):
+    """`size:time:` of an image's file; "-" where there is none, which is said where it is opened."""
+    try:
+        found = os.stat(locate(image_id))
+    except (OSError, UserError):
+        return NONE
+    return f"{found.st_size}:{found.st_mtime_ns}:"
+
+
+def join_classes(indices):
+    return ",".join(map(str, indices))
+
+
+def split_classes(text):
+    """Class indices of a line; none where they are not in it."""
+    return [int(k) for k in text.split(",") if k.isdigit()]
+
+
+def inputs_path(folder):
+    """The list of an output folder; beside it, so that the folder holds results alone."""
+    return Path(folder).with_name(f"{Path(folder).name}.inputs.tsv")
+
+
+def read_inputs(folder):
+    """{ID: [classes, photograph, maps]} of an output folder."""
+    try:
+        text = inputs_path(folder).read_text(encoding="utf-8", errors="replace")
+    except FileNotFoundError:
+        return {}
+    lines = (line.split("\t") for line in text.split("\n")[:-1])
+    return {image_id: rest for image_id, *rest in lines if len(rest) == 3}
+
+
+def add_inputs(folder, lines):
+    """Add lines to inputs.tsv, in one piece: processes of a run may do so at once."""
+    path = inputs_path(folder)
+    data = "".join(lines).encode()
+    with open(path, "ab", buffering=0) as stream:
+        if stream.write(data) < len(data):
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(path))
+
+
+def mend_inputs(folder):
+    """End the last line where a full disk left a part of it, so that the next one is a line of its own."""
+    path = inputs_path(folder)
+    if path.is_file() and (data := path.read_bytes()) and not data.endswith(b"\n"):
+        add_inputs(folder, ["\n"])

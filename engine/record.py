@@ -17,9 +17,8 @@ import time
 from collections import Counter
 from pathlib import Path
 
-from engine.inputs import inputs_path, mend_inputs
 from tool import VERSION
-from tool.io.files import UserError, file_hash, fingerprint, read_json, remove_stale, write_json
+from tool.io.files import UserError, file_hash, fingerprint, read_json, write_json
 from tool.io.scores import file_origin
 
 RUN_FILE = "run.json"
@@ -63,37 +62,6 @@ def this_run(args, world, lists=(), weights=None):
 def origin_of(settings):
     """16 hex digits that stand for settings and version."""
     return fingerprint([VERSION, settings])
-
-
-def check_claim(folder, settings, pattern, overwrite=False):
-    """Whether results of `settings` may go to `folder`; returns whether such are there.
-
-    settings: what determines the results, plain values. pattern: for names of result files, at any depth: IDs may
-    have slashes. UserError where the folder holds results of other settings or of unknown origin, unless they are to be
-    overwritten.
-    """
-    old = folder_settings(folder)
-    if old != settings and any(Path(folder).rglob(pattern)) and not overwrite:
-        text = f"{folder}: holds results of {difference(old, settings)}"
-        raise UserError(f"{text}; --overwrite replaces them, another --name keeps both")
-    return old == settings
-
-
-def claim_folder(folder, settings, pattern, overwrite=False, run=None):
-    """Make `folder` the place of results of `settings`, see `check_claim`; returns their origin.
-
-    With `overwrite` results of other settings are deleted. run: see `this_run`.
-    """
-    folder = Path(folder)
-    folder.mkdir(parents=True, exist_ok=True)
-    remove_stale(folder)
-    same = check_claim(folder, settings, pattern, overwrite)
-    if not same:
-        for path in folder.rglob(pattern):
-            path.unlink()
-        inputs_path(folder).unlink(missing_ok=True)
-    mend_inputs(folder)
-    return write_record(folder, settings, run or {}, keep=same)
 
 
 def write_record(folder, settings, run, keep):

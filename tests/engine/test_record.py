@@ -9,7 +9,8 @@ import pytest
 import torch
 from conftest import infer_flags, refused, run_script, succeeds, train_flags
 
-from engine.record import check_origins, claim_folder, origin_of, read_record
+from engine.outputs import claim_folder
+from engine.record import check_origins, origin_of, read_record
 from tool.io.files import UserError
 from tool.io.images import label_image, open_mask, save_image
 from tool.io.scores import file_origin, read_scores, write_scores

@@ -15,7 +15,7 @@ from PIL import Image
 from stage_runs import predict_flags
 
 from engine.distributed import World
-from engine.inputs import add_inputs, inputs_path, read_inputs
+from engine.outputs import add_inputs, inputs_path, read_inputs
 from engine.record import read_record
 from models.aeft import AEFTNet
 from models.checkpoint import load_weights
