@@ -125,7 +125,7 @@ def main(args):
     # released: planned as if every batch had the warm-up's size, so the rate ends at about 0.45 of its start; where
     # batches become smaller there are more steps than that, and the schedule does not end before them (Training)
     planned = len(dataset) // args.batch_size * args.epochs
-    following = "infer.py", ("--load_epo", "{last}", "--dict", "--crf", *flags.words("--infer_list", args.train_list))
+    following = "infer.py", ("--load_epo", "{last}", "--dict", "--crf"), flags.words("--infer_list", args.train_list)
     plan = Plan(Experiment.of(args).classifier, [warm_up, triplet], following, planned)
     groups = net.param_groups(args.lr, args.wt_dec, args.scratch_lr_mult)
     optimizer = build_optimizer(args.optimizer, groups, args.momentum)

@@ -114,7 +114,7 @@ def main(args):
     lists = [args.train_list] + [args.val_list] * (validation is not None)
     facts = Facts(data, lists, weights, ["AffinityNet: {}", describe_selection(args, validation)])
     words = ("--low", args.low, "--high", args.high, "--dup", args.dup, "--scale", args.scale)
-    following = "infer_aff.py", (*words, *flags.words("--train_list", args.train_list))
+    following = "infer_aff.py", words, flags.words("--train_list", args.train_list)
     plan = Plan(experiment.affinity(powers), [Phase("", 0, args.epochs, args.batch_size)], following)
     with Training(args, net, criterion, optimizer, dataset, plan, facts, validation) as run:
         for _ in run.epochs():

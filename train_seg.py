@@ -42,7 +42,7 @@ from voc12.validation import segmentation_score
 
 
 def get_args_parser():
-    parser = flags.Parser("train_seg.py", "AEFT stage 5: train a segmentation network on pseudo labels.")
+    parser = flags.Parser("train_seg.py", "AEFT stage 5: train a segmentation network on pseudo labels.", remembers=True)
     flags.add_common(parser)
     flags.add_data(parser, labels=False)
     parser.add_list("--train_list", "voc12/train_aug.txt", "train", "list of training images")
@@ -170,7 +170,7 @@ def main(args):
     lines = [f"{args.arch}: {{}}; starts from {weights}", describe_selection(args, validation)]
     facts = Facts(data, lists, weights, lines, {"masks": dataset.check})
     arch = [] if args.arch == DEEPLAB + args.trunk else flags.words("--arch", args.arch)
-    following = "infer_seg.py", (*arch, *flags.words("--infer_list", args.val_list if val_ids else args.train_list))
+    following = "infer_seg.py", arch, flags.words("--infer_list", args.val_list if val_ids else args.train_list)
     plan = Plan(experiment.segmentation(args.arch), [Phase("", 0, args.epochs, args.batch_size)], following)
     with Training(args, net, criterion, optimizer, dataset, plan, facts, validation) as run:
         for _ in run.epochs():

@@ -26,6 +26,7 @@ from tool.metrics import RELEASED_RANGE
 from tool.workers import usable_cores
 
 RESULT, CONTENT, FREE = "result", "content", "free"
+UNREMEMBERED = {"voc12_root": VOC_ROOT, "classes": None, "trunk": "resnet38d", "output_stride": None, "width": 1.0}
 SWITCH = argparse.BooleanOptionalAction
 
 
@@ -42,13 +43,14 @@ class Meaning(NamedTuple):
 
 
 class Arguments(argparse.Namespace):
-    """The arguments of a stage; its script, whether that begins an experiment, and the `meanings` of its flags."""
+    """The arguments of a stage; its script, and what its Parser says of that and of its flags."""
 
-    __slots__ = ("script", "begins", "meanings")  # not among vars(), which are the arguments
+    __slots__ = ("script", "begins", "remembers", "meanings")  # not among vars(), which are the arguments
 
     def __init__(self, parser):
         super().__init__()
-        self.script, self.begins, self.meanings = parser.script, parser.begins, parser.meanings
+        self.script, self.begins, self.remembers = parser.script, parser.begins, parser.remembers
+        self.meanings = parser.meanings
 
     @property
     def results(self):
@@ -68,10 +70,13 @@ class Parser(cli.Parser):
     do not.
     """
 
-    def __init__(self, script, description, begins=False):
-        """begins: whether the script is the first stage, which may start an experiment anew."""
+    def __init__(self, script, description, begins=False, remembers=False):
+        """begins: whether the script is the first stage, which may start an experiment anew and writes its settings.
+
+        remembers: whether it writes them where there are none.
+        """
         super().__init__(script, description)
-        self.begins = begins
+        self.begins, self.remembers = begins, begins or remembers
         groups = {name: self.add_argument_group(name) for name in ("data", "network", "schedule", "method", "run")}
         self.data, self.network, self.schedule, self.method = (
             partial(self.declare, groups[name]) for name in ("data", "network", "schedule", "method")
@@ -122,7 +127,8 @@ class Parser(cli.Parser):
             experiments = [Experiment(first.experiment, name) for name in names]
             stored = self.stored(first, experiments)
             root = first.voc12_root or stored.get("voc12_root", VOC_ROOT)
-            self.set_defaults(**{"voc12_root": root} | folder_defaults(Path(root), self.splits) | stored)
+            defaults = {"voc12_root": root} | folder_defaults(Path(root), self.splits) | stored
+            self.set_defaults(**{name: value for name, value in defaults.items() if name in self.meanings})
         second = super().parse_args(args, Arguments(self))
         if stored:
             check_contradictions(second, experiments[0], stored)
@@ -334,14 +340,18 @@ def check_places(args):
 def next_command(script, args, *more):
     """The command of the next stage, to be pasted into a shell; what its experiment remembers is left out.
 
-    args: of this stage. more: the next one's own flags and their values, as they stand on a command line.
+    args: of this stage. more: the next one's own flags and their values, as they stand on a command line. What an
+    experiment has of a published checkpoint it does not remember, nor where a data set has moved to.
     """
-    experiment = Experiment.of(args)
     own = words("--name", args.name)
     if args.experiment != "experiment":
         own += words("--experiment", args.experiment)
-    if read_settings(experiment.settings, args.remembered).get("voc12_root", VOC_ROOT) != args.voc12_root:
-        own += words("--voc12_root", args.voc12_root)
+    stored = read_settings(Experiment.of(args).settings, args.remembered)
+    for name, default in UNREMEMBERED.items():
+        value = getattr(args, name, None)
+        of_trunk = name in ("trunk", "output_stride", "width")
+        if value not in (None, stored.get(name, default)) and not (of_trunk and script == "evaluation.py"):
+            own += words(f"--{name}", value)
     return shlex.join(["python", script, *own, *map(str, more)])
 
 

@@ -24,7 +24,6 @@ from tqdm import tqdm
 from engine.background import Background
 from engine.check import Check
 from engine.distributed import join_world, memory_format
-from engine.experiment import remember
 from engine.flags import next_command, scored_list, words
 from engine.outputs import NONE, Inputs, Outputs, split_classes
 from engine.record import this_run
@@ -183,8 +182,6 @@ class Labelling:
         """The folders are those of these results. For rank 0."""
         for output in self.folders:
             output.claim(self.args.overwrite, run)
-        if not getattr(self.args, "images", None):
-            remember(self.args)
 
     def begin_check(self):
         """--check: folders, images, disk; one image is left."""

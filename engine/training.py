@@ -147,8 +147,9 @@ class Validation(NamedTuple):
 class Plan(NamedTuple):
     """Where a training goes, and how long it is.
 
-    place: of engine/experiment.py. following: the script of the next stage, and its words of the command line, where
-    {last} stands for the last epoch. planned_steps: of the poly schedule, where that is longer than the run.
+    place: of engine/experiment.py. following: the script of the next stage, its words of the command line, where {last}
+    stands for the last epoch, and those that name its list. planned_steps: of the poly schedule, where that is longer
+    than the run.
     """
 
     place: object
@@ -247,7 +248,8 @@ class Training:
         """run.json of the checkpoints, and what the experiment remembers. For rank 0."""
         run = this_run(self.args, self.world, self.facts.lists, self.facts.weights)
         write_record(self.place.folder, self.args.results, run, keep=True)
-        remember(self.args)
+        if self.args.remembers:
+            remember(self.args)
 
     def describe(self):
         """Network, data and schedule, in lines for the log."""
@@ -446,12 +448,12 @@ class Training:
 
     def next_command(self):
         """The command of the next stage; with the last epoch's checkpoint where there is no best one."""
-        script, following = self.plan.following
+        script, following, lists = self.plan.following
         last = self.progress.epoch - 1
         following = [last if word == "{last}" else word for word in following]
         if self.place.best and not self.place.best.exists():
             following += words("--weights", self.place.checkpoint(last))
-        return next_command(script, self.args, *following)
+        return next_command(script, self.args, *following, *lists)
 
 
 # ---------------------------------------------------------------- --check

@@ -171,7 +171,8 @@ def load_labels(ids, voc12_root, classes, cls_labels=None, failed=None):
         where = f"{where}no {Path(voc12_root) / 'Annotations'}/ID.xml"
         hint = f"({where}); check --voc12_root or take them off the list"
         if failed is None:
-            raise UserError(f"{len(missing)} of {len(ids)} images have no label, the first is {missing[0]} {hint}")
+            text = f"{len(missing)} of {len(ids)} images have no label, the first is {missing[0]} {hint}"
+            raise UserError(text + after_id(missing[0]))
         for image_id in missing:
             failed(image_id, UserError(f"{image_id}: one of the images that have no label {hint}"))
     return LabelTable(found, matrix[: len(found)])
