@@ -42,7 +42,9 @@ from voc12.validation import segmentation_score
 
 
 def get_args_parser():
-    parser = flags.Parser("train_seg.py", "AEFT stage 5: train a segmentation network on pseudo labels.", remembers=True)
+    parser = flags.Parser(
+        "train_seg.py", "AEFT stage 5: train a segmentation network on pseudo labels.", remembers=True
+    )
     flags.add_common(parser)
     flags.add_data(parser, labels=False)
     parser.add_list("--train_list", "voc12/train_aug.txt", "train", "list of training images")

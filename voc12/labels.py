@@ -6,7 +6,7 @@ from pathlib import Path
 
 import numpy as np
 
-from tool.io.files import UserError, print_warning, write_bytes
+from tool.io.files import UserError, after_id, print_warning, write_bytes
 from tool.io.pickles import pickle_dict, unpickle_dict
 
 _unknown_names = set()  # those already warned about, so that 10,000 files give one line a name

@@ -170,8 +170,9 @@ def instance_mask(coco, image, origin):
 def box_slices(box):
     """Rows and columns of a `bbox` (x, y, width, height), rounded outwards; everything where there is none."""
     try:
-        x, y, width, height = np.clip(np.asarray(box, np.float64), 0, 1e6)
-        return np.s_[int(y) : int(np.ceil(y + height)), int(x) : int(np.ceil(x + width))]
+        x, y, width, height = np.asarray(box, np.float64)
+        left, top, right, bottom = np.clip([x, y, np.ceil(x + width), np.ceil(y + height)], 0, 1e6).astype(int)
+        return np.s_[top:bottom, left:right]
     except (TypeError, ValueError):  # none, texts, or NaN
         return np.s_[:, :]
 

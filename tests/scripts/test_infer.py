@@ -1,6 +1,5 @@
 """infer.py and infer_aff.py beside the plain case: changed inputs, stored maps alone, photographs without labels."""
 
-import json
 import os
 import re
 import shutil
