@@ -42,21 +42,15 @@ from voc12.validation import segmentation_score
 
 
 def get_args_parser():
-    parser = flags.Parser(
-        "train_seg.py", "AEFT stage 5: train a segmentation network on pseudo labels.", remembers=True
-    )
+    text = "AEFT stage 5: train a segmentation network on pseudo labels."
+    parser = flags.Parser("train_seg.py", text, remembers=True)
     flags.add_common(parser)
     flags.add_data(parser, labels=False)
     parser.add_list("--train_list", "voc12/train_aug.txt", "train", "list of training images")
     parser.add_list("--val_list", "voc12/val.txt", "val", "list with masks to score every epoch, or none")
     add = parser.data
-    add(
-        "--labels",
-        role=flags.CONTENT,
-        type=str,
-        required=True,
-        help="folder of label masks (PNG), below experiment/NAME or any path",
-    )
+    text = "folder of label masks (PNG), below experiment/NAME or any path"
+    add("--labels", role=flags.CONTENT, type=str, required=True, help=text)
     text = "factor on both sides of an image before the crop, drawn from this range"
     add("--random_scale", type=positive, nargs=2, metavar=("MIN", "MAX"), help=text)
     add("--scale_by_batch", action=flags.SWITCH, help="one factor for all images of a batch, not one for each")
@@ -71,11 +65,8 @@ def get_args_parser():
     add = parser.network
     text = "probabilities of --dropout in the last two blocks of resnet38d"
     add("--dropout_rates", type=fraction, nargs=2, metavar=("B6", "B7"), help=text)
-    add(
-        "--train_b2",
-        action=flags.SWITCH,
-        help="of resnet38d with pretrained weights freeze conv1a alone, not b2 as well",
-    )
+    text = "of resnet38d with pretrained weights freeze conv1a alone, not b2 as well"
+    add("--train_b2", action=flags.SWITCH, help=text)
     text = "labels are brought to the cells of the logits, or logits to the pixels of the labels"
     parser.method("--loss_at", type=str, choices=LOSS_AT, help=text)
     text = "cross entropy at scales 1, 0.75, 0.5 and of their maximum, summed, instead of at scale 1 alone"
