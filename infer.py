@@ -32,7 +32,7 @@ from models.trunks import make_trunk
 from tool.cam import labelled_cam, predict_label
 from tool.cli import fraction, natural, positive, power, run_script
 from tool.crf import ITERATIONS, has_crf, load_crf
-from tool.io.files import UserError, file_hash
+from tool.io.files import UserError, file_hash, print_warning
 from tool.threads import one_thread
 from voc12.classes import load_classes
 from voc12.data import InferenceSet
@@ -97,7 +97,7 @@ def build_jobs(args, weights, classes):
             del settings["labels"], settings["min_score"]
         if stored != settings and not args.dict and any(place.maps.rglob("*.npy")):
             text = "the maps there are not of this checkpoint and not used; without one, --crf and --vis take them"
-            print(f"warning: {place.maps}: {text}", file=sys.stderr)
+            print_warning(f"{place.maps}: {text}")
     size = 4 / 8 if args.compress else 4
     maps = Output(place.maps, settings if weights else stored, ".npy", bytes_a_pixel=(0, size))
     overlays = Output(place.overlays, settings, class_names=classes, bytes_a_pixel=(0, 2))

@@ -2,7 +2,6 @@
 
 import argparse
 import shlex
-import sys
 from functools import partial
 from pathlib import Path
 from typing import NamedTuple
@@ -21,7 +20,7 @@ from engine.experiment import (
 from tool import cli
 from tool.cam import MAX_SIDE
 from tool.cli import fraction, natural, nonnegative, positive, positive_int, power, workers
-from tool.io.files import UserError
+from tool.io.files import UserError, print_warning
 from tool.metrics import RELEASED_RANGE
 from tool.workers import usable_cores
 
@@ -140,7 +139,7 @@ class Parser(cli.Parser):
             setattr(second, name, expand_list(getattr(second, name), second.voc12_root))
         for name in self.ignored:
             if getattr(second, name) is not None:
-                print(f"warning: --{name} has no effect", file=sys.stderr)
+                print_warning(f"--{name} has no effect")
             delattr(second, name)
         return second
 

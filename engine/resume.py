@@ -6,7 +6,7 @@ from dataclasses import asdict, dataclass, field
 
 import torch
 
-from tool.io.files import UserError, shorten
+from tool.io.files import UserError, print_warning, shorten
 from tool.io.torch_files import read_torch, save_torch
 
 RESUME_FILE = "resume.pth"
@@ -204,6 +204,6 @@ def delete_run(folder):
     found = sorted(folder.glob("*.pth"), key=lambda path: (path.name != RESUME_FILE, path))
     if found:
         names = shorten(" ".join(path.name for path in found), 400)
-        print(f"warning: --overwrite deletes from {folder}: {names}", file=sys.stderr)
+        print_warning(f"--overwrite deletes from {folder}: {names}")
     for path in found:
         path.unlink()

@@ -10,7 +10,6 @@ A script builds its network, optimizer, data and losses, then
 
 import contextlib
 import math
-import sys
 import time
 from typing import NamedTuple
 
@@ -37,7 +36,7 @@ from engine.summary import Summary
 from models.checkpoint import save_weights
 from models.resnet38d import count_parameters
 from tool.io.failures import FAILED_FILE, Failures
-from tool.io.files import UserError, remove_stale
+from tool.io.files import UserError, print_warning, remove_stale
 from tool.io.lock import locked
 from voc12.data import EpochBatches, Substituting, image_paths, train_loader
 
@@ -276,11 +275,11 @@ class Training:
             state = read_resume(self.resume_path)
             try:
                 for line in check_resumable(self.resume_path, state, self.state, args):
-                    print(f"warning: {line}", file=sys.stderr)
+                    print_warning(line)
             except UserError as error:
                 if not args.overwrite:
                     raise
-                print(f"warning: not resumed: {error}", file=sys.stderr)  # both flags: a run of other settings goes
+                print_warning(f"not resumed: {error}")  # both flags: a run of other settings goes
                 resume = False
         if not resume:
             delete_run(folder)
