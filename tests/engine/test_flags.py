@@ -162,9 +162,12 @@ def test_the_next_command_says_what_its_experiment_does_not_remember(tmp_path, m
         "python",
         "x.py",
         "--name=-a b",
+        "--width",
+        "0.5",
         "--epoch",
         "3",
     ]
+    assert shlex.split(flags.next_command("evaluation.py", args)) == ["python", "evaluation.py", "--name=-a b"]
     args = parser.parse_args(["--name", "n", "--experiment", "e", "--voc12_root", "my set"])
     command = shlex.split(flags.next_command("x.py", args))
     assert command == ["python", "x.py", "--name", "n", "--experiment", "e", "--voc12_root", "my set"]
