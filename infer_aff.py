@@ -25,7 +25,7 @@ from models.checkpoint import load_weights
 from models.trunks import make_trunk
 from tool.cli import positive, positive_int, run_script
 from tool.crf import load_crf
-from tool.io.failures import Failures
+from tool.io.failures import FAILED_FILE, Failures
 from tool.io.files import UserError, file_hash, read_list
 from tool.pseudo_labels import stack_scores, walk_scores
 from tool.threads import one_thread
@@ -101,7 +101,7 @@ def main(args):
         net = AffinityNet(make_trunk(args.trunk, args.width, args.output_stride))
         load_weights(net, weights, part="all")
     jobs = build_jobs(args, experiment, weights, classes)
-    failures = Failures(args.on_error, experiment.walk(powers) / "failed.txt", held=True)
+    failures = Failures(args.on_error, experiment.walk(powers) / FAILED_FILE, held=True)
     with Labelling(args, net, images, jobs, failures, Facts(args.train_list, weights)) as run:
         for image_id, photo, shown, walked in walk(args, run, len(classes)):
             run.write(image_id, photo, shown, walked)

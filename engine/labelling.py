@@ -29,7 +29,7 @@ from engine.outputs import NONE, Inputs, Outputs, split_classes
 from engine.record import this_run
 from engine.summary import Summary
 from tool.cam import inner_size
-from tool.io.failures import Failures
+from tool.io.failures import FAILED_FILE, Failures
 from tool.io.files import UserError, read_list
 from tool.io.images import open_image
 from tool.io.lock import locked
@@ -84,7 +84,7 @@ class Facts(NamedTuple):
 def find_photographs(args, jobs):
     """Images of --images, or of --infer_list, and Failures, which hold those that are missing with --on_error skip."""
     first = next(iter(jobs[0].outputs.values()))
-    failures = Failures(args.on_error, first.folder / "failed.txt", held=True)
+    failures = Failures(args.on_error, first.folder / FAILED_FILE, held=True)
     if args.images:
         found = find_images(args.images, args.out)
         return Images(list(found), found.get), failures
@@ -135,14 +135,8 @@ class Labelling:
 
     def __init__(self, args, net, images, jobs, failures, facts):
         """net: None where stored maps alone are used. images: of all processes. failures: of images before the run."""
-        self.args, self.net, self.images, self.jobs, self.failures, self.facts = (
-            args,
-            net,
-            images,
-            jobs,
-            failures,
-            facts,
-        )
+        self.args, self.net, self.images, self.jobs = args, net, images, jobs
+        self.failures, self.facts = failures, facts
         self.world = join_world(args.device)
         self.device = self.world.device
         self.summary = Summary(self.device)
@@ -209,6 +203,8 @@ class Labelling:
 
     def each(self, stage, samples):
         """The samples, with a bar, timed as a stage of the summary; those that are written are counted."""
+        if not len(samples):
+            return
         self.network = stage if stage == "walk" else "network"
         with self.summary.stage(stage) as self.stage:
             yield from tqdm(samples, stage, unit="image", disable=None)
