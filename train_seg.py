@@ -99,7 +99,7 @@ def build_net(args, weights, num_labels):
 
 
 def build_data(args, folder, num_labels, look):
-    """The training set. folder: of the label masks."""
+    """The training set. folder: the label masks'."""
     ids = read_list(args.train_list)
     if args.on_error == "stop":
         check_images(ids, args.voc12_root)

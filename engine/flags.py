@@ -144,7 +144,7 @@ class Parser(cli.Parser):
         return second
 
     def stored(self, first, experiments):
-        """What the experiments remember, for a data set that may have moved. first: of the first pass."""
+        """What the experiments remember, for a data set that may have moved. first: what the first pass gave."""
         if self.begins and begins_anew(first, experiments[0]):
             return {}
         stored = read_common(experiments, first.remembered)

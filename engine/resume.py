@@ -16,7 +16,7 @@ RESUME_FILE = "resume.pth"
 class Progress:
     """What a training has done: `epoch` whole epochs and `step` steps of the next; kept in the resume file as a dict.
 
-    sums: of the losses of this epoch's steps, a number for each of `terms`. lr: rate of the last step.
+    sums: losses of this epoch's steps added up, a number for each of `terms`. lr: rate of the last step.
     seconds: spent on this epoch. best: highest score of the validations that choose a checkpoint, -1 before the first.
     """
 
@@ -96,7 +96,7 @@ def _is_resume_state(state):
 
 
 def check_resumable(path, state, facts, args):
-    """Warnings about a resume file's state; UserError where this run cannot go on from it. facts: of `save_resume`."""
+    """Warnings about a resume file's state; UserError where this run cannot go on from it. facts: see `save_resume`."""
     old = {k: v for k, v in state["settings"].items() if k in args.results or k not in args.meanings}
     warnings = compare_settings(path, old, facts["settings"], ("epochs",))
     if "data" in state:

@@ -130,7 +130,7 @@ class Phase(NamedTuple):
 class Validation(NamedTuple):
     """How a training is scored on a list with masks.
 
-    score(net, world) -> {"miou", ...}, plain numbers. name: of its miou; text: all of it for people, with {} for the
+    score(net, world) -> {"miou", ...}, plain numbers. name: the miou's; text: all of it for people, with {} for the
     numbers. every: steps between two, or None for once an epoch; first: epoch of the first. select: whether best.pth is
     the network with the best miou, chosen with ground truth; otherwise it is the last.
     """
@@ -147,7 +147,7 @@ class Plan(NamedTuple):
     """Where a training goes, and how long it is.
 
     place: of engine/experiment.py. following: the script of the next stage, its words of the command line, where {last}
-    stands for the last epoch, and those that name its list. planned_steps: of the poly schedule, where that is longer
+    stands for the last epoch, and those that name its list. planned_steps: the poly schedule's, where that is longer
     than the run.
     """
 
@@ -180,7 +180,7 @@ class Training:
     """
 
     def __init__(self, args, net, criterion, optimizer, dataset, plan, facts, validation=None):
-        """args: the resolved arguments, recorded and compared when the run goes on. criterion: as of `train_step`."""
+        """args: the resolved arguments, recorded and compared when the run goes on. criterion: see `train_step`."""
         self.args, self.net, self.criterion, self.optimizer = args, net, criterion, optimizer
         self.dataset, self.facts, self.validation, self.plan, self.place = dataset, facts, validation, plan, plan.place
         self.phases = [phase for phase in plan.phases if phase.first < phase.last]
