@@ -134,7 +134,7 @@ class Labelling:
     """
 
     def __init__(self, args, net, images, jobs, failures, facts):
-        """net: None where stored maps alone are used. images: those of all processes. failures: what was found beforehand."""
+        """net: None where stored maps alone are used. images: of all processes. failures: those found before."""
         self.args, self.net, self.images, self.jobs = args, net, images, jobs
         self.failures, self.facts = failures, facts
         self.world = join_world(args.device)
