@@ -19,7 +19,7 @@ from tqdm import tqdm
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))  # run as a script, Python looks only in voc12/
 
 from tool.cli import Parser, fraction, natural, run_script
-from tool.io.failures import Failures
+from tool.io.failures import FAILED_FILE, Failures
 from tool.io.files import UserError, print_warning
 from tool.io.images import SUFFIXES, classes_in, fit_mask, header_size, mask_oddities, open_mask
 from tool.results import Notes
@@ -225,7 +225,7 @@ def main(args):
     names = layout.fold_names(found)
     paths = {image_id: negatives.get(name, images / name) for image_id, name in names.items()}
     with layout.new_set(args.out, "voc12/make_dataset.py", args) as folder:
-        failures = Failures(args.on_error, folder / "failed.txt")
+        failures = Failures(args.on_error, folder / FAILED_FILE)
         sizes, shown = read_sizes(images, paths, masks, names, len(classes), failures)
         labels = {image_id: found[names[image_id]] for image_id in sizes}
         pairs = [(paths[i], f"JPEGImages/{i}{Path(names[i]).suffix}") for i in sizes]
@@ -235,7 +235,7 @@ def main(args):
         lists = {"train": sorted(set(labels) - set(val))} | ({"val": val} if val else {})
         layout.write_set(folder, classes, labels, lists)
     warn_of_other_labels(shown, labels)
-    Failures(args.on_error, Path(args.out) / "failed.txt").report()
+    Failures(args.on_error, Path(args.out) / FAILED_FILE).report()
     layout.print_set(args.out, classes, labels, lists, sizes, left_out)
 
 
