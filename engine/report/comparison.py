@@ -7,7 +7,7 @@ import numpy as np
 from tabulate import tabulate
 
 from engine.report.found import read_log
-from tool.io.files import UserError, read_json, write_text
+from tool.io.files import UserError, read_json
 
 HEADERS = ("mIoU", "precision", "recall", "seeds")
 
@@ -38,9 +38,13 @@ def cells(results):
     All are means over the labels that are there, background among them. mIoU is that without an oracle (--kfold) where
     a threshold had to be chosen; precision and recall are those at the best threshold.
     """
-    mious = [result.get("kfold", result)["miou_present"] for result in results]
     rates = [[result[name] for result in results] for name in ("mean_precision", "mean_recall")]
-    return [*map(spread, (mious, *rates)), str(len(results))]
+    return [*map(spread, (list(map(miou, results)), *rates)), str(len(results))]
+
+
+def miou(result):
+    """That of evaluation.py without an oracle where it has one, over the labels that are there, in percent."""
+    return result.get("kfold", result)["miou_present"]
 
 
 def pipe_table(lines, headers):
@@ -66,13 +70,37 @@ def row_table(folder, rows):
     return pipe_table(lines, headers)
 
 
-def stage_table(folder, stages):
-    """Stages as (name of the row, kind of its scores, key in them), a line for each that is done: {title: stage}."""
-    lines = []
-    for title, (name, kind, key) in stages.items():
-        if results := [scores[key] for scores in gather(folder, name, kind).values()]:
-            lines.append([title, *cells(results)])
+def stage_table(folder, stages, share=()):
+    """Stages as (name of the row, kind of its scores, key in them), a line for each that is done: {title: stage}.
+
+    share: titles of two stages; a last line has the mIoU of the first in percent of the second's, seed by seed.
+    """
+    results = {title: stage_results(folder, stage) for title, stage in stages.items()}
+    lines = [[title, *cells(list(found.values()))] for title, found in results.items() if found]
+    if share:
+        ours, theirs = (results[title] for title in share)
+        parts = [100 * miou(ours[seed]) / miou(theirs[seed]) for seed in ours if seed in theirs]
+        lines += [["share of the two, %", spread(parts), "", "", str(len(parts))]] if parts else []
     return pipe_table(lines, ["", *HEADERS])
+
+
+def stage_results(folder, stage):
+    """{seed: result of evaluation.py} of a stage (name of the row, kind of its scores, key in them)."""
+    name, kind, key = stage
+    return {seed: scores[key] for seed, scores in gather(folder, name, kind).items()}
+
+
+def class_table(folder, stages):
+    """IoU of each class, a column a stage: {title: stage} as for `stage_table`; empty where none is done."""
+    found = {title: list(stage_results(folder, stage).values()) for title, stage in stages.items()}
+    found = {title: results for title, results in found.items() if results}
+    names = next(iter(found.values()))[0]["classes"] if found else ()
+    lines = [
+        [name, *(spread([result["classes"][name] for result in results]) for results in found.values())]
+        for name in names
+        if any(result["classes"][name] for results in found.values() for result in results)
+    ]
+    return pipe_table(lines, ["IoU", *found])
 
 
 def curve_table(folder, rows):
@@ -92,24 +120,18 @@ def read_curve(path):
     return {record["epoch"]: record["miou_present"] for record in read_log(path) if "miou_present" in record}
 
 
-def read_page(page, names):
-    """The text of a Markdown page; UserError where it is not there, or has no place for one of the parts."""
+def filled(page, parts):
+    """A Markdown page with parts, {name: text}, each between its two marks, where the page has such.
+
+    UserError where the page is not there, or has no place for any of them.
+    """
     if not page.is_file():
-        raise UserError(f"{page}: no such page; --page takes one with places for {', '.join(names)}")
-    text = page.read_text(encoding="utf-8")
-    for name in names:
-        if not place_of(name).search(text):
-            raise UserError(f"{page}: has no place for {name}, <!-- {name} --> and <!-- end of {name} -->")
-    return text
-
-
-def place_of(name):
-    return re.compile(rf"(<!-- {name} -->\n).*?(<!-- end of {name} -->)", re.DOTALL)
-
-
-def fill(page, parts):
-    """Write parts, {name: text}, into a Markdown page, each between its two marks; UserError as `read_page`."""
-    text = read_page(page, parts)
+        raise UserError(f"{page}: no such page; give one with places for {', '.join(parts)}")
+    text, places = page.read_text(encoding="utf-8"), 0
     for name, part in parts.items():
-        text = place_of(name).sub(lambda found, part=part: f"{found[1]}{part}\n{found[2]}", text)
-    write_text(page, text)
+        place = re.compile(rf"(<!-- {name} -->\n).*?(<!-- end of {name} -->)", re.DOTALL)
+        text, count = place.subn(lambda found, part=part: f"{found[1]}{part}\n{found[2]}", text)
+        places += count
+    if not places:
+        raise UserError(f"{page}: has no place for any of {', '.join(parts)}: <!-- NAME --> and <!-- end of NAME -->")
+    return text

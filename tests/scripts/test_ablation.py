@@ -1,24 +1,28 @@
 """ablation.py: the commands of every row are ones that the scripts take, and what is done is not done again."""
 
+from pathlib import Path
+
 import numpy as np
 import pytest
 from conftest import load_script, prints, refused
 from PIL import Image
 
 from engine.children import Runs
-from engine.report.comparison import fill
+from engine.report.comparison import filled
+from engine.report.study import Done, make_parts
+from engine.studies import METHOD, MSRC12, VOC6
 from tool.io.files import read_json, read_list, write_json, write_text
 from tool.io.images import label_image, save_image
 from tool.io.scores import write_scores
 
 IDS = [f"photo{k:02d}" for k in range(15)]
-SCRIPT = load_script("ablation.py")
+PARTS = list(make_parts(Done("msrc12", MSRC12, Path("nowhere"), Path("nowhere"))))
 
 
 @pytest.fixture
 def data(tmp_path):
     """Fifteen photographs with masks of three classes, in VOC layout."""
-    root = tmp_path / "data"
+    root = tmp_path / "msrc12"
     for folder in ("JPEGImages", "SegmentationClass", "ImageSets/Segmentation"):
         (root / folder).mkdir(parents=True)
     for k, image_id in enumerate(IDS):
@@ -33,7 +37,7 @@ def data(tmp_path):
 @pytest.fixture
 def page(tmp_path):
     path = tmp_path / "photographs.md"
-    write_text(path, "\n".join(f"<!-- {name} -->\nof before\n<!-- end of {name} -->\nprose" for name in SCRIPT.PARTS))
+    write_text(path, "\n".join(f"<!-- {name} -->\nof before\n<!-- end of {name} -->\nprose" for name in PARTS))
     return path
 
 
@@ -50,7 +54,12 @@ def commands(monkeypatch):
         folder = stages.folder / name
         if script == "evaluation.py":
             miou = 40.0 + len(name)
-            result = {"miou_present": miou, "mean_precision": 60.0, "mean_recall": 70.0}
+            result = {
+                "miou_present": miou,
+                "mean_precision": 60.0,
+                "mean_recall": 70.0,
+                "classes": {"cat": miou, "cow": 0},
+            }
             write_json(args.json, result | ({"kfold": {"miou_present": miou - 1}} if args.kfold else {}))
         elif script == "train.py":
             lines = ['{"epoch": 4}', '{"epoch": 5, "miou_present": 30.5}', '{"epoch": 9, "miou_present": 31.5}']
@@ -59,7 +68,8 @@ def commands(monkeypatch):
             for image_id in IDS:
                 scores = {0: np.full((48, 64), 0.5, np.float32)}
                 write_scores(folder / "dict" / f"{image_id}.npy", scores)
-                write_scores(folder / f"crf/{SCRIPT.DUP:02d}" / f"{image_id}.npy", {0: scores[0], 1: 1 - scores[0]})
+                for alpha in args.alphas:
+                    write_scores(folder / f"crf/{alpha:02d}/{image_id}.npy", {0: scores[0], 1: 1 - scores[0]})
         elif script == "infer_aff.py":
             for image_id in IDS:
                 labels = label_image(np.zeros((48, 64), np.uint8))
@@ -70,20 +80,20 @@ def commands(monkeypatch):
 
 
 def flags(data, page, *more):
-    return ["--data", data, "--experiment", page.parent / "runs", "--page", page, "--num_workers", 0, *more]
+    return ["--data", data, "--experiment", page.parent / "runs", "--pages", page, "--num_workers", 0, *more]
 
 
 def test_every_row_runs_once_and_the_page_shows_it(data, page, commands):
     printed = prints("ablation.py", *flags(data, page, "--seeds", 0, 1))
     trained = [args.name for name, args in commands if name == "train.py"]
-    assert sorted(trained) == sorted(f"{row}_seed{seed}" for row in SCRIPT.ROWS for seed in (0, 1))
+    assert sorted(trained) == sorted(f"{row}_seed{seed}" for row in MSRC12.rows for seed in (0, 1))
     text = page.read_text()
-    assert "of before" not in text and text.count("prose") == len(SCRIPT.PARTS)
+    assert "of before" not in text and text.count("prose") == len(PARTS)
     folds = 39.0 + len("gap_seed0")
     same = f"60.0 ± 0.0 | 70.0 ± 0.0 | 2 | {folds + 1:.1f} ± 0.0 | {folds:.1f} ± 0.0 |"
     assert f"| average (GAP) | {folds:.1f} ± 0.0 | {same}" in squeeze(text)
-    assert all(row.title in text and row.title in printed for row in SCRIPT.ROWS.values())
-    assert page.with_suffix(".jpg").is_file()
+    assert all(row.title in text and row.title in printed for row in MSRC12.rows.values())
+    assert page.with_name("msrc12.jpg").is_file()
     count = len(commands)
     prints("ablation.py", *flags(data, page, "--seeds", 0, 1))
     assert len(commands) == count  # nothing again
@@ -122,7 +132,7 @@ def test_the_segmentation_network_is_scored_on_photographs_it_never_saw(data, pa
     for one, other in zip(trained, tested):
         train, test = set(read_list(one.train_list)), set(read_list(other.infer_list))
         assert not train & test and train | test == set(IDS) and len(test) == 3
-        assert "efficientnet" in one.pretrained  # not the classifier, which saw the labels of all
+        assert one.pretrained == "imagenet"  # not the classifier, which saw the labels of all
 
 
 def test_another_command_is_another_run(tmp_path, commands):
@@ -138,14 +148,41 @@ def test_another_command_is_another_run(tmp_path, commands):
 def test_a_page_without_a_place_is_refused(tmp_path):
     page = tmp_path / "page.md"
     write_text(page, "<!-- here -->\n<!-- end of here -->\n")
-    fill(page, {"here": r"back\slash \1"})
-    assert page.read_text() == "<!-- here -->\nback\\slash \\1\n<!-- end of here -->\n"
-    with pytest.raises(Exception, match="has no place for there"):
-        fill(page, {"there": ""})
+    text = filled(page, {"here": r"back\slash \1", "elsewhere": "not here"})
+    assert text == "<!-- here -->\nback\\slash \\1\n<!-- end of here -->\n"
+    with pytest.raises(Exception, match="has no place for any of there"):
+        filled(page, {"there": ""})
+
+
+def test_a_set_with_lists_of_its_own(data, page, commands):
+    """Trains on train_aug.txt, scores maps on train.txt, networks on val.txt; pages can be made again."""
+    data = data.rename(data.with_name("voc6"))
+    lists = {"train_aug": IDS[:12], "train": IDS[:5], "val": IDS[12:]}
+    for part, ids in lists.items():
+        write_text(data / f"ImageSets/Segmentation/{part}.txt", "\n".join(ids) + "\n")
+    write_text(page, "".join(f"<!-- voc6 {part} -->\n<!-- end of voc6 {part} -->\n" for part in ("summary", "classes")))
+    prints("ablation.py", *flags(data, page, "--seeds", 0, 1))
+    assert len([name for name, _ in commands if name == "train.py"]) == 2 * len(VOC6.rows) == 10
+    for name, args in commands:
+        if name in ("train.py", "train_aff.py", "train_seg.py"):
+            assert read_list(args.train_list) == lists["train_aug"]
+        elif name == "infer_seg.py":
+            assert read_list(args.infer_list) == lists["val"]
+        elif name == "evaluation.py":
+            assert read_list(args.list) == lists["val" if args.dict_dir.startswith("seg/") else "train"]
+    text, count = page.read_text(), len(commands)
+    share = 100 * (40 + len(f"{METHOD}_seed0")) / (40 + len("truth_seed0"))
+    assert f"| share of the two, % | {share:.1f} ± 0.0 | | | 2 |" in squeeze(text)
+    assert f"| cat | {40 + len(METHOD) + 6:.1f} ± 0.0 | 51.0 ± 0.0 |" in squeeze(text) and "cow" not in text
+    assert (page.with_name("voc6_seed1.jsonl")).read_text().count("epoch") == 3
+    write_text(page, text.replace("share", "gone"))
+    prints("ablation.py", *flags(data, page, "--seeds"))
+    assert page.read_text() == text and len(commands) == count
 
 
 def test_bad_input(data, page, commands):
-    refused("ablation.py", *flags(page.parent / "nothing", page), says="nothing")
+    refused("ablation.py", *flags(page.parent / "nothing", page), says=["nothing", "--study"])
+    refused("ablation.py", *flags(page.parent / "nothing", page, "--study", "msrc12"), says="nothing")
     refused("ablation.py", *flags(data, page, "--rows", "gapp"), says="gapp")
     refused("ablation.py", *flags(data, page.with_name("none.md")), says="none.md")
     (data / "SegmentationClass" / "photo03.png").unlink()
