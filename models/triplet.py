@@ -31,14 +31,15 @@ def class_disjoint_partner(label, generator=None):
     """For each image with a class, a uniformly random image of the batch that shares none with it.
 
     label: B x C of 0 and 1. generator: a CPU torch.Generator, None for the global one.
-    Returns (anchors, partners): int64 index tensors of equal length <= B; images without a partner are left out.
+    Returns (partners, found): B int64 indices, and B bool, false for images without a partner, whose
+    index says nothing.
     """
-    label = label.detach().float().cpu()
+    # all of it where the labels are, and masks instead of a list of those with a partner: nothing waits for a GPU
+    label = label.detach().float()
     disjoint = ((label @ label.T) == 0) & has_class(label)  # B x B
-    draw = torch.rand(disjoint.shape, generator=generator).masked_fill(~disjoint, -1.0)
-    best, partners = draw.max(dim=1)
-    anchors = torch.nonzero(best >= 0).flatten()
-    return anchors, partners[anchors]
+    draw = torch.rand(disjoint.shape, generator=generator).to(label.device, non_blocking=True)
+    best, partners = draw.masked_fill(~disjoint, -1.0).max(dim=1)
+    return partners, best >= 0
 
 
 class TripletErasing:
@@ -126,13 +127,13 @@ class TripletErasing:
 
         e_background, e_object: B x C, what `region_embeddings` gives.
         """
-        anchors, partners = class_disjoint_partner(label, generator)
-        negatives = e_object[partners] * torch.where(has_class(label[partners]), 1, label[anchors])
-        distance = (e_background[anchors] - negatives).square().sum(dim=1)
-        hard = distance < self.margin
-        if hard.sum() <= MIN_HARD_PAIRS:
-            return distance.new_zeros(())
-        return F.relu(self.margin - distance[hard]).mean()
+        partners, found = class_disjoint_partner(label, generator)
+        negatives = e_object[partners] * torch.where(has_class(label[partners]), 1, label)
+        distance = (e_background - negatives).square().sum(dim=1)  # B
+        hard = found & (distance < self.margin)
+        pairs = hard.sum()
+        mean = torch.where(hard, self.margin - distance, 0).sum() / pairs.clamp(min=1)
+        return torch.where(pairs > MIN_HARD_PAIRS, mean, 0)
 
     def region_embeddings(self, cam, maps, label):
         """Class embeddings of two regions of each image: where activation is below `low`, and where it is below 1.

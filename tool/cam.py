@@ -62,14 +62,22 @@ def multi_scale_cam(net, views, label, size):
     label: C values, 1 where the image has the class. size: (H, W) of the original image.
     Returns C x H x W float32 in [0, 1] on the device of `views`; 0 for classes that the image does not have.
     """
-    total = 0
+    shown = label.nonzero().flatten()
+    cams = class_cams(net, views, shown, size)
+    return cams.new_zeros(len(label), *cams.shape[1:]).index_copy_(0, shown.to(cams.device), cams)
+
+
+def class_cams(net, views, classes, size):
+    """The maps of `multi_scale_cam` of some classes alone, K indices -> K x H x W: the others are never upsampled."""
+    total = views[0].new_zeros((len(classes), *size), dtype=torch.float32)
+    classes = classes.to(total.device, non_blocking=True)
     for view in views:
+        maps = map_views(net.class_maps, view).index_select(1, classes)
         # upsampled first, then ReLU (released): a cell without evidence lowers those beside it
-        maps = F.relu_(on_pixels(net, map_views(net.class_maps, view), view.shape[-2:], size))  # n x C x H x W
-        total = total + maps[0]
+        maps = F.relu(on_pixels(net, maps, view.shape[-2:], size))  # n x K x H x W
+        total += maps[0]
         if len(maps) > 1:
-            total = total + maps[1].flip(-1)
-    total = total * label.to(total).view(-1, 1, 1)
+            total += maps[1].flip(-1)
     return total / (total.amax((1, 2), keepdim=True) + EPS)
 
 
@@ -81,10 +89,12 @@ def inner_size(size, max_side):
     return tuple(max(1, round(side * max_side / longest)) for side in size)
 
 
+@torch.no_grad()
 def labelled_cam(net, views, label, seen, size):
     """`multi_scale_cam` at the size `seen`, brought to `size` -> {class of the label: H x W float32 array}."""
-    cam = multi_scale_cam(net, views, label, seen)
-    return {k: resize_maps(cam[k : k + 1], size)[0].cpu().numpy() for k in label.nonzero().flatten().tolist()}
+    shown = label.nonzero().flatten()
+    cams = resize_maps(class_cams(net, views, shown, seen), size).cpu().numpy()
+    return dict(zip(shown.tolist(), cams))
 
 
 def predict_label(logits, min_score):

@@ -35,15 +35,18 @@ def multi_scale_scores(net, views, size, merge="mean"):
 
 
 def label_map(scores, size=None):
-    """L x h x w scores, a CPU tensor or an array -> H x W uint8 label ids, at `size`, else that of the scores.
+    """L x h x w scores, a tensor or an array -> H x W uint8 label ids, an array, at `size`, else that of the scores.
 
-    Label by label, so that a large photograph takes the memory of two maps and not of all.
+    At their size they are found where the scores are, and labels alone leave a GPU. At another one label by label, so
+    that a large photograph takes the memory of two maps and not of all.
     """
     if size is None or tuple(size) == tuple(scores.shape[-2:]):
-        return np.asarray(scores.argmax(0)).astype(np.uint8)
-    best, labels = fit(np.asarray(scores[0]), size), np.zeros(size, np.uint8)
+        labels = scores.argmax(0)
+        return (labels.byte().cpu().numpy() if torch.is_tensor(labels) else labels).astype(np.uint8)
+    scores = scores.cpu().numpy() if torch.is_tensor(scores) else scores
+    best, labels = fit(scores[0], size), np.zeros(size, np.uint8)
     for k in range(1, len(scores)):
-        score = fit(np.asarray(scores[k]), size)
+        score = fit(scores[k], size)
         labels[score > best] = k
         np.maximum(best, score, out=best)
     return labels

@@ -79,5 +79,5 @@ def segmentation_score(net, world, voc12_root, ids, num_labels, num_workers, max
     counts = np.zeros((num_labels, num_labels), dtype=np.int64)
     for view, truth in each_sample(samples, world, num_workers):
         scores = multi_scale_scores(net, [view[None].to(device_of(net))], view.shape[-2:])
-        counts += confusion(truth.numpy(), label_map(scores.cpu(), truth.shape), num_labels)
+        counts += confusion(truth.numpy(), label_map(scores, truth.shape), num_labels)
     return mean_ious(counts, world)
