@@ -212,7 +212,7 @@ class Labelling:
     @contextlib.contextmanager
     def inference(self):
         """Without gradients, in autocast where that is asked for."""
-        with torch.no_grad(), torch.autocast(self.device.type, dtype=torch.bfloat16, enabled=self.args.amp):
+        with torch.no_grad(), self.world.autocast(self.args.amp):
             yield
 
     def split(self):

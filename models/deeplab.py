@@ -166,8 +166,10 @@ def pyramid_logits(net, image, scales=MSC_SCALES):
     if len(pyramid) == 1:
         return pyramid
     first, size = pyramid[0], views[0].shape[-2:]
-    others = [on_cells(net, logits, view.shape[-2:], first, size) for logits, view in zip(pyramid[1:], views[1:])]
-    return [*pyramid, torch.stack([first, *others]).amax(0)]
+    rest = zip(pyramid[1:], views[1:])
+    others = [on_cells(net, logits.float(), view.shape[-2:], first, size) for logits, view in rest]
+    # in float32 also under autocast: where two scales round to one value, half of the gradient would go astray
+    return [*pyramid, torch.stack([first.float(), *others]).amax(0)]
 
 
 def on_cells(net, logits, seen, first, size):

@@ -9,6 +9,10 @@ import torch
 from conftest import ROOT, infer_flags, succeeds, train_flags
 from stage_runs import assert_same_losses, assert_same_weights, read_log, torchrun, torchrun_command
 
+from engine import distributed
+from models.aeft import AEFTNet
+from models.resnet38d import ResNet38d
+from tool.io.files import UserError
 from tool.io.scores import read_scores
 
 
@@ -157,3 +161,47 @@ def test_ranks_without_an_image_have_nothing_to_do(broken, trained, tmp_path):
     assert "1 images done, 0 skipped (done before), 1 failed" in out
     for folder in ("dict", "crf/02"):
         assert [path.stem for path in (tmp_path / "n" / folder).glob("*.npy")] == ids[:1]
+
+
+# ---------------------------------------------------------------- devices
+
+
+def test_a_gpu_that_runs_no_kernel_is_not_taken(monkeypatch, capsys):
+    """As where torch was built for other architectures: it is there, and its first kernel fails."""
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+
+    def fails(*_, device, **__):
+        raise RuntimeError("CUDA error: no kernel image is available for execution on the device\nmore lines")
+
+    monkeypatch.setattr(torch, "ones", fails)
+    assert distributed.choose_device("auto") == torch.device("cpu")
+    assert "--device auto: the CPU, as the GPU runs nothing (CUDA error: no kernel image" in capsys.readouterr().err
+    with pytest.raises(UserError, match=r"--device cpu: not available here \(CUDA error: no kernel .* device\)"):
+        distributed.choose_device("cpu")
+
+
+def test_a_gpu_by_its_number_is_the_only_one_that_is_opened(monkeypatch):
+    calls = []
+    monkeypatch.setattr(torch.cuda, "set_device", lambda device: calls.append(str(device)))
+    monkeypatch.setattr(torch.cuda, "synchronize", lambda device: calls.append("kernel"))
+    monkeypatch.setattr(torch, "ones", lambda *_, device: calls.append("kernel") or torch.zeros(2))
+    assert str(distributed.choose_device("cuda:1")) == "cuda:1" and calls == ["cuda:1", "kernel", "kernel"]
+
+
+def test_half_precision_of_old_gpus(monkeypatch):
+    monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda including_emulation: False)
+    assert distributed.half_precision(torch.device("cuda")) == torch.float16
+    assert distributed.half_precision(torch.device("cpu")) == torch.bfloat16
+    monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda including_emulation: True)
+    assert distributed.half_precision(torch.device("cuda")) == torch.bfloat16
+
+
+@pytest.mark.parametrize("scratch", [False, True])
+def test_only_batchnorm_that_trains_is_of_all_processes(monkeypatch, capsys, scratch):
+    """bn8 of the classifier is in no forward."""
+    net = AEFTNet(ResNet38d(1 / 16))
+    if not scratch:
+        net.freeze()
+    monkeypatch.setattr(distributed, "DistributedDataParallel", lambda net, **_: net)
+    distributed.World(0, 2).prepare(net.train(), False, 0, False)
+    assert ("training BatchNorm on CPU" in capsys.readouterr().err) == scratch
