@@ -77,6 +77,7 @@ def check_args(args):
 def build_data(args, classes, trunk):
     """The training set, and the labels of the images to validate on, None where there are none."""
     ids = read_list(args.train_list)
+    flags.fit_batches(args, len(ids))
     if args.on_error == "stop":
         check_images(ids, args.voc12_root)
     val_ids = masked_ids(args.val_list, args.voc12_root, required=True)

@@ -36,7 +36,7 @@ def get_args_parser():
     flags.add_data(parser, labels=False)
     parser.add_list("--train_list", "voc12/train_aug.txt", "train", "list of training images")
     text = "list with masks and maps on which the best checkpoint is chosen, or none"
-    parser.add_list("--val_list", "voc12/train.txt", "train", text)
+    parser.add_list("--val_list", "voc12/train.txt", "masks", text)
     text = f"start weights, or none; auto: the first that is there of {' '.join(START_WEIGHTS)} for resnet38d, else of "
     text += "the experiment's classifier and what train.py takes"
     parser.network("--pretrained", type=str, default="auto", help=text)
@@ -57,6 +57,7 @@ def build_data(args, alphas, num_labels, net):
     if args.crop_size % net.stride:
         raise UserError(f"--crop_size {args.crop_size}: must be a multiple of {net.stride}, the size of a cell")
     ids = read_list(args.train_list)
+    flags.fit_batches(args, len(ids))
     if args.on_error == "stop":
         check_images(ids, args.voc12_root)
         for alpha, folder in alphas.items():

@@ -101,6 +101,7 @@ def build_net(args, weights, num_labels):
 def build_data(args, folder, num_labels, look):
     """The training set. folder: the label masks'."""
     ids = read_list(args.train_list)
+    flags.fit_batches(args, len(ids))
     if args.on_error == "stop":
         check_images(ids, args.voc12_root)
         check_scores(ids, folder, args.train_list, "run infer_aff.py on that list, or check --labels", suffix="png")
