@@ -373,7 +373,7 @@ def words(name, value):
 
 
 def scored_list(path):
-    """The list to score results of a list with: of VOC's training images, or of a set of one's own, not all have masks."""
+    """The list to score results of a list with: of training images, VOC's or one's own, not all may have masks."""
     own = Path(path).with_name("masks.txt")
     if Path(path).name == "train.txt" and own.is_file():
         return str(own)

@@ -106,7 +106,10 @@ def test_nested_photographs_of_every_format_with_a_list_of_labels(here):
     assert re.search(r"^lion +3 +3$", printed, re.M) and re.search(r"^zebra +4 +4$", printed, re.M)
     assert "8 images, 2 of them with several classes" in printed
     assert "smallest 12 x 8, median 12 x 8, largest 12 x 8" in printed
-    assert f"next: python train.py --name NAME --voc12_root {here / 'mine'}\n" in printed
+    assert (
+        f"next: python train.py --name mine --voc12_root {here / 'mine'} --trunk timm:tf_efficientnet_lite0\n"
+        in printed
+    )
 
 
 def test_columns_of_zeros_and_ones_keep_the_order_of_the_header(here):
@@ -228,6 +231,8 @@ def test_masks_are_linked_and_part_of_them_is_for_validation(here):
     printed = make(here, "--val", 0.5, masks=here / "masks")
     train, val = (read_list(here / "mine" / "ImageSets" / "Segmentation" / f"{name}.txt") for name in ("train", "val"))
     assert sorted(train + val) == IDS and "c__5" in train
+    scored = read_list(here / "mine" / "ImageSets" / "Segmentation" / "masks.txt")
+    assert scored == [i for i in train if i != "c__5"]
     # zebra 4, lion 2 and okapi 3 have masks: half of each
     assert {n: sum(n in EXPECTED[i] for i in val) for n in ("zebra", "lion", "okapi")} == {
         "zebra": 2, "lion": 1, "okapi": 2
@@ -235,7 +240,7 @@ def test_masks_are_linked_and_part_of_them_is_for_validation(here):
     assert sorted(p.stem for p in (here / "mine" / "SegmentationClass").iterdir()) == [i for i in IDS if i != "c__5"]
     mask = open_mask(here / "mine" / "SegmentationClass" / "b__deep__2.png", 4)
     assert mask[:, 0].tolist() == [255, 255, 1, 3, 0, 0, 0, 0]
-    assert re.search(r"^zebra +4 +2 +2$", printed, re.M)
+    assert re.search(r"^zebra +4 +2 +2 +2$", printed, re.M)
     make(here, "--val", 0.5, masks=here / "masks", out=here / "twice")
     assert read_list(here / "twice" / "ImageSets" / "Segmentation" / "val.txt") == val
 
@@ -277,7 +282,7 @@ def test_single_labels_are_divided_exactly(sizes, part, seed):
 BAD_TABLES = {  # name -> (bytes, words of the message)
     "empty": (b"", "no header"),
     "without a header": (b"b/1.PNG,zebra\n", "no header; the first line must be `image,labels`"),
-    "other separators": (b"image;labels\nb/1.PNG;zebra\n", "no header"),
+    "other separators": (b"image|labels\nb/1.PNG|zebra\n", "no header"),
     "images alone": (b"image\nb/1.PNG\n", "no header"),
     "utf-16": ("image,labels\nb/1.PNG,zebra\n".encode("utf-16"), "not UTF-8 text; save it again as CSV in UTF-8"),
     "latin-1": ("image,labels\nb/1.PNG,zèbre\n".encode("latin-1"), "not UTF-8 text"),
@@ -362,7 +367,7 @@ def test_photographs_that_cannot_be_read_are_refused_or_left_out(here, capsys):
     [
         ((12, 9), None, "12 x 9 pixels, the photograph 12 x 8"),
         ((12, 8), 4, "holds id 4; ids go from 0 to 3"),
-        ((12, 8), "RGB", "a mask of mode RGB"),
+        ((12, 8), "RGB", "1.png: the colour 90,40,110 is that of no label"),
     ],
 )
 def test_masks_of_another_size_or_with_unknown_ids_are_refused(here, size, value, says):
