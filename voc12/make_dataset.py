@@ -97,9 +97,8 @@ def main(args):
     found |= dict.fromkeys(negatives, ())
     names = layout.fold_names(found)
     paths = {image_id: negatives.get(name, images / name) for image_id, name in names.items()}
-    masks, colours = (
-        (find_masks(masks, names, copies), mask_colours(masks, args.labelmap, classes)) if masks else ({}, {})
-    )
+    colours = mask_colours(masks, args.labelmap, classes) if masks else {}
+    masks = find_masks(masks, names, copies) if masks else {}
     with layout.new_set(args.out, "voc12/make_dataset.py", args) as folder:
         failures = Failures(args.on_error, folder / FAILED_FILE)
         sizes, shown = read_sizes(images, paths, masks, len(classes), colours, failures)

@@ -9,10 +9,12 @@ import shutil
 import signal
 import subprocess
 import sys
+from functools import partial
 from pathlib import Path
 
 import numpy as np
 import pytest
+import timm
 from conftest import ROOT, prints, refused, run_here
 from hypothesis import given
 from hypothesis import strategies as st
@@ -20,7 +22,7 @@ from PIL import Image
 
 from tool.io import lock
 from tool.io.files import read_list
-from tool.io.images import open_image, open_mask
+from tool.io.images import open_image, open_mask, voc_palette
 from voc12 import layout
 from voc12.classes import load_classes
 from voc12.data import check_images, image_path
@@ -149,6 +151,40 @@ def test_a_class_a_folder(here):
     assert "left out: 1 photographs without a label (my photo.JPEG)" in printed
 
 
+def test_a_photograph_in_two_class_folders_has_both_classes(here):
+    write_photo(here / "photos" / "c" / "again.png")
+    shutil.copyfile(here / "photos" / "b" / "1.PNG", here / "photos" / "c" / "again.png")
+    (here / "masks" / "c").mkdir(parents=True)
+    Image.fromarray(np.full((8, 12), 2, np.uint8)).save(here / "masks" / "c" / "again.png")
+    printed = make(here, "--by_folder", labels=None, masks=here / "masks")
+    assert contents(here / "mine") == {i: {i[0]} for i in IDS[:-1]} | {"b__1": {"b", "c"}}
+    assert "left out: 1 copies of photographs, which have the classes of all (c/again.png)" in printed
+    assert (open_mask(here / "mine" / "SegmentationClass" / "b__1.png", 3) == 2).all()
+
+
+@pytest.mark.parametrize(
+    ("label", "says"),
+    [
+        ("Zebra", "'Zebra' (1 photographs) and 'zebra' (3 photographs) look like one class; give both one name, or"),
+        ("zerba", "'zerba' (1 photographs) and 'zebra' (3 photographs) look like one class"),
+        ("lion, zebra", "b/1.PNG has the label 'lion, zebra'; if that is more than one class, write 'lion; zebra'"),
+    ],
+)
+def test_names_that_may_be_mistakes_are_asked_about_unless_they_are_listed(here, label, says):
+    write_csv(here / "labels.csv", (PHOTOS | {"b/1.PNG": label}).items())
+    refused(SCRIPT, *flags(here), says=["labels.csv", says, "--classes"])
+    assert_nothing_made(here)
+    (here / "names.txt").write_text("\n".join(["lion", "okapi", "zebra", label]))
+    make(here, classes=here / "names.txt")
+    assert contents(here / "mine")["b__1"] == {label}
+
+
+def test_class_folders_that_may_be_one_class_are_asked_about(here):
+    write_photo(here / "photos" / "C" / "9.png")
+    says = ["'C' (1 photographs) and 'c' (5 photographs)", "--classes"]
+    refused(SCRIPT, *flags(here, labels=None), "--by_folder", says=says)
+
+
 def test_names_decide_classes_and_their_order(here):
     (here / "names.txt").write_text("zebra\ngnu\nokapi\nlion\n")
     printed = make(here, classes=here / "names.txt")
@@ -252,6 +288,46 @@ def test_masks_whose_ids_are_in_another_order_are_noticed(here, capsys):
     assert "8 of 8 masks hold classes that the labels lack" in capsys.readouterr().err
 
 
+CVAT = "# label:color_rgb:parts:actions\nbackground:0,0,0::\nzebra:10,20,30::\nlion:9,8,7::\nokapi:250,250,55::\n"
+COLOURS = {0: (0, 0, 0), 1: (9, 8, 7), 2: (250, 250, 55), 3: (10, 20, 30), 255: (1, 1, 1)}
+
+
+@pytest.mark.parametrize("given", ["VOC", "beside", "flag"])
+def test_masks_in_colour_become_ids(here, given):
+    write_masks(here)
+    make(here, "--copy", masks=here / "masks", out=here / "ids")
+    palette = voc_palette()
+    colours = {k: tuple(palette[3 * k : 3 * k + 3]) for k in COLOURS} if given == "VOC" else COLOURS
+    path = here / ("labelmap.txt" if given == "beside" else "colours.txt")
+    path.write_text(CVAT + "void:1,1,1::\n")
+    for mask in (here / "masks").rglob("*.png"):
+        ids = np.asarray(Image.open(mask))
+        Image.fromarray(np.array([colours.get(k, (0, 0, 0)) for k in range(256)], np.uint8)[ids]).save(mask)
+    make(here, *["--labelmap", path] * (given == "flag"), masks=here / "masks")
+    for mask in (here / "ids" / "SegmentationClass").iterdir():
+        assert (open_mask(mask, 4) == open_mask(here / "mine" / "SegmentationClass" / mask.name, 4)).all()
+
+
+@pytest.mark.parametrize(
+    ("labelmap", "says"),
+    [
+        (CVAT.replace("zebra", "gnu"), "b/1.png: the colour 10,20,30 is that of gnu, which is no class"),
+        (CVAT + "gnu:9,8,7::", "line 6: 'gnu:9,8,7::': needs name:r,g,b:: with a colour of its own"),
+        (CVAT + "gnu:::", "line 6: 'gnu:::': needs name:r,g,b::"),
+        (CVAT + "gnu:1,2,256::", "line 6: "),
+        (None, "no such text file; --labelmap takes one with lines name:r,g,b::"),
+    ],
+)
+def test_colours_that_stand_for_no_class_are_refused(here, labelmap, says):
+    path = here / "masks" / "b" / "1.png"
+    path.parent.mkdir(parents=True)
+    Image.new("RGB", (12, 8), COLOURS[3]).save(path)
+    if labelmap:
+        (here / "map.txt").write_text(labelmap)
+    refused(SCRIPT, *flags(here, masks=here / "masks", labelmap=here / "map.txt"), says=says)
+    assert_nothing_made(here)
+
+
 LABELS = st.dictionaries(
     st.text("abcdef", min_size=1, max_size=4),
     st.sets(st.integers(0, 4), min_size=1, max_size=3).map(sorted).map(tuple),
@@ -304,7 +380,7 @@ BAD_TABLES = {  # name -> (bytes, words of the message)
     "background": (b"image,labels\nb/1.PNG,background\n", "without 'background'"),
     "a name that is a path": (b"image,labels\nb/1.PNG,../zebra\n", "'../zebra' is no class name"),
     "a name of two lines": ("image,labels\nb/1.PNG,zebra\u2028lion\n".encode(), "is no class name"),
-    "no image there": (b"image,labels\nx.png,zebra\n", "none of its 1 images is in"),
+    "no image there": (b"image,labels\nx.png,zebra\n", "; names are paths below --images, with capitals as"),
     "no labels": (b"image,labels\nb/1.PNG,\n", "no photograph has a label"),
     "no labels in columns": (b"image,zebra\nb/1.PNG,0\n", "no photograph has a label"),
 }  # fmt: skip
@@ -455,6 +531,19 @@ def test_a_failure_while_linking_leaves_nothing(here, monkeypatch):
 
 
 # ---------------------------------------------------------------- the page
+
+
+def test_the_next_command_can_run_as_it_stands(here, monkeypatch):
+    words = shlex.split(make(here).rpartition("next: python ")[2])
+    monkeypatch.setattr("timm.create_model", partial(offline, timm.create_model))
+    # beside the command: small crops and a look at one step, so that it takes seconds
+    more = ["--experiment", here, "--num_workers", 0, "--crop_size", 32, "--T", 40, "--check"]
+    assert "8 images" in prints(*words, *more)
+
+
+def offline(make_model, *args, pretrained=False, **options):
+    assert not pretrained, "timm asks its hub for weights"
+    return make_model(*args, **options)
 
 
 def test_the_commands_of_the_page_run_as_written(here, monkeypatch):
