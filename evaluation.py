@@ -47,7 +47,7 @@ def get_args_parser():
     parser = flags.Parser("evaluation.py", "Scores of class activation maps, CRF or PNG labels.")
     flags.add_experiment(parser, several=True)
     flags.add_data(parser, labels=False)
-    parser.add_list("--list", "voc12/train.txt", "train", "list of images to score")
+    parser.add_list("--list", "voc12/train.txt", "masks", "list of images to score")
     flags.add_truth(parser)
     parser.data("--pred_dir", help="folder of any method's files, instead of --name and --dict_dir")
     add = parser.method

@@ -20,7 +20,7 @@ from engine.experiment import Experiment
 from engine.record import origin
 from engine.training import Facts, Phase, Plan, Training, Validation, build_optimizer, train_one_epoch
 from models.affinity import DROPOUT, AffinityNet, affinity_loss
-from models.checkpoint import START_WEIGHTS, first_weights
+from models.checkpoint import START_WEIGHTS, start_weights
 from models.trunks import make_trunk
 from tool.cli import positive_int, run_script
 from tool.io.files import UserError, fingerprint, read_list
@@ -36,8 +36,9 @@ def get_args_parser():
     flags.add_data(parser, labels=False)
     parser.add_list("--train_list", "voc12/train_aug.txt", "train", "list of training images")
     text = "list with masks and maps on which the best checkpoint is chosen, or none"
-    parser.add_list("--val_list", "voc12/train.txt", "train", text)
-    text = f"start weights, or none; auto: the first that exists of {' '.join(START_WEIGHTS)}"
+    parser.add_list("--val_list", "voc12/train.txt", "masks", text)
+    text = f"start weights, or none; auto: the first that is there of {' '.join(START_WEIGHTS)} for resnet38d, else of "
+    text += "the experiment's classifier and what train.py takes"
     parser.network("--pretrained", type=str, default="auto", help=text)
     flags.add_training(parser, epochs=8, crop_size=448, jitter=[0.3, 0.3, 0.3, 0.1], scratch_lr_mult=10.0)
     flags.add_walk(parser)
@@ -56,6 +57,7 @@ def build_data(args, alphas, num_labels, net):
     if args.crop_size % net.stride:
         raise UserError(f"--crop_size {args.crop_size}: must be a multiple of {net.stride}, the size of a cell")
     ids = read_list(args.train_list)
+    flags.fit_batches(args, len(ids))
     if args.on_error == "stop":
         check_images(ids, args.voc12_root)
         for alpha, folder in alphas.items():
@@ -88,9 +90,8 @@ def main(args):
     torch.manual_seed(args.seed)
     classes, experiment = load_classes(args.classes), Experiment.of(args)
 
-    weights = args.pretrained
-    if weights == "auto":
-        weights = first_weights(START_WEIGHTS if args.trunk == "resnet38d" else experiment.classifier.newest())
+    own = [] if args.trunk == "resnet38d" else experiment.classifier.newest()
+    weights = start_weights(args.pretrained, args.trunk, own)
     trunk = make_trunk(args.trunk, args.width, args.output_stride, DROPOUT, fetch=weights == "timm")
     net = AffinityNet(trunk).start(weights, args.dropout, args.checkpoint_activations)
     groups = net.param_groups(args.lr, args.wt_dec, args.scratch_lr_mult)

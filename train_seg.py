@@ -19,7 +19,7 @@ from engine.experiment import Experiment
 from engine.recipes import RECIPES
 from engine.record import origin
 from engine.training import Facts, Phase, Plan, Training, Validation, build_optimizer, train_one_epoch
-from models.checkpoint import START_WEIGHTS, first_weights
+from models.checkpoint import START_WEIGHTS, start_weights
 from models.deeplab import (
     DEEPLAB,
     LOSS_AT,
@@ -31,6 +31,7 @@ from models.deeplab import (
     network_settings,
 )
 from models.resnet38d import STEM
+from models.trunks import TIMM
 from tool.cli import fraction, positive, run_script
 from tool.io.files import UserError, fingerprint, read_list
 from tool.io.images import BACKGROUND, IGNORE
@@ -59,7 +60,8 @@ def get_args_parser():
     flags.add_arch(parser)
     flags.add_max_side(parser)
     text = "start weights, timm to let it fetch them, or none; auto: the experiment's newest classifier where that has "
-    text += f"the same trunk, else {' or '.join(START_WEIGHTS)} for resnet38d, and timm for others"
+    text += f"the same trunk, else {' or '.join(START_WEIGHTS)} for resnet38d, packaged ones or timm for others; "
+    text += "imagenet: the same without the classifier"
     parser.network("--pretrained", type=str, help=text)
     flags.add_training(parser, epochs=30, crop_size=321, jitter=[0.3, 0.3, 0.3, 0.1], scratch_lr_mult=10.0)
     add = parser.network
@@ -79,13 +81,12 @@ def get_args_parser():
 
 
 def find_weights(args, classifiers):
-    """--pretrained, its `auto` resolved: a path, `timm` or `none`. classifiers: checkpoints, the newest first."""
-    if args.pretrained != "auto":
-        return args.pretrained
-    own = classifiers[:1] if args.arch == DEEPLAB + args.trunk else []
-    if args.arch == RESNET38D:
-        return first_weights([*own, *START_WEIGHTS])
-    return str(own[0]) if own else "timm"
+    """--pretrained, its `auto` resolved. classifiers: checkpoints, the newest first."""
+    own = classifiers if args.arch == DEEPLAB + args.trunk else []
+    trunk = args.arch.removeprefix(DEEPLAB)
+    if args.arch.startswith(SMP):
+        trunk = TIMM + args.arch.rpartition(":")[2]
+    return start_weights(args.pretrained, trunk, own)
 
 
 def build_net(args, weights, num_labels):
@@ -101,6 +102,7 @@ def build_net(args, weights, num_labels):
 def build_data(args, folder, num_labels, look):
     """The training set. folder: the label masks'."""
     ids = read_list(args.train_list)
+    flags.fit_batches(args, len(ids))
     if args.on_error == "stop":
         check_images(ids, args.voc12_root)
         check_scores(ids, folder, args.train_list, "run infer_aff.py on that list, or check --labels", suffix="png")

@@ -2,7 +2,8 @@
 
 experiment/NAME/settings.json   flags that train.py was given (or the stage that came first): a flag that contradicts
                                 them is refused
-VOC12_ROOT/classes.txt, cls_labels.npy, ImageSets/Segmentation/{train,val}.txt   --classes, --cls_labels, list flags
+VOC12_ROOT/classes.txt, cls_labels.npy, ImageSets/Segmentation/{train,val,masks}.txt   --classes, --cls_labels, lists;
+                                masks.txt: the images of train.txt that have masks, where not all of them do
 
 For VOC itself, told by the kit's ImageSets/Main/trainval.txt, the released defaults stay.
 """
@@ -154,7 +155,10 @@ def same(key, flag, stored):
 
 
 def folder_defaults(root, splits):
-    """{argument: value} that a data set's folder says of itself. splits: {list argument: "train" or "val"}."""
+    """{argument: value} that a data set's folder says of itself.
+
+    splits: {list argument: "train", "val", or "masks", which is train where there is no such list}.
+    """
     own = {"classes": root / "classes.txt", "cls_labels": root / "cls_labels.npy"}
     values = {"cls_labels": VOC_LABELS if Path(VOC_LABELS).exists() else None}
     lists = root / "ImageSets"
@@ -162,6 +166,8 @@ def folder_defaults(root, splits):
         values["cls_labels"] = None  # VOC's table knows nothing of these images
         for key, split in splits.items():
             path = lists / "Segmentation" / f"{split}.txt"
+            if split == "masks" and not path.is_file():
+                path = path.with_name("train.txt")
             values[key] = str(path) if path.is_file() else "none"
     return values | {key: str(path) for key, path in own.items() if path.is_file()}
 

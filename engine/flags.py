@@ -42,14 +42,15 @@ class Meaning(NamedTuple):
 
 
 class Arguments(argparse.Namespace):
-    """The arguments of a stage; its script, and what its Parser says of that and of its flags."""
+    """The arguments of a stage; its script, and what its Parser says of that and of its flags. given: names of those
+    that were given, and are no defaults."""
 
-    __slots__ = ("script", "begins", "remembers", "meanings")  # not among vars(), which are the arguments
+    __slots__ = ("script", "begins", "remembers", "meanings", "given")  # not among vars(), which are the arguments
 
     def __init__(self, parser):
         super().__init__()
         self.script, self.begins, self.remembers = parser.script, parser.begins, parser.remembers
-        self.meanings = parser.meanings
+        self.meanings, self.given = parser.meanings, set()
 
     @property
     def results(self):
@@ -129,6 +130,12 @@ class Parser(cli.Parser):
             defaults = {"voc12_root": root} | folder_defaults(Path(root), self.splits) | stored
             self.set_defaults(**{name: value for name, value in defaults.items() if name in self.meanings})
         second = super().parse_args(args, Arguments(self))
+        blank = argparse.Namespace(**dict.fromkeys(self.meanings))  # no default is put where there is a value
+        second.given = {
+            name for name, value in vars(self.parse_known_args(args, blank)[0]).items() if value is not None
+        }
+        if "voc12_root" in second.given and not Path(second.voc12_root).is_dir():
+            raise UserError(f"--voc12_root {second.voc12_root}: no such folder")
         if stored:
             check_contradictions(second, experiments[0], stored)
         for name in self.ranges:
@@ -212,6 +219,12 @@ def add_data(parser, labels=True):
     text = "text file with one class name a line (default: the data set's classes.txt, else VOC's 20)"
     more = {"type": str, "default": None, "metavar": "FILE"}
     parser.data("--classes", role=CONTENT, remembered=str | None, help=text, **more)
+
+
+def fit_batches(args, images):
+    """Lower --batch_size and --batch_size_triplet to the number of images where they were not given."""
+    for name in ({"batch_size", "batch_size_triplet"} & vars(args).keys()) - args.given:
+        setattr(args, name, min(getattr(args, name), images))
 
 
 def add_trunk(parser):
@@ -360,5 +373,8 @@ def words(name, value):
 
 
 def scored_list(path):
-    """The list to score results of a list with: of the VOC's training images not all have masks."""
+    """The list to score results of a list with: of training images, VOC's or one's own, not all may have masks."""
+    own = Path(path).with_name("masks.txt")
+    if Path(path).name == "train.txt" and own.is_file():
+        return str(own)
     return "voc12/train.txt" if path == "voc12/train_aug.txt" else path

@@ -218,9 +218,11 @@ class Training:
     def check_batches(self):
         """UserError where a batch is larger than the list, or smaller than the number of processes."""
         sizes = [phase.batch_size for phase in self.phases]
-        if max(sizes) > len(self.dataset):
-            text = f"{len(self.dataset)} images do not fill one batch of {max(sizes)}; lower the batch size"
-            raise UserError(f"{self.args.train_list}: {text}")
+        for phase in self.phases:
+            if phase.batch_size > len(self.dataset):
+                text = f"{len(self.dataset)} images do not fill one batch of {phase.batch_size}"
+                flag = "--batch_size_triplet" if phase.erase else "--batch_size"
+                raise UserError(f"{self.args.train_list}: {text}; lower {flag}")
         if min(sizes) < processes():
             raise UserError(
                 f"a batch of {min(sizes)} images for {processes()} processes leaves some without; "

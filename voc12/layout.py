@@ -1,7 +1,7 @@
 """What the scripts that make a data set in VOC layout share: IDs, links, lists, and an output that is whole or absent.
 
 JPEGImages/ID.* (links to the photographs), SegmentationClass/ID.png, classes.txt, cls_labels.npy,
-ImageSets/Segmentation/train.txt and val.txt, and dataset.json, which says what made the folder.
+ImageSets/Segmentation/train.txt, val.txt and masks.txt, and dataset.json, which says what made the folder.
 """
 
 import contextlib
@@ -169,7 +169,7 @@ def link_all(pairs, folder, final, copy=False):
 
 
 def write_set(folder, classes, labels, lists):
-    """Labels and lists of a data set. labels: {ID: class indices}; lists: {"train": IDs, "val": IDs}."""
+    """Labels and lists of a data set. labels: {ID: class indices}; lists: {"train": IDs, ...}."""
     vectors = {}  # one a combination of classes: a million images share some thousands
     table = {}
     for image_id, indices in labels.items():
@@ -206,7 +206,9 @@ def print_set(out, classes, labels, lists, sizes, left_out=None):
             print(f"left out: {len(names)} {what} ({first_names(names)})")
     for name, ids in lists.items():
         print(f"{Path(out) / 'ImageSets' / 'Segmentation' / name}.txt: {len(ids)} images")
-    print(f"next: python train.py --name NAME --voc12_root {shlex.quote(str(out))}")
+    name = os.path.basename(os.path.abspath(out))
+    command = ["python", "train.py", "--name", name, "--voc12_root", str(out), "--trunk", "timm:tf_efficientnet_lite0"]
+    print(f"next: {shlex.join(command)}")
 
 
 def print_classes(classes, labels, lists):

@@ -39,6 +39,7 @@ def parse(*argv, begins=False):
     add_trunk(parser)
     parser.add_list("--train_list", "voc12/train_aug.txt", "train", "")
     parser.add_list("--val_list", "voc12/train.txt", "val", "")
+    parser.add_list("--list", "voc12/train.txt", "masks", "")
     parser.run("--resume", action="store_true")
     return parser.parse_args(["--name", "n", *map(str, argv)])
 
@@ -69,8 +70,11 @@ def test_a_folder_says_all_that_is_to_be_known_of_it(here):
     assert args.cls_labels == "own/cls_labels.npy"
     assert args.train_list == "own/ImageSets/Segmentation/train.txt"
     assert args.val_list == "own/ImageSets/Segmentation/val.txt"
+    assert args.list == args.train_list
+    Path("own/ImageSets/Segmentation/masks.txt").touch()
     Path("own/ImageSets/Segmentation/val.txt").unlink()
-    assert parse("--voc12_root", "own").val_list == "none"
+    args = parse("--voc12_root", "own")
+    assert (args.val_list, args.list) == ("none", "own/ImageSets/Segmentation/masks.txt")
 
 
 def test_the_released_label_table_is_not_asked_about_other_images(here):

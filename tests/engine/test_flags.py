@@ -168,6 +168,7 @@ def test_the_next_command_says_what_its_experiment_does_not_remember(tmp_path, m
         "3",
     ]
     assert shlex.split(flags.next_command("evaluation.py", args)) == ["python", "evaluation.py", "--name=-a b"]
+    (tmp_path / "my set").mkdir()
     args = parser.parse_args(["--name", "n", "--experiment", "e", "--voc12_root", "my set"])
     command = shlex.split(flags.next_command("x.py", args))
     assert command == ["python", "x.py", "--name", "n", "--experiment", "e", "--voc12_root", "my set"]
@@ -176,5 +177,26 @@ def test_the_next_command_says_what_its_experiment_does_not_remember(tmp_path, m
     assert shlex.split(flags.next_command("x.py", args)) == command[:-2]
 
 
-def test_results_of_vocs_training_images_are_scored_where_masks_are():
+def test_results_of_training_images_are_scored_where_masks_are(tmp_path):
     assert flags.scored_list("voc12/train_aug.txt") == "voc12/train.txt" and flags.scored_list("x.txt") == "x.txt"
+    assert flags.scored_list(str(tmp_path / "train.txt")) == str(tmp_path / "train.txt")
+    (tmp_path / "masks.txt").touch()
+    assert flags.scored_list(str(tmp_path / "train.txt")) == str(tmp_path / "masks.txt")
+    assert flags.scored_list(str(tmp_path / "val.txt")) == str(tmp_path / "val.txt")
+
+
+def test_default_batches_are_no_larger_than_the_set_and_given_ones_stay(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    parser = load_script("train.py").get_args_parser()
+    args = parser.parse_args(["--name", "n", "--batch_size_triplet", "32"])
+    flags.fit_batches(args, 5)
+    assert args.given == {"name", "batch_size_triplet"}
+    assert (args.batch_size, args.batch_size_triplet) == (5, 32)
+    args = parser.parse_args(["--name", "n"])
+    flags.fit_batches(args, 20)
+    assert (args.batch_size, args.batch_size_triplet) == (8, 20)
+
+
+def test_a_data_set_that_is_not_there(tmp_path):
+    says = f"--voc12_root {tmp_path / 'gone'}: no such folder"
+    refused("train.py", "--name", "n", "--voc12_root", tmp_path / "gone", says=says)

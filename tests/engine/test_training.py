@@ -218,7 +218,7 @@ def test_losses_of_an_epoch_are_means_over_its_steps(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("size", "processes", "says"), [(8, 1, "do not fill one batch of 8"), (2, 3, "for 3 processes")]
+    ("size", "processes", "says"), [(8, 1, "not fill one batch of 8; lower --batch_size$"), (2, 3, "for 3 processes")]
 )
 def test_batches_that_cannot_be(tmp_path, monkeypatch, size, processes, says):
     monkeypatch.setenv("WORLD_SIZE", str(processes))

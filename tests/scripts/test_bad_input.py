@@ -351,7 +351,7 @@ CONTRADICTIONS = [
     (TRAIN, ["--jitter", 0, 0, 0, 0.6], "--jitter: hue 0.6 is above 0.5"),
     (TRAIN_AFF, ["--jitter", 0, 0, 0, 0.6], "--jitter: hue 0.6 is above 0.5"),
     (TRAIN, ["--batch_size", 5], "4 images do not fill one batch of 5"),
-    (TRAIN, ["--epochs", 2, "--batch_size_triplet", 5], "4 images do not fill one batch of 5"),
+    (TRAIN, ["--epochs", 2, "--batch_size_triplet", 5], "not fill one batch of 5; lower --batch_size_triplet"),
     (TRAIN_AFF, ["--batch_size", 5], "4 images do not fill one batch"),
     (TRAIN, ["--width", 0.05], "width 0.05 is below 1/16"),
     (INFER, ["--width", 0.05], "width 0.05 is below 1/16"),

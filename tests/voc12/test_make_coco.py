@@ -152,7 +152,7 @@ def test_lists_labels_and_masks_of_instances(coco):
 
     assert "train: 2 of 4 images have an object (COCO 2014: 82,081 of 82,783)" in printed
     assert "val: 1 of 2 images have an object (COCO 2014: 40,137 of 40,504)" in printed
-    assert f"next: python train.py --name NAME --voc12_root {out}\n" in printed
+    assert f"next: python train.py --name {out.name} --voc12_root {out} --trunk timm:tf_efficientnet_lite0\n" in printed
 
 
 def test_masks_of_stuff_keep_things_alone(coco):

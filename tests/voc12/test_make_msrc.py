@@ -74,7 +74,7 @@ def test_ids_masks_annotations_and_lists(msrc, tmp_path):
     assert sorted(p.stem for p in (out / "JPEGImages").iterdir()) == IDS
     assert "left out: 1 photographs of other things (2005_030003)" in printed
     assert "left out: 1 photographs without a mask (9_9_s.bmp)" in printed
-    assert f"next: python train.py --name NAME --voc12_root {out}\n" in printed
+    assert f"next: python train.py --name {out.name} --voc12_root {out} --trunk timm:tf_efficientnet_lite0\n" in printed
 
 
 def test_boxes_go_around_all_pixels_of_a_class_and_count_from_one(msrc, tmp_path):

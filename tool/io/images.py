@@ -29,6 +29,7 @@ OPTIONAL = {"WEBP": "webp", "AVIF": "avif", "JPEG2000": "jpg_2000"}  # what Pill
 FORMATS = ("JPEG", "PNG", "TIFF", "BMP", "GIF", "PPM")
 FORMATS += tuple(name for name, feature in OPTIONAL.items() if feature in features.get_supported())
 SUFFIXES = tuple(s for s in IMAGE_SUFFIXES if Image.registered_extensions().get(s) in FORMATS)  # that are read here
+COLOURED = ("RGB", "RGBA")  # modes of masks in colour
 LOSSY = ("JPEG", "MPO", "JPEG2000", "WEBP", "AVIF")  # what masks are not stored as
 HEIC = (b"heic", b"heix", b"hevc", b"heim", b"heis", b"mif1", b"msf1")  # brands of such files, from byte 8 on
 
@@ -233,23 +234,50 @@ def header_size(path, to_its_end=False):
         return size
 
 
-def open_mask(path, num_labels):
+def is_coloured(path):
+    """Whether a mask is stored in colours, not in ids."""
+    with _opened(path, "mask") as (_, header):
+        return header.mode in COLOURED
+
+
+def open_mask(path, num_labels, colours=None):
     """A label mask as H x W uint8: 0 background, 1..num_labels-1 classes, 255 ignored; turned where its EXIF says so.
 
-    UserError where it is missing, broken, coloured (RGB), stored as JPEG or the like, or has other ids.
+    colours: {(r, g, b): id, or the name of what has none} for masks in colour, which are refused without.
+    UserError where it is missing, broken, stored as JPEG or the like, or has other ids or colours.
     """
     with _opened(path, "mask") as (stream, header):
         kind = "JPEG" if header.info.get("compression") == "jpeg" else header.format
         if kind in LOSSY:
             raise UserError(f"{path}: a mask stored as {kind}, which changes ids; make it anew as PNG")
-        if header.mode not in ("P", "L", "1"):
+        coloured = colours is not None and header.mode in COLOURED
+        if header.mode not in ("P", "L", "1") and not coloured:
             raise UserError(f"{path}: a mask of mode {header.mode}; masks are 8-bit palette or grey PNGs of class ids")
         how = None if header.format == "TIFF" else _orientation(stream, header)
-        mask = _turn(_pixels(stream, header.mode).astype(np.uint8), how)  # ids: in this mode no palette is applied
+        if coloured:
+            pixels = _ids(_pixels(stream, "RGB"), colours, path)
+        else:
+            pixels = _pixels(stream, header.mode).astype(np.uint8)  # ids: in this mode no palette is applied
+        mask = _turn(pixels, how)
     wrong = mask[(mask >= num_labels) & (mask != IGNORE)]
     if wrong.size:
         raise UserError(f"{path}: holds id {wrong.max()}; ids go from 0 to {num_labels - 1}, and 255 is ignored")
     return mask
+
+
+def _ids(pixels, colours, path):
+    """Colours H x W x 3 uint8 -> ids H x W uint8; UserError where one stands for none."""
+    codes = pixels.astype(np.int32) @ np.array([1 << 16, 1 << 8, 1], np.int32)
+    present, places = np.unique(codes, return_inverse=True)
+    ids = []
+    for colour in ((code >> 16, code >> 8 & 255, code & 255) for code in present.tolist()):
+        ids.append(colours.get(colour))
+        if not isinstance(ids[-1], int):
+            text = (
+                f"{path}: the colour {','.join(map(str, colour))} is that of {ids[-1] or 'no label'}, which is no class"
+            )
+            raise UserError(f"{text}; colours are those of labelmap.txt, or without one of VOC's palette")
+    return np.array(ids, np.uint8)[places].reshape(codes.shape)
 
 
 def mask_oddities(mask):
