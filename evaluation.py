@@ -25,10 +25,10 @@ import torch
 from engine import flags
 from engine.check import Check, timed
 from engine.distributed import World
-from engine.record import check_origins, describe_origin, folder_settings, now, read_record, this_run
+from engine.record import check_origins, describe_origin, now, this_run
 from engine.summary import Summary, print_summary
 from tool.cli import fraction, natural, number, run_script
-from tool.io.files import UserError, portable, read_list, require_files, write_json
+from tool.io.files import UserError, folder_settings, portable, read_list, read_record, require_files, write_json
 from tool.io.images import open_mask
 from tool.metrics import over_experiments, split_folds, thresholds_between
 from tool.results import MADE_BY, SUFFIX, check_kind, score

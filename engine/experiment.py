@@ -1,7 +1,7 @@
 """An experiment: every path below experiment/NAME, and what it remembers for its later stages.
 
 experiment/NAME/settings.json   flags that train.py was given (or the stage that came first): a flag that contradicts
-                                them is refused
+                                them is refused; and the names of the classes, so that it can go without its data set
 VOC12_ROOT/classes.txt, cls_labels.npy, ImageSets/Segmentation/{train,val}.txt   --classes, --cls_labels, list flags
 
 For VOC itself, told by the kit's ImageSets/Main/trainval.txt, the released defaults stay.
@@ -9,34 +9,12 @@ For VOC itself, told by the kit's ImageSets/Main/trainval.txt, the released defa
 
 import os
 from pathlib import Path
-from typing import NamedTuple
 
+from models.trained import classifier_place, place_with_best, segmentation_place
 from tool.io.files import UserError, portable, read_json, write_json
+from voc12.classes import CLASS_NAMES, load_classes
 
 VOC_ROOT, VOC_LABELS = "./data/VOC2012", "voc12/cls_labels.npy"
-
-
-class Place(NamedTuple):
-    """Where a training leaves its checkpoints (file: a name with {} for the epoch) and, in the experiment, its log.
-
-    best: the path of best.pth, None for a training that has none.
-    """
-
-    folder: Path
-    file: str
-    log: str
-    best: Path | None = None
-
-    def checkpoint(self, epoch):
-        return self.folder / self.file.format(epoch)
-
-    def newest(self):
-        """Checkpoints of epochs, the newest first."""
-        return sorted(self.folder.glob(self.file.replace("{:03d}", "*").replace("{:02d}", "*")), reverse=True)
-
-
-def place_with_best(folder, log):
-    return Place(folder, "{:02d}.pth", log, folder / "best.pth")
 
 
 class Experiment:
@@ -47,7 +25,7 @@ class Experiment:
         self.settings = self.folder / "settings.json"
         self.maps, self.overlays = self.folder / "dict", self.folder / "vis"
         self.report = self.folder / "report"
-        self.classifier = Place(self.folder / "ckpt", "{:03d}net_main.pth", "log")
+        self.classifier = classifier_place(self.folder)
 
     @classmethod
     def of(cls, args):
@@ -66,8 +44,7 @@ class Experiment:
         return self.folder / ("rw_vis" if overlays else "rw") / "{:02d}_{:02d}{:02d}".format(*powers)
 
     def segmentation(self, arch):
-        folder = portable(self.folder / "ckpt_seg" / arch)
-        return place_with_best(folder, f"log_seg_{folder.name}")
+        return segmentation_place(self.folder, arch)
 
     def segmented(self, arch, crf=False, overlays=False):
         """Labels of the segmentation network; of photographs of no data set without arch."""
@@ -89,17 +66,19 @@ class Experiment:
 def read_settings(path, kinds):
     """What an experiment remembers: {} where the file is missing; UserError where it is damaged.
 
-    kinds: {name: type of its value}; others are left out.
+    kinds: {name: type of its value}; others are left out. Where class names are remembered, "classes" is `path`.
     """
     if not path.is_file():
         return {}
-    stored = read_json(path)
-    if not isinstance(stored, dict):
+    everything = read_json(path)
+    if not isinstance(everything, dict):
         raise UserError(f"{path}: not the settings of an experiment; remove it, and give the flags again")
-    stored = {key: stored[key] for key in kinds if key in stored}
+    stored = {key: everything[key] for key in kinds if key in everything}
     for key, value in stored.items():
         if not isinstance(value, kinds[key]):
             raise UserError(f"{path}: {key} is {str(value)[:50]!r}; correct it, or remove the file")
+    if stored.get("classes") and CLASS_NAMES in everything:
+        stored["classes"] = str(path)  # has them itself
     return stored
 
 
@@ -123,7 +102,7 @@ def remember(args):
     path = Experiment.of(args).settings
     values = {name: getattr(args, name) for name in args.remembered}
     if (args.begins or not path.is_file()) and read_settings(path, args.remembered) != values:
-        write_json(path, values)
+        write_json(path, values | {CLASS_NAMES: list(load_classes(args.classes))})
 
 
 def check_contradictions(args, experiment, stored):
@@ -139,7 +118,7 @@ def check_contradictions(args, experiment, stored):
 
 
 def same(key, flag, stored):
-    """Whether a flag's value is the stored one; of files, whether they are one or hold the same bytes."""
+    """Whether a flag's value is the stored one; of files, whether they are one or hold the same bytes or names."""
     if flag == stored or (key == "cls_labels" and stored is None):  # a table of what the XMLs say
         return True
     if not isinstance(flag, str) or not isinstance(stored, str):
@@ -147,7 +126,11 @@ def same(key, flag, stored):
     files = [Path(flag), Path(stored)]
     if os.path.realpath(flag) == os.path.realpath(stored):
         return True
-    return all(path.is_file() for path in files) and files[0].read_bytes() == files[1].read_bytes()
+    if not all(path.is_file() for path in files):
+        return False
+    if key == "classes":
+        return load_classes(flag) == load_classes(stored)
+    return files[0].read_bytes() == files[1].read_bytes()
 
 
 # ---------------------------------------------------------------- the data set

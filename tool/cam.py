@@ -83,7 +83,11 @@ def inner_size(size, max_side):
 
 def labelled_cam(net, views, label, seen, size):
     """`multi_scale_cam` at the size `seen`, brought to `size` -> {class of the label: H x W float32 array}."""
-    cam = multi_scale_cam(net, views, label, seen)
+    return maps_of(multi_scale_cam(net, views, label, seen), label, size)
+
+
+def maps_of(cam, label, size):
+    """C x h x w maps at `size` -> {class of the label: H x W float32 array}."""
     return {k: resize_maps(cam[k : k + 1], size)[0].cpu().numpy() for k in label.nonzero().flatten().tolist()}
 
 
