@@ -66,19 +66,17 @@ class Experiment:
 def read_settings(path, kinds):
     """What an experiment remembers: {} where the file is missing; UserError where it is damaged.
 
-    kinds: {name: type of its value}; others are left out. Where class names are remembered, "classes" is `path`.
+    kinds: {name: type of its value}; others are left out.
     """
     if not path.is_file():
         return {}
-    everything = read_json(path)
-    if not isinstance(everything, dict):
+    stored = read_json(path)
+    if not isinstance(stored, dict):
         raise UserError(f"{path}: not the settings of an experiment; remove it, and give the flags again")
-    stored = {key: everything[key] for key in kinds if key in everything}
+    stored = {key: stored[key] for key in kinds if key in stored}
     for key, value in stored.items():
         if not isinstance(value, kinds[key]):
             raise UserError(f"{path}: {key} is {str(value)[:50]!r}; correct it, or remove the file")
-    if stored.get("classes") and CLASS_NAMES in everything:
-        stored["classes"] = str(path)  # has them itself
     return stored
 
 
@@ -154,6 +152,13 @@ def expand_list(value, root):
     if value == "none" or "/" in value or "." in value or Path(value).is_file():
         return value
     return str(Path(root) / "ImageSets" / "Segmentation" / f"{value}.txt")
+
+
+def named(stored, settings):
+    """What an experiment remembers, with its own names of the classes where the file they came from is gone."""
+    path = stored.get("classes")
+    gone = path and not Path(path).is_file() and settings.is_file() and CLASS_NAMES in read_json(settings)
+    return stored | {"classes": str(settings)} if gone else stored
 
 
 def moved(stored, root):

@@ -14,6 +14,7 @@ from engine.experiment import (
     expand_list,
     folder_defaults,
     moved,
+    named,
     read_common,
     read_settings,
 )
@@ -150,7 +151,7 @@ class Parser(cli.Parser):
         stored = read_common(experiments, first.remembered)
         if first.voc12_root and "voc12_root" in stored:
             stored = moved(stored, first.voc12_root)
-        return stored
+        return named(stored, experiments[0].settings) if stored else stored
 
 
 def begins_anew(args, experiment):
@@ -345,11 +346,13 @@ def next_command(script, args, *more):
     own = words("--name", args.name)
     if args.experiment != "experiment":
         own += words("--experiment", args.experiment)
-    stored = read_settings(Experiment.of(args).settings, args.remembered)
+    settings = Experiment.of(args).settings
+    stored = read_settings(settings, args.remembered)
     for name, default in UNREMEMBERED.items():
         value = getattr(args, name, None)
         of_trunk = name in ("trunk", "output_stride", "width")
-        if value not in (None, stored.get(name, default)) and not (of_trunk and script == "evaluation.py"):
+        known = value in (None, stored.get(name, default), str(settings))
+        if not known and not (of_trunk and script == "evaluation.py"):
             own += words(f"--{name}", value)
     return shlex.join(["python", script, *own, *map(str, more)])
 
