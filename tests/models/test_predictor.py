@@ -4,6 +4,7 @@ import json
 import shutil
 
 import numpy as np
+import onnxruntime
 import pytest
 import torch
 from conftest import run_here
@@ -103,6 +104,20 @@ def test_what_is_no_image_is_refused(place):
     ):
         with pytest.raises(UserError, match=says):
             predictor(wrong)
+
+
+def test_the_exported_network_labels_as_infer_seg_does_at_one_scale(place):
+    common = ["--name", "n", "--experiment", place]
+    code, errors = run_here("export.py", *common, "--out", place / "net.onnx")
+    assert code == 0, errors
+    more = ["--images", place / "photos", "--out", place / "one", "--device", "cpu", "--num_workers", 0]
+    code, errors = run_here("infer_seg.py", *common, *more, "--scales", 1, "--no-mirror")
+    assert code == 0, errors
+    session = onnxruntime.InferenceSession(str(place / "net.onnx"), providers=["CPUExecutionProvider"])
+    for name, photo in zip(SIZES, photos(place)):
+        image = np.asarray(photo, np.float32).transpose(2, 0, 1)[None] / 255
+        labels = session.run(["logits"], {"image": image})[0][0].argmax(0)
+        assert (labels == open_mask(place / "one/seg" / f"{name}.png", 4)).mean() > 0.999  # a tie may turn
 
 
 def test_which_network_is_taken(place, tmp_path):
