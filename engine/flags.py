@@ -118,7 +118,7 @@ class Parser(cli.Parser):
 
         UserError where a flag contradicts what the experiment remembers.
         """
-        first = super().parse_args(args, Arguments(self))
+        first = split_methods(super().parse_args(args, Arguments(self)))
         for name, presets in self.presets.items():
             self.set_defaults(**presets[getattr(first, name)])
         experiments, stored = [], {}
@@ -129,7 +129,7 @@ class Parser(cli.Parser):
             root = first.voc12_root or stored.get("voc12_root", VOC_ROOT)
             defaults = {"voc12_root": root} | folder_defaults(Path(root), self.splits) | stored
             self.set_defaults(**{name: value for name, value in defaults.items() if name in self.meanings})
-        second = super().parse_args(args, Arguments(self))
+        second = split_methods(super().parse_args(args, Arguments(self)))
         if stored:
             check_contradictions(second, experiments[0], stored)
         for name in self.ranges:
@@ -166,12 +166,35 @@ def experiment_name(text):
     return text
 
 
+def split_methods(args):
+    """The arguments, `--name her=a,b ours=c,d` as methods {"her": ["a", "b"], ...} and name ["a", "b", "c", "d"]."""
+    if not isinstance(getattr(args, "name", None), list):
+        return args
+    pairs = [name.partition("=") for name in args.name if not Experiment(args.experiment, name).folder.is_dir()]
+    methods = {method: names.split(",") for method, equals, names in pairs if equals and method}
+    if methods:
+        if len(methods) < len(args.name):
+            raise UserError(
+                f"--name {' '.join(args.name)}: give experiments, or METHOD=NAME,NAME,... with each method once"
+            )
+        args.methods, args.name = methods, sum(methods.values(), [])
+        for name in args.name:
+            try:
+                experiment_name(name)
+            except argparse.ArgumentTypeError as error:
+                raise UserError(f"--name: {error}") from None
+    return args
+
+
 # ---------------------------------------------------------------- flags of several scripts
 
 
 def add_experiment(parser, name=None, several=False):
     """--name, --experiment. name: a default, without which the flag is required. several: none, one or more names."""
-    text = "names of experiments, folders" if several else "name of the experiment, a folder"
+    text = "name of the experiment, a folder"
+    if several:
+        text = "names of experiments, or METHOD=NAME,NAME,... for each method: means and deviations are then a method's"
+        parser.set_defaults(methods=None)
     more = {"nargs": "+"} if several else {"required": name is None}
     parser.run("--name", type=experiment_name, default=name, help=text, **more)
     parser.run("--experiment", type=str, default="experiment", help="folder of all experiments")
