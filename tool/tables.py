@@ -262,5 +262,5 @@ def draw_classes(ax, groups, names, with_mean):
         boundary = [results[0]["boundary_iou_classes"][name] for name in names]
         ax.plot(boundary, range(len(names)), "|", color=ORANGE, markersize=6, markeredgewidth=1.5, label="boundary IoU")
     ax.set_yticks(range(len(names)), names)
-    ax.invert_yaxis()
+    ax.set_ylim(len(names) - 0.5, -0.5)
     ax.set(xlim=(0, 100), xlabel="IoU (%)")
