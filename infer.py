@@ -25,15 +25,12 @@ from engine.jobs import refine_maps, write_maps, write_overlays
 from engine.labelling import Facts, Job, Labelling, find_photographs
 from engine.networks import find_classifier
 from engine.outputs import Output
-from engine.record import folder_settings
-from models.checkpoint import load_weights
 from models.classifiers import MODELS
-from models.trunks import make_trunk
+from models.trained import load_classifier
 from tool.cam import labelled_cam, predict_label
 from tool.cli import fraction, natural, positive, power, run_script
 from tool.crf import ITERATIONS, has_crf, load_crf
-from tool.io.files import UserError, file_hash, print_warning
-from tool.threads import one_thread
+from tool.io.files import UserError, file_hash, folder_settings, print_warning
 from voc12.classes import load_classes
 from voc12.data import InferenceSet
 from voc12.labels import load_labels
@@ -153,9 +150,7 @@ def main(args):
     torch.manual_seed(args.seed)
     classes, weights, net = load_classes(args.classes), find_classifier(args), None
     if weights:
-        with one_thread():  # worker processes are forked later, and a fork does not copy torch's threads
-            net = MODELS[args.model](make_trunk(args.trunk, args.width, args.output_stride), len(classes), args.pool)
-            load_weights(net, weights, part="all")
+        net = load_classifier(vars(args), weights, len(classes))
     maps, jobs = build_jobs(args, weights, classes)
     images, failures = find_photographs(args, jobs)
     if weights and args.labels == "given":

@@ -19,14 +19,13 @@ from engine.experiment import Experiment
 from engine.jobs import refine_walk
 from engine.labelling import Facts, Images, Job, Labelling
 from engine.outputs import Output
-from engine.record import folder_settings
 from models.affinity import AffinityNet
 from models.checkpoint import load_weights
 from models.trunks import make_trunk
 from tool.cli import positive, positive_int, run_script
 from tool.crf import load_crf
 from tool.io.failures import FAILED_FILE, Failures
-from tool.io.files import UserError, file_hash, read_list
+from tool.io.files import UserError, file_hash, folder_settings, read_list
 from tool.pseudo_labels import stack_scores, walk_scores
 from tool.threads import one_thread
 from voc12.classes import load_classes

@@ -1,7 +1,7 @@
 """An experiment: every path below experiment/NAME, and what it remembers for its later stages.
 
 experiment/NAME/settings.json   flags that train.py was given (or the stage that came first): a flag that contradicts
-                                them is refused
+                                them is refused; and the names of the classes, so that it can go without its data set
 VOC12_ROOT/classes.txt, cls_labels.npy, ImageSets/Segmentation/{train,val,masks}.txt   --classes, --cls_labels, lists;
                                 masks.txt: the images of train.txt that have masks, where not all of them do
 
@@ -10,34 +10,12 @@ For VOC itself, told by the kit's ImageSets/Main/trainval.txt, the released defa
 
 import os
 from pathlib import Path
-from typing import NamedTuple
 
+from models.trained import classifier_place, place_with_best, segmentation_place
 from tool.io.files import UserError, portable, read_json, write_json
+from voc12.classes import CLASS_NAMES, load_classes
 
 VOC_ROOT, VOC_LABELS = "./data/VOC2012", "voc12/cls_labels.npy"
-
-
-class Place(NamedTuple):
-    """Where a training leaves its checkpoints (file: a name with {} for the epoch) and, in the experiment, its log.
-
-    best: the path of best.pth, None for a training that has none.
-    """
-
-    folder: Path
-    file: str
-    log: str
-    best: Path | None = None
-
-    def checkpoint(self, epoch):
-        return self.folder / self.file.format(epoch)
-
-    def newest(self):
-        """Checkpoints of epochs, the newest first."""
-        return sorted(self.folder.glob(self.file.replace("{:03d}", "*").replace("{:02d}", "*")), reverse=True)
-
-
-def place_with_best(folder, log):
-    return Place(folder, "{:02d}.pth", log, folder / "best.pth")
 
 
 class Experiment:
@@ -48,7 +26,7 @@ class Experiment:
         self.settings = self.folder / "settings.json"
         self.maps, self.overlays = self.folder / "dict", self.folder / "vis"
         self.report = self.folder / "report"
-        self.classifier = Place(self.folder / "ckpt", "{:03d}net_main.pth", "log")
+        self.classifier = classifier_place(self.folder)
 
     @classmethod
     def of(cls, args):
@@ -67,8 +45,7 @@ class Experiment:
         return self.folder / ("rw_vis" if overlays else "rw") / "{:02d}_{:02d}{:02d}".format(*powers)
 
     def segmentation(self, arch):
-        folder = portable(self.folder / "ckpt_seg" / arch)
-        return place_with_best(folder, f"log_seg_{folder.name}")
+        return segmentation_place(self.folder, arch)
 
     def segmented(self, arch, crf=False, overlays=False):
         """Labels of the segmentation network; of photographs of no data set without arch."""
@@ -124,7 +101,7 @@ def remember(args):
     path = Experiment.of(args).settings
     values = {name: getattr(args, name) for name in args.remembered}
     if (args.begins or not path.is_file()) and read_settings(path, args.remembered) != values:
-        write_json(path, values)
+        write_json(path, values | {CLASS_NAMES: list(load_classes(args.classes))})
 
 
 def check_contradictions(args, experiment, stored):
@@ -140,7 +117,7 @@ def check_contradictions(args, experiment, stored):
 
 
 def same(key, flag, stored):
-    """Whether a flag's value is the stored one; of files, whether they are one or hold the same bytes."""
+    """Whether a flag's value is the stored one; of files, whether they are one or hold the same bytes or names."""
     if flag == stored or (key == "cls_labels" and stored is None):  # a table of what the XMLs say
         return True
     if not isinstance(flag, str) or not isinstance(stored, str):
@@ -148,7 +125,11 @@ def same(key, flag, stored):
     files = [Path(flag), Path(stored)]
     if os.path.realpath(flag) == os.path.realpath(stored):
         return True
-    return all(path.is_file() for path in files) and files[0].read_bytes() == files[1].read_bytes()
+    if not all(path.is_file() for path in files):
+        return False
+    if key == "classes":
+        return load_classes(flag) == load_classes(stored)
+    return files[0].read_bytes() == files[1].read_bytes()
 
 
 # ---------------------------------------------------------------- the data set
@@ -177,6 +158,13 @@ def expand_list(value, root):
     if value == "none" or "/" in value or "." in value or Path(value).is_file():
         return value
     return str(Path(root) / "ImageSets" / "Segmentation" / f"{value}.txt")
+
+
+def named(stored, settings):
+    """What an experiment remembers, with its own names of the classes where the file they came from is gone."""
+    path = stored.get("classes")
+    gone = path and not Path(path).is_file() and settings.is_file() and CLASS_NAMES in read_json(settings)
+    return stored | {"classes": str(settings)} if gone else stored
 
 
 def moved(stored, root):

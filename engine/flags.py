@@ -14,6 +14,7 @@ from engine.experiment import (
     expand_list,
     folder_defaults,
     moved,
+    named,
     read_common,
     read_settings,
 )
@@ -118,7 +119,7 @@ class Parser(cli.Parser):
 
         UserError where a flag contradicts what the experiment remembers.
         """
-        first = super().parse_args(args, Arguments(self))
+        first = split_methods(super().parse_args(args, Arguments(self)))
         for name, presets in self.presets.items():
             self.set_defaults(**presets[getattr(first, name)])
         experiments, stored = [], {}
@@ -129,7 +130,7 @@ class Parser(cli.Parser):
             root = first.voc12_root or stored.get("voc12_root", VOC_ROOT)
             defaults = {"voc12_root": root} | folder_defaults(Path(root), self.splits) | stored
             self.set_defaults(**{name: value for name, value in defaults.items() if name in self.meanings})
-        second = super().parse_args(args, Arguments(self))
+        second = split_methods(super().parse_args(args, Arguments(self)))
         blank = argparse.Namespace(**dict.fromkeys(self.meanings))  # no default is put where there is a value
         second.given = {
             name for name, value in vars(self.parse_known_args(args, blank)[0]).items() if value is not None
@@ -157,7 +158,7 @@ class Parser(cli.Parser):
         stored = read_common(experiments, first.remembered)
         if first.voc12_root and "voc12_root" in stored:
             stored = moved(stored, first.voc12_root)
-        return stored
+        return named(stored, experiments[0].settings) if stored else stored
 
 
 def begins_anew(args, experiment):
@@ -172,12 +173,35 @@ def experiment_name(text):
     return text
 
 
+def split_methods(args):
+    """The arguments, `--name her=a,b ours=c,d` as methods {"her": ["a", "b"], ...} and name ["a", "b", "c", "d"]."""
+    if not isinstance(getattr(args, "name", None), list):
+        return args
+    pairs = [name.partition("=") for name in args.name if not Experiment(args.experiment, name).folder.is_dir()]
+    methods = {method: names.split(",") for method, equals, names in pairs if equals and method}
+    if methods:
+        if len(methods) < len(args.name):
+            raise UserError(
+                f"--name {' '.join(args.name)}: give experiments, or METHOD=NAME,NAME,... with each method once"
+            )
+        args.methods, args.name = methods, sum(methods.values(), [])
+        for name in args.name:
+            try:
+                experiment_name(name)
+            except argparse.ArgumentTypeError as error:
+                raise UserError(f"--name: {error}") from None
+    return args
+
+
 # ---------------------------------------------------------------- flags of several scripts
 
 
 def add_experiment(parser, name=None, several=False):
     """--name, --experiment. name: a default, without which the flag is required. several: none, one or more names."""
-    text = "names of experiments, folders" if several else "name of the experiment, a folder"
+    text = "name of the experiment, a folder"
+    if several:
+        text = "names of experiments, or METHOD=NAME,NAME,... for each method: means and deviations are then a method's"
+        parser.set_defaults(methods=None)
     more = {"nargs": "+"} if several else {"required": name is None}
     parser.run("--name", type=experiment_name, default=name, help=text, **more)
     parser.run("--experiment", type=str, default="experiment", help="folder of all experiments")
@@ -358,11 +382,13 @@ def next_command(script, args, *more):
     own = words("--name", args.name)
     if args.experiment != "experiment":
         own += words("--experiment", args.experiment)
-    stored = read_settings(Experiment.of(args).settings, args.remembered)
+    settings = Experiment.of(args).settings
+    stored = read_settings(settings, args.remembered)
     for name, default in UNREMEMBERED.items():
         value = getattr(args, name, None)
         of_trunk = name in ("trunk", "output_stride", "width")
-        if value not in (None, stored.get(name, default)) and not (of_trunk and script == "evaluation.py"):
+        known = value in (None, stored.get(name, default), str(settings))
+        if not known and not (of_trunk and script == "evaluation.py"):
             own += words(f"--{name}", value)
     return shlex.join(["python", script, *own, *map(str, more)])
 

@@ -3,11 +3,10 @@
 from pathlib import Path
 
 from engine.experiment import Experiment
-from engine.record import folder_settings
-from models.checkpoint import find_epoch, load_weights
-from models.deeplab import DEEPLAB, make_segmentation_net, network_settings
+from models.checkpoint import find_epoch
+from models.deeplab import DEEPLAB
+from models.trained import load_segmentation
 from tool.io.files import UserError, file_hash
-from tool.threads import one_thread
 
 
 def load_segmentation_net(args, num_labels):
@@ -20,10 +19,7 @@ def load_segmentation_net(args, num_labels):
     if not weights.is_file():
         hint = "" if args.weights else f"; run train_seg.py --name {args.name} --arch {args.arch}"
         raise UserError(f"{weights}: no such checkpoint{hint}")
-    network = network_settings(args.arch, vars(args) | (folder_settings(weights.parent) or {}))
-    with one_thread():  # worker processes are forked later, and a fork does not copy torch's threads
-        net = make_segmentation_net(**network, num_labels=num_labels)
-        load_weights(net, weights, part="all")
+    net, network = load_segmentation(args.arch, vars(args), weights, num_labels)
     return net, weights, network | {"weights": file_hash(weights)}
 
 

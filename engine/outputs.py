@@ -23,8 +23,8 @@ from typing import NamedTuple
 
 import numpy as np
 
-from engine.record import difference, folder_settings, origin_of, write_record
-from tool.io.files import UserError, file_checksum, remove_stale
+from engine.record import difference, origin_of, write_record
+from tool.io.files import UserError, file_checksum, folder_settings, remove_stale
 
 NONE = "-"
 TIMES = "times"  # an answer of `Inputs.compare`

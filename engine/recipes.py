@@ -2,6 +2,7 @@
 
 from models.checkpoint import PSA_WEIGHTS
 from tool.io.images import BACKGROUND, IGNORE
+from tool.segmentation import VIEWS
 
 OURS = {"pretrained": "auto", "batch_size": 10, "lr": 1e-3, "momentum": 0.9, "wt_dec": 5e-4, "msc": True}
 OURS |= {"random_scale": [0.5, 1.5], "scale_by_batch": False, "jitter": [0.3, 0.3, 0.3, 0.1], "padding": IGNORE}
@@ -14,7 +15,4 @@ MCTFORMER |= {"random_scale": [0.7, 1.3], "scale_by_batch": True, "jitter": [0.0
 MCTFORMER |= {"loss_at": "pixels", "dropout_rates": [0.3, 0.5], "train_b2": True}
 
 RECIPES = {"default": OURS, "mctformer": MCTFORMER}
-TEST_RECIPES = {
-    "default": {"scales": [0.5, 0.75, 1.0, 1.25, 1.5, 1.75], "mirror": True, "merge": "mean"},
-    "mctformer": {"scales": [0.5, 0.75, 1.0, 1.25, 1.5], "mirror": False, "merge": "max"},
-}
+TEST_RECIPES = {"default": VIEWS, "mctformer": {"scales": [0.5, 0.75, 1.0, 1.25, 1.5], "mirror": False, "merge": "max"}}

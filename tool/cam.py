@@ -93,8 +93,12 @@ def inner_size(size, max_side):
 def labelled_cam(net, views, label, seen, size):
     """`multi_scale_cam` at the size `seen`, brought to `size` -> {class of the label: H x W float32 array}."""
     shown = label.nonzero().flatten()
-    cams = resize_maps(class_cams(net, views, shown, seen), size).cpu().numpy()
-    return dict(zip(shown.tolist(), cams))
+    return maps_of(class_cams(net, views, shown, seen), shown, size)
+
+
+def maps_of(cams, classes, size):
+    """K x h x w maps of K classes (indices), at `size` -> {class: H x W float32 array}."""
+    return dict(zip(classes.tolist(), resize_maps(cams, size).cpu().numpy()))
 
 
 def predict_label(logits, min_score):

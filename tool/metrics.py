@@ -137,8 +137,25 @@ def split_folds(ids, k, seed):
     return {image_id: int(place) % k for image_id, place in zip(sorted(ids), order)}
 
 
+def deviation(values):
+    """Standard deviation of a sample; None of a single value."""
+    return float(np.std(values, ddof=1)) if len(values) > 1 else None
+
+
+def over_methods(results, methods, figures):
+    """`over_experiments` of each method. results: {experiment: result}; methods: {name: its experiments}, or None."""
+    if not methods:
+        return over_experiments(list(results.values()), figures)
+    return {
+        "methods": {
+            method: {"names": names} | over_experiments([results[name] for name in names], figures)
+            for method, names in methods.items()
+        }
+    }
+
+
 def over_experiments(results, figures):
-    """Mean and standard deviation (of a sample, n - 1) of several results -> {"mean": ..., "std": ...}.
+    """Mean and standard deviation (of a sample, n - 1; None of one) of results -> {"mean": ..., "std": ...}.
 
     results: as `measures` gives them, perhaps with "kfold". figures: names of numbers in them. Both values have these
     figures, "classes" {class: IoU}, and "kfold_miou".
@@ -146,7 +163,7 @@ def over_experiments(results, figures):
 
     def both(value):
         values = [value(result) for result in results]
-        return float(np.mean(values)), float(np.std(values, ddof=1))
+        return float(np.mean(values)), deviation(values)
 
     pairs = {key: both(lambda result, key=key: result[key]) for key in figures}
     classes = {name: both(lambda result, name=name: result["classes"][name]) for name in results[0]["classes"]}

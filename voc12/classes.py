@@ -5,9 +5,10 @@ import re
 from itertools import combinations
 from pathlib import Path
 
-from tool.io.files import CONTROL, UserError
+from tool.io.files import CONTROL, UserError, read_json
 
 BACKGROUND_NAME = "background"
+CLASS_NAMES = "class_names"  # where the settings.json of an experiment has them
 VOC_CLASSES = ("aeroplane", "bicycle", "bird", "boat", "bottle", "bus", "car", "cat", "chair", "cow", "diningtable")
 VOC_CLASSES += ("dog", "horse", "motorbike", "person", "pottedplant", "sheep", "sofa", "train", "tvmonitor")
 
@@ -15,10 +16,14 @@ VOC_CLASSES += ("dog", "horse", "motorbike", "person", "pottedplant", "sheep", "
 def load_classes(path=None):
     """Names of the object classes, in the order of their indices; VOC's 20 where `path` is None.
 
-    path: text file with one name a line, without background. At most 254, since masks are 8-bit and 255 is "ignore".
+    path: text file with one name a line, without background, or an experiment's settings.json. At most 254, since masks
+    are 8-bit and 255 is "ignore".
     """
     if path is None:
         return VOC_CLASSES
+    if Path(path).name == "settings.json":
+        stored = read_json(path)
+        return check_class_names(stored.get(CLASS_NAMES) if isinstance(stored, dict) else None, path)
     try:
         names = [line.strip() for line in Path(path).read_text(encoding="utf-8-sig").splitlines() if line.strip()]
     except FileNotFoundError:
@@ -30,6 +35,8 @@ def load_classes(path=None):
 
 def check_class_names(names, origin):
     """The names as a tuple; UserError, which begins with `origin`, where they cannot be those of 8-bit masks."""
+    if not isinstance(names, list | tuple) or not all(isinstance(name, str) for name in names):
+        names = ()
     if not names or len(names) > 254 or len(set(names)) < len(names) or BACKGROUND_NAME in names:
         raise UserError(f"{origin}: needs 1 to 254 different class names, one a line, without {BACKGROUND_NAME!r}")
     for name in names:

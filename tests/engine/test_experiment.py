@@ -7,8 +7,9 @@ from pathlib import Path
 import pytest
 
 from engine.experiment import Experiment, remember
-from engine.flags import Parser, add_common, add_data, add_trunk
+from engine.flags import Parser, add_common, add_data, add_trunk, next_command
 from tool.io.files import UserError
+from voc12.classes import load_classes
 
 SETS = ("VOC", "own")
 
@@ -142,6 +143,27 @@ def test_a_data_set_that_was_moved_or_copied(here):
     assert args.classes == "elsewhere/classes.txt"
     remember(args)
     assert parse().voc12_root == "elsewhere"
+
+
+def test_class_names_are_known_without_the_data_set(here):
+    train("--voc12_root", "own")
+    Path("own").rename("elsewhere")
+    args = parse()
+    assert load_classes(args.classes) == ("zebra", "lion")
+    assert next_command("stage.py", args) == "python stage.py --name n"
+    assert parse("--classes", "elsewhere/classes.txt").classes == "elsewhere/classes.txt"
+    Path("other.txt").write_text("lion\nzebra\n")
+    with pytest.raises(UserError, match="--classes other.txt: "):
+        parse("--classes", "other.txt")
+    Path("experiment/n").rename("experiment/moved")
+    assert load_classes(parse("--name", "moved").classes) == ("zebra", "lion")
+    remember(parse("--name", "moved", "--width", 0.5, "--overwrite", begins=True))
+    Path("experiment/n").mkdir()
+    Path("experiment/n/settings.json").write_text('{"voc12_root": "own", "classes": "own/classes.txt"}')  # of before
+    assert parse().classes == "own/classes.txt"
+    Path("experiment/n/settings.json").write_text('{"classes": "gone", "class_names": ["a", 3]}')
+    with pytest.raises(UserError, match="settings.json: needs 1 to 254 different class names"):
+        load_classes(parse().classes)
 
 
 @pytest.mark.parametrize("text", ["{", "[]", '{"width": "wide"}', '{"voc12_root": 3}'])

@@ -10,8 +10,8 @@ import torch
 from conftest import infer_flags, refused, run_script, succeeds, train_flags
 
 from engine.outputs import claim_folder
-from engine.record import check_origins, origin_of, read_record
-from tool.io.files import UserError
+from engine.record import check_origins, origin_of
+from tool.io.files import UserError, read_record
 from tool.io.images import label_image, open_mask, save_image
 from tool.io.scores import file_origin, read_scores, write_scores
 

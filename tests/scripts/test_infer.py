@@ -15,12 +15,11 @@ from stage_runs import predict_flags
 
 from engine.distributed import World
 from engine.outputs import add_inputs, inputs_path, read_inputs
-from engine.record import read_record
 from models.aeft import AEFTNet
 from models.checkpoint import load_weights
 from models.resnet38d import ResNet38d
 from tool.cam import predict_label
-from tool.io.files import read_list
+from tool.io.files import read_list, read_record
 from tool.io.images import open_image, open_mask
 from tool.io.lock import locked
 from tool.io.pickles import unpickle_dict

@@ -86,6 +86,22 @@ def read_json(path):
         raise UserError(f"{path}: not a JSON file; remove it and run the stage again") from None
 
 
+RUN_FILE = "run.json"  # in a folder of results or checkpoints: what made them (engine/record.py)
+
+
+def read_record(folder):
+    """run.json of a folder as a dict; None where there is none (files of another tool)."""
+    path = Path(folder) / RUN_FILE
+    record = read_json(path) if path.is_file() else None
+    return record if isinstance(record, dict) and isinstance(record.get("settings"), dict) else None
+
+
+def folder_settings(folder):
+    """The settings that made a folder's results; None where it has no run.json."""
+    record = read_record(folder)
+    return record and record["settings"]
+
+
 def remove_stale(folder, name="*"):
     """Remove temporary files that a killed run left in `folder`: of files called `name`, or of all, subfolders too."""
     paths = Path(folder).rglob(".*.tmp") if name == "*" else Path(folder).glob(f".{name}.*.tmp")
