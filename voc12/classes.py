@@ -5,6 +5,7 @@ from pathlib import Path
 from tool.io.files import CONTROL, UserError
 
 BACKGROUND_NAME = "background"
+IGNORED_NAME = "ignored"  # what 255 is called in formats that know classes alone
 VOC_CLASSES = ("aeroplane", "bicycle", "bird", "boat", "bottle", "bus", "car", "cat", "chair", "cow", "diningtable")
 VOC_CLASSES += ("dog", "horse", "motorbike", "person", "pottedplant", "sheep", "sofa", "train", "tvmonitor")
 
