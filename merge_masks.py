@@ -5,9 +5,9 @@ reads   LABELS/ID.png, label masks of any stage; MASKS/ID/*.png with metadata.cs
 writes  OUT/ID.png: H x W class ids, palette PNG; labels without masks as they were
         python merge_masks.py --labels experiment/N/rw/02_2119 --masks sam --out merged
 
-A mask takes the class that most of its labelled pixels have, where those are at least --cover of them, and background
-where that has at least --cover_background; otherwise what is in it stays. Masks are laid over each other from the
-largest to the smallest. Pixels in no mask keep their label, and 255 (ignored) counts for nothing and is covered.
+A mask takes the class that most of its pixels have, where those are at least --cover of them; else it is background
+where that has at least --cover_background; else what is in it stays. Masks are laid over each other from the largest
+to the smallest. Pixels in no mask keep their label; 255 (ignored) counts for nothing and is covered.
 """
 
 from pathlib import Path
@@ -72,9 +72,11 @@ def merge(labels, masks, cover, cover_background):
     merged = labels.copy()
     for mask in sorted(masks, key=lambda mask: -mask.sum()):
         counts = np.bincount(labels[mask], minlength=IGNORE + 1)[:IGNORE]
-        k = int(counts.argmax())
-        if counts[k] and counts[k] >= counts.sum() * (cover_background if k == BACKGROUND else cover):
-            merged[mask] = k
+        total, best = counts.sum(), 1 + int(counts[1:].argmax())
+        if counts[best] and counts[best] >= cover * total:
+            merged[mask] = best
+        elif counts[BACKGROUND] and counts[BACKGROUND] >= cover_background * total:
+            merged[mask] = BACKGROUND
     return merged
 
 

@@ -424,7 +424,6 @@ class SegSet(TrainingSet):
             return
         found = find_labels(folder)
         self.corrected = {i: found[i] for i in self.ids if i in found}
-        self.labels |= self.corrected
         if not self.corrected:
             raise UserError(f"--corrected {folder}: no mask (ID.png) there of any of the {len(self)} images")
         if len(found) > len(self.corrected):
@@ -445,7 +444,9 @@ class SegSet(TrainingSet):
     def label(self, image_id, size):
         """The mask of an image of `size` (w, h), H x W uint8."""
         path = image_path(self.root, image_id)
-        label = fit_mask(open_mask(self.labels[image_id], self.num_labels), size[::-1], path)
+        label = fit_mask(
+            open_mask(self.corrected.get(image_id, self.labels[image_id]), self.num_labels), size[::-1], path
+        )
         check_size(label, size[::-1], path)
         return label
 

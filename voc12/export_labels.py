@@ -128,10 +128,13 @@ def write_coco(args, classes, masks):
 
 
 def polygon_line(k, inside):
-    """YOLO's line of a connected object, and how many pixels its filled holes have. Points are centres of pixels."""
+    """YOLO's line of a connected object, and how many pixels its filled holes have.
+
+    Points are the pixels of the outline and a quarter: some readers round, others cut off, and both find the pixel.
+    """
     (outline, *_), _ = cv2.findContours(inside.astype(np.uint8), cv2.RETR_EXTERNAL, cv2.CHAIN_APPROX_SIMPLE)
     filled = cv2.fillPoly(np.zeros(inside.shape, np.uint8), [outline], 1)
-    points = ((outline[:, 0] + 0.5) / inside.shape[::-1]).tolist()
+    points = ((outline[:, 0] + 0.25) / inside.shape[::-1]).tolist()
     points += points[-1:] * (3 - len(points))  # a polygon has three, also that of a single pixel
     return " ".join([str(k - 1), *(f"{v:.6f}" for point in points for v in point)]), int(filled.sum() - inside.sum())
 
@@ -177,7 +180,7 @@ def write_cvat(args, classes, masks):
             for folder, ids in (("SegmentationClass", mask), ("SegmentationObject", numbers)):
                 with archive.open(f"{folder}/{name}.png", "w") as stream:
                     Image.fromarray(PALETTE[ids]).save(stream, format="PNG")
-            names.append(f'"{name}"\n' if " " in name else f"{name}\n")
+            names.append(f"{name}\n")
             count += found
             colours |= {IGNORED_NAME: IGNORE} if IGNORE in mask else {}
         lines = [f"{name}:{','.join(map(str, PALETTE[k]))}::\n" for name, k in colours.items()]
