@@ -15,7 +15,7 @@ from label_studio_tools.core.label_config import parse_config
 from pycocotools.coco import COCO
 
 from tool.io.images import IGNORE, label_image
-from voc12.export_labels import object_numbers, polygon_line
+from voc12.label_writers import object_numbers, polygon_line
 
 pytestmark = pytest.mark.filterwarnings("ignore:__array__ implementation")  # pycocotools with numpy 2
 IDS = {name: k for k, name in enumerate(NAMES, 1)} | {"ignored": IGNORE}

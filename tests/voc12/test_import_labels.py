@@ -134,6 +134,12 @@ BAD_FILES = {
         lambda place, path: path.write_bytes((place / "cvat" / "x.zip").read_bytes()[:-40]) and path,
         "neither a zip nor JSON",
     ),
+    "damaged": (
+        lambda place, path: (
+            path.write_bytes((place / "cvat" / "x.zip").read_bytes().replace(b"cat:128,0,0", b"cat:128,0,1")) and path
+        ),
+        "broken or encrypted (Bad CRC-32",
+    ),
     "other JSON": (lambda place, path: path.write_text('{"a": 1}') and path, "lacks the key 'images'"),
     "JSON-MIN": (lambda place, path: path.write_text('[{"image": "x.jpg", "label": []}]') and path, "not as JSON-MIN"),
     "another zip": (lambda place, path: cvat_zip(path, {}, ALL_ZEBRA, ZEBRA), 'export as "Segmentation mask 1.1"'),
