@@ -1,7 +1,7 @@
 """Stage 5: train a segmentation network on pseudo labels; it needs no image labels any more.
 
 reads   experiment/NAME/LABELS/ID.png (infer_aff.py, or masks of any other method), --voc12_root, --train_list;
-        the masks of --val_list, where there are any
+        CORRECTED/ID.png, which wins over them (import_labels.py); the masks of --val_list, where there are any
 writes  experiment/NAME/ckpt_seg/{arch}/{epoch:02d}.pth, best.pth, resume.pth; log_seg_{arch}.txt, .jsonl beside them
         python train_seg.py --name N --labels rw/02_2119
 
@@ -37,7 +37,7 @@ from tool.io.files import UserError, fingerprint, read_list
 from tool.io.images import BACKGROUND, IGNORE
 from tool.results import say_odd_masks
 from voc12.classes import load_classes
-from voc12.data import SegSet, check_images, check_scores, masked_ids
+from voc12.data import SegSet, check_images, masked_ids
 from voc12.transforms import SegView, look_of
 from voc12.validation import segmentation_score
 
@@ -52,6 +52,8 @@ def get_args_parser():
     add = parser.data
     text = "folder of label masks (PNG), below experiment/NAME or any path"
     add("--labels", role=flags.CONTENT, type=str, required=True, help=text)
+    text = "folder of masks that win over those of --labels, of as many images as there are"
+    add("--corrected", role=flags.CONTENT, type=str, help=text)
     text = "factor on both sides of an image before the crop, drawn from this range"
     add("--random_scale", type=positive, nargs=2, metavar=("MIN", "MAX"), help=text)
     add("--scale_by_batch", action=flags.SWITCH, help="one factor for all images of a batch, not one for each")
@@ -103,12 +105,13 @@ def build_data(args, folder, num_labels, look):
     """The training set. folder: the label masks'."""
     ids = read_list(args.train_list)
     flags.fit_batches(args, len(ids))
-    if args.on_error == "stop":
-        check_images(ids, args.voc12_root)
-        check_scores(ids, folder, args.train_list, "run infer_aff.py on that list, or check --labels", suffix="png")
     view = SegView(args.random_scale, args.crop_size, args.jitter, args.padding, look, args.max_side)
     batch_size = args.batch_size if args.scale_by_batch else None
     dataset = SegSet(args.voc12_root, ids, folder, num_labels, view, args.seed, batch_size)
+    dataset.correct(args.corrected)
+    if args.on_error == "stop":
+        check_images(ids, args.voc12_root)
+        dataset.require(folder, args.train_list)
     say_odd_masks(dataset.labels.values())
     return dataset
 
@@ -160,6 +163,7 @@ def main(args):
         "class names": fingerprint(list(classes)),
         "masks of --labels": origin(folder) or dataset.fingerprint(),
         "images of --val_list": fingerprint(val_ids),
+        **dataset.corrections(),
     }
     lists = [args.train_list] + [args.val_list] * (val_ids is not None)
     lines = [f"{args.arch}: {{}}; starts from {weights}", describe_selection(args, validation)]

@@ -9,6 +9,7 @@ from tool.io.files import CONTROL, UserError, read_json
 
 BACKGROUND_NAME = "background"
 CLASS_NAMES = "class_names"  # where the settings.json of an experiment has them
+IGNORED_NAME = "ignored"  # what 255 is called in formats that know classes alone
 VOC_CLASSES = ("aeroplane", "bicycle", "bird", "boat", "bottle", "bus", "car", "cat", "chair", "cow", "diningtable")
 VOC_CLASSES += ("dog", "horse", "motorbike", "person", "pottedplant", "sheep", "sofa", "train", "tvmonitor")
 

@@ -20,6 +20,7 @@ from tool.io.files import (
     IMAGE_SUFFIXES,
     UserError,
     after_id,
+    file_checksum,
     fingerprint,
     missing_files,
     print_warning,
@@ -30,7 +31,7 @@ from tool.io.images import check_size, fit_mask, header_size, open_image, open_m
 from tool.io.scores import read_scores
 from tool.results import say_odd_masks
 from tool.workers import follow_parent
-from voc12.layout import say_turned
+from voc12.layout import find_labels, say_turned
 from voc12.transforms import IMAGENET, at_most, normalise, rescale
 
 TOLERANCE = 1e-3  # of maps beyond 0 and 1: half floats are that coarse
@@ -412,6 +413,28 @@ class SegSet(TrainingSet):
     def __init__(self, voc12_root, ids, labels_dir, num_labels, view, seed, batch_size=None):
         self.root, self.ids, self.view, self.seed = voc12_root, ids, view, seed
         self.labels, self.num_labels, self.batch_size = label_paths(labels_dir, ids), num_labels, batch_size
+        self.corrected = {}
+
+    def correct(self, folder):
+        """Let the masks that a folder holds, ID.png, win over those that are there; None: none do.
+
+        UserError where it has none of these images'; masks of others are counted.
+        """
+        if folder is None:
+            return
+        found = find_labels(folder)
+        self.corrected = {i: found[i] for i in self.ids if i in found}
+        if not self.corrected:
+            raise UserError(f"--corrected {folder}: no mask (ID.png) there of any of the {len(self)} images")
+        if len(found) > len(self.corrected):
+            print_warning(f"{folder}: {len(found) - len(self.corrected)} masks there are of no image of the list")
+
+    def require(self, folder, list_path):
+        """UserError where the folder of labels lacks some that are not corrected, or a corrected one cannot be used."""
+        rest = [image_id for image_id in self.ids if image_id not in self.corrected]
+        check_scores(rest, folder, list_path, "run infer_aff.py on that list, or check --labels", suffix="png")
+        for image_id in self.corrected:
+            self.check(image_id)
 
     def __getitem__(self, key):
         image_id, image, rng = self.opened(key)
@@ -421,7 +444,9 @@ class SegSet(TrainingSet):
     def label(self, image_id, size):
         """The mask of an image of `size` (w, h), H x W uint8."""
         path = image_path(self.root, image_id)
-        label = fit_mask(open_mask(self.labels[image_id], self.num_labels), size[::-1], path)
+        label = fit_mask(
+            open_mask(self.corrected.get(image_id, self.labels[image_id]), self.num_labels), size[::-1], path
+        )
         check_size(label, size[::-1], path)
         return label
 
@@ -432,6 +457,11 @@ class SegSet(TrainingSet):
     def fingerprint(self):
         """16 hex digits that stand for the sizes of the masks' files."""
         return fingerprint([path.stat().st_size if path.is_file() else None for path in self.labels.values()])
+
+    def corrections(self):
+        """{what they are, in words: fingerprint of their contents} of corrected masks; {} without any."""
+        sums = [[image_id, file_checksum(path)] for image_id, path in self.corrected.items()]
+        return {"masks of --corrected": fingerprint(sums)} if sums else {}
 
     def batch_rng(self, epoch, index):
         """The random generator that the images of a batch share; None where there is no such."""

@@ -81,6 +81,18 @@ def find_photographs(images, without=()):
     return dict.fromkeys(sorted(photos))
 
 
+def find_labels(folder):
+    """{ID: path} of the label masks (ID.png) in a folder and below it; UserError where there are none."""
+    if not Path(folder).is_dir():
+        raise UserError(f"{folder}: no such folder")
+    paths = sorted(path for path in Path(folder).rglob("*.png") if not path.name.startswith("."))
+    if not paths:
+        raise UserError(
+            f"{folder}: no label masks there; labels are ID.png, as infer_aff.py and infer_seg.py write them"
+        )
+    return {path.relative_to(folder).with_suffix("").as_posix(): path for path in paths}
+
+
 def warn_of_empty_folders(images, photos, without=()):
     """Say which folders in `images` gave none of the `photos`, relative paths. without: folders that need not."""
     given = {photo.split("/")[0] for photo in photos}

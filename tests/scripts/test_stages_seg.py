@@ -102,6 +102,50 @@ def test_a_run_goes_on_with_the_same_masks_only(toy, copy, tmp_path):
     refused("train_seg.py", *flags, "--labels", "own", says=["not the masks of --labels", "give back the old"])
 
 
+def test_corrected_masks_go_to_a_tool_and_back_and_win(toy, copy, tmp_path):
+    """Exported, one mask changed as in CVAT, imported, trained on; the mask that was changed is lacking in --labels."""
+    ids, own = read_list(toy / "train.txt"), copy / "n" / "own"
+    own.mkdir()
+    for image_id in ids:
+        shutil.copy(toy / "SegmentationClass" / f"{image_id}.png", own)
+    place = ["--labels", own, "--out"]
+    runs("voc12/export_labels.py", *place, tmp_path / "x.zip", "--images", toy / "JPEGImages", "--format", "cvat")
+    with zipfile.ZipFile(tmp_path / "x.zip") as old, zipfile.ZipFile(tmp_path / "y.zip", "w") as new:
+        for name in ("labelmap.txt", f"SegmentationClass/{ids[2]}.png", f"SegmentationClass/{ids[4]}.png"):
+            new.writestr(name, old.read(name))
+        with new.open(f"SegmentationClass/{ids[3]}.png", "w") as stream:
+            Image.new("RGB", Image.open(own / f"{ids[3]}.png").size, (64, 0, 0)).save(stream, "PNG")  # a cat everywhere
+    assert "3 masks" in (out := prints("voc12/import_labels.py", tmp_path / "y.zip", *place, tmp_path / "c"))
+    assert "1 of them changed" in out and open_mask(tmp_path / "c" / f"{ids[3]}.png", 21).min() == 8
+    (own / f"{ids[3]}.png").unlink()
+    flags = [*train_seg_flags(toy, copy), "--labels", "own"]
+    refused("train_seg.py", *flags, "--overwrite", says="no own for 1 of 12 images")
+    corrected = ["--corrected", tmp_path / "c"]
+    runs("train_seg.py", *flags, *corrected, "--overwrite", "--epochs", 2, "--stop_epoch", 1)
+    changed = torch.load(ckpt(copy) / "00.pth", weights_only=True)
+    image = Image.open(tmp_path / "c" / f"{ids[3]}.png")
+    Image.new("L", image.size, 9).save(tmp_path / "c" / f"{ids[3]}.png")
+    refused("train_seg.py", *flags, *corrected, "--resume", says="pth: not the masks of --corrected that the run")
+    shutil.copy(toy / "SegmentationClass" / f"{ids[3]}.png", own)
+    refused("train_seg.py", *flags, "--resume", says="masks of --corrected that the run")
+    runs("train_seg.py", *flags, "--overwrite", "--epochs", 2, "--stop_epoch", 1)
+    assert not same(changed, weights(copy, "00.pth"))
+
+
+@pytest.mark.parametrize(
+    ("mask", "name", "says"),
+    [
+        (Image.new("L", (64, 48), 21), None, "holds id 21; ids go from 0 to 20"),
+        (Image.new("L", (9, 9)), None, "but its mask has 9 x 9"),
+        (Image.new("L", (64, 48)), "other", "no mask (ID.png) there of any of the 12 images"),
+    ],
+)
+def test_corrected_masks_that_are_none(toy, copy, tmp_path, mask, name, says):
+    (tmp_path / "c").mkdir()
+    mask.save(tmp_path / "c" / f"{name or read_list(toy / 'train.txt')[0]}.png")
+    refused("train_seg.py", *train_seg_flags(toy, copy), "--overwrite", "--corrected", tmp_path / "c", says=says)
+
+
 def test_the_best_epoch_on_request(toy, copy):
     runs("train_seg.py", *train_seg_flags(toy, copy), "--select", "best", "--epochs", 4, "--keep", 1, "--overwrite")
     text = (copy / "n" / f"log_seg_{ARCH}.txt").read_text()
