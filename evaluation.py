@@ -54,8 +54,8 @@ def get_args_parser():
     text = "what the files hold; dl is another name of png"
     add("--task", type=lambda task: "png" if task == "dl" else task, required=True, choices=sorted(SUFFIX), help=text)
     add("--dict_dir", help="folder of the files, below experiment/NAME")
-    text = "score cam at this background threshold, 0 to 1, instead of searching the best"
-    add("--threshold", type=fraction, help=text)
+    text = "score cam at this background threshold, 0 to 1, instead of searching the best (default: choose.py's)"
+    add("--threshold", type=fraction, chosen=lambda first: first.task == "cam" and not first.kfold, help=text)
     text = "cam: also score each of K parts of the list at the threshold that is best on the other parts"
     folds = number(int, lambda k: 2 <= k < 2**31, "a whole number from 2")
     add("--kfold", type=folds, metavar="K", help=text)

@@ -17,6 +17,7 @@ import torch
 from engine import flags
 from engine.distributed import warn
 from engine.experiment import Experiment
+from engine.recipes import LIGHT
 from engine.training import Facts, Phase, Plan, Training, Validation, build_optimizer, train_one_epoch
 from models.classifiers import MODELS
 from models.triplet import ATTRACT, METRICS, TripletErasing
@@ -61,6 +62,7 @@ def get_args_parser():
     add("--M", type=nonnegative, default=0.5, help="margin of repel, a squared distance")
     names = ("CLS", "ATTRACT", "REPEL")
     add("--W", type=nonnegative, nargs=3, default=[1.0, 0.2, 0.15], metavar=names, help="weights of the three terms")
+    parser.add_other(LIGHT)
     return parser
 
 

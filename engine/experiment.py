@@ -1,7 +1,7 @@
 """An experiment: every path below experiment/NAME, and what it remembers for its later stages.
 
 experiment/NAME/settings.json   flags that train.py was given (or the stage that came first): a flag that contradicts
-                                them is refused
+                                them is refused; "chosen": what choose.py chose, where flags that are given win
 VOC12_ROOT/classes.txt, cls_labels.npy, ImageSets/Segmentation/{train,val}.txt   --classes, --cls_labels, list flags
 
 For VOC itself, told by the kit's ImageSets/Main/trainval.txt, the released defaults stay.
@@ -13,6 +13,7 @@ from typing import NamedTuple
 
 from tool.io.files import UserError, portable, read_json, write_json
 
+CHOSEN = "chosen"  # what of settings.json is choose.py's
 VOC_ROOT, VOC_LABELS = "./data/VOC2012", "voc12/cls_labels.npy"
 
 
@@ -56,6 +57,9 @@ class Experiment:
 
     def crf(self, alpha):
         return self.folder / "crf" / f"{alpha:02d}"
+
+    def crf_labels(self, alpha):
+        return self.folder / "crf_png" / f"{alpha:02d}"
 
     def affinity(self, powers):
         """powers: (low, high, dup)."""
@@ -121,9 +125,10 @@ def remember(args):
     A later stage, which is the first one where weights or labels come from elsewhere, leaves what is there.
     """
     path = Experiment.of(args).settings
-    values = {name: getattr(args, name) for name in args.remembered}
-    if (args.begins or not path.is_file()) and read_settings(path, args.remembered) != values:
-        write_json(path, values)
+    values, stored = {name: getattr(args, name) for name in args.remembered}, read_settings(path, args.remembered)
+    if (args.begins or not stored) and stored != values:
+        chosen = read_settings(path, {CHOSEN: dict})  # of maps of another method, which were there first
+        write_json(path, values | ({} if stored else chosen))
 
 
 def check_contradictions(args, experiment, stored):
@@ -153,15 +158,20 @@ def same(key, flag, stored):
 # ---------------------------------------------------------------- the data set
 
 
+def is_voc(root):
+    """Whether a data set is VOC itself, or says of itself nothing else."""
+    lists = root / "ImageSets"
+    return (lists / "Main" / "trainval.txt").is_file() or not (lists / "Segmentation" / "train.txt").is_file()
+
+
 def folder_defaults(root, splits):
     """{argument: value} that a data set's folder says of itself. splits: {list argument: "train" or "val"}."""
     own = {"classes": root / "classes.txt", "cls_labels": root / "cls_labels.npy"}
     values = {"cls_labels": VOC_LABELS if Path(VOC_LABELS).exists() else None}
-    lists = root / "ImageSets"
-    if not (lists / "Main" / "trainval.txt").is_file() and (lists / "Segmentation" / "train.txt").is_file():
+    if not is_voc(root):
         values["cls_labels"] = None  # VOC's table knows nothing of these images
         for key, split in splits.items():
-            path = lists / "Segmentation" / f"{split}.txt"
+            path = root / "ImageSets" / "Segmentation" / f"{split}.txt"
             values[key] = str(path) if path.is_file() else "none"
     return values | {key: str(path) for key, path in own.items() if path.is_file()}
 

@@ -63,13 +63,14 @@ PLACES = {"name", "experiment", "voc12_root"}
 RUNNING = {"device", "num_workers", "on_error", "check", "overwrite"}
 TRAINING = PLACES | RUNNING | {"resume", "stop_epoch", "keep", "print_freq"}
 LABELLING = PLACES | RUNNING | {"crf_workers", "vis", "weights", "seed"}
+WIDTHS = {"sxy", "srgb", "sxy_side"}  # which settings have where they are not released
 PHOTOGRAPHS = LABELLING | {"infer_list", "images", "out", "crf"}
 FREE_FLAGS = {
     "train.py": TRAINING,
     "train_aff.py": TRAINING,
     "train_seg.py": TRAINING,
-    "infer.py": PHOTOGRAPHS | {"dict", "alphas"},  # each alpha has a folder
-    "infer_aff.py": LABELLING | {"train_list", "val_list", "crop_size"},
+    "infer.py": PHOTOGRAPHS | WIDTHS | {"dict", "alphas", "png"},  # each alpha has a folder
+    "infer_aff.py": LABELLING | WIDTHS | {"train_list", "val_list", "crop_size"},
     "infer_seg.py": PHOTOGRAPHS | {"server"},
 }
 CONTENT_FLAGS = {"classes", "cls_labels", "train_list", "val_list", "labels"}  # files: what counts is what is in them
