@@ -28,14 +28,15 @@ TRUNK = "timm:tf_efficientnet_lite0"
 EPOCHS, T = 10, 6
 TRAIN = (
     f"--trunk {TRUNK} --output_stride 16 --epochs {EPOCHS} --T {T} --crop_size 224 --resize 192 352 --batch_size 8 "
-    "--batch_size_triplet 8 --momentum 0.9 --scratch_lr_mult 10 --amp --keep 1 --resume"
+    "--batch_size_triplet 8 --optimizer sgd --lr 0.01 --momentum 0.9 --scratch_lr_mult 10 --amp --keep 1 --resume"
 )
 TRIPLET = "--W 1.0 1.0 0.03 --M 0.1"
 INFER = f"--load_epo {EPOCHS - 1} --scales 0.75 1.25 --amp --dict"
 WIDE = "--thresholds 0.1 0.9 --kfold 5"  # beyond the released 0.34, where the best of some rows lie
 LOW, HIGH, DUP = 2, 12, 4
 POWERS = f"--low {LOW} --high {HIGH} --dup {DUP} --scale 2"
-WALK = "--beta 16 --amp"
+WIDTHS = "--sxy 80 --srgb 13 --sxy_side 0"  # of the CRF, released
+WALK = f"--beta 16 {WIDTHS} --amp"
 AFF = f"{POWERS} --val_list none --select last --epochs 4 --batch_size 8 --crop_size 320 --momentum 0.9 --amp --resume"
 LABELS = f"rw/{LOW:02d}_{HIGH:02d}{DUP:02d}"
 SEG = (
@@ -77,7 +78,7 @@ TRIED = {
     "soft_w1": Row("soft attract, weight 1", "--attract soft --no-repel --W 1.0 1.0 0.15"),
     "soft_w2": Row("soft attract, weight 2", "--attract soft --no-repel --W 1.0 2.0 0.15"),
     "soft_w5": Row("soft attract, weight 5", "--attract soft --no-repel --W 1.0 5.0 0.15"),
-    "released": Row("soft 0.2, repel 0.15, margin 0.5 (released)", "--attract soft --repel --W 1.0 0.2 0.15"),
+    "released": Row("soft 0.2, repel 0.15, margin 0.5 (released)", "--attract soft --repel --W 1.0 0.2 0.15 --M 0.5"),
     "soft_w1_repel_m01": Row("soft 1, repel 0.15, margin 0.1", "--attract soft --repel --W 1.0 1.0 0.15 --M 0.1"),
     "soft_w1_repel_w003_m01": Row("soft 1, repel 0.03, margin 0.1", f"--attract soft --repel {TRIPLET}"),
     "gpp_m1": Row("GPP, rate of the head 1", f"--pool gpp {ALONE} --scratch_lr_mult 1"),
@@ -145,7 +146,7 @@ def make_labels(runs, lists, name, seed):
     score_crf, crf_file = runs.score(name, "crf", f"crf/{DUP:02d}", lists["report"], "crf")
     score_labels, labels_file = runs.score(name, "png", LABELS, lists["report"], "labels")
     commands = [
-        ["infer.py", *common, *INFER.split(), "--crf", "--alphas", LOW, DUP, HIGH, *everything],
+        ["infer.py", *common, *INFER.split(), *WIDTHS.split(), "--crf", "--alphas", LOW, DUP, HIGH, *everything],
         ["train_aff.py", *common, *AFF.split(), "--seed", seed, "--train_list", lists["all"]],
         ["infer_aff.py", *common, *POWERS.split(), *WALK.split(), "--train_list", lists["all"]],
         score_crf,

@@ -17,6 +17,7 @@ import torch
 from engine import flags
 from engine.distributed import warn
 from engine.experiment import Experiment
+from engine.learning import Learning, chance_loss
 from engine.recipes import LIGHT
 from engine.training import Facts, Phase, Plan, Training, Validation, build_optimizer, train_one_epoch
 from models.classifiers import MODELS
@@ -91,6 +92,15 @@ def build_data(args, classes, trunk):
     return TrainSet(args.voc12_root, ids, labels, view, args.seed), val_labels
 
 
+def advice(args):
+    """What to try where the classification loss does not fall."""
+    texts = ["pretrained weights (--pretrained)"] if args.pretrained == "none" else []
+    texts += ["more epochs, or --lr a third or three times of it, and look whether the labels are right"]
+    if args.optimizer == "sgd":
+        texts = [f"--optimizer adamw --lr {LIGHT['lr']} --scratch_lr_mult {LIGHT['scratch_lr_mult']:g}", *texts]
+    return ", then ".join(texts)
+
+
 def main(args):
     check_args(args)
     torch.manual_seed(args.seed)
@@ -121,7 +131,8 @@ def main(args):
         "images of --val_list": fingerprint(list(val_labels) if val_labels else None),
     }
     line = f"{args.model}: {{}}, {len(classes)} classes{describe_negatives(dataset.labels)}"
-    facts = Facts(data, [args.train_list, args.val_list], args.pretrained, [line])
+    learning = Learning(args.W[0] * chance_loss(dataset.labels.matrix), advice(args))
+    facts = Facts(data, [args.train_list, args.val_list], args.pretrained, [line], learning=learning)
     warm_up = Phase("warm-up", 0, min(args.T, args.epochs), args.batch_size)
     triplet = Phase("triplet", args.T, args.epochs, args.batch_size_triplet, erase=True)
     # released: planned as if every batch had the warm-up's size, so the rate ends at about 0.45 of its start; where
