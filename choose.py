@@ -127,9 +127,8 @@ def main(args):
     chosen, figures, kernel = choose_crf(args, ids, parts, masked)
     beta, walk = choose_walk(args, ids, parts, masked, chosen, kernel)
     chosen, figures, about = chosen | beta, figures | walk, f"{len(ids)} masks of {args.list}"
-    print(
-        f"mIoU on {about}, each fold of {max(parts.values()) + 1} with what is best on the others; deviation of folds"
-    )
+    folds = max(parts.values()) + 1
+    print(f"mIoU on {about}, each of {folds} folds with what is best on the others; deviation of the folds")
     for stage, one in figures.items():
         print(f"  {stage:<5}{one['miou']:6.1f} ± {one['std']:.1f}")
     for name, tried in (("threshold", THRESHOLDS), ("dup", sorted(set(args.alphas)))):
