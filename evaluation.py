@@ -30,7 +30,7 @@ from engine.summary import Summary, print_summary
 from tool.cli import fraction, natural, number, run_script
 from tool.io.files import UserError, portable, read_list, require_files, write_json
 from tool.io.images import open_mask
-from tool.metrics import over_experiments, split_folds, thresholds_between
+from tool.metrics import RELEASED_RANGE, over_experiments, split_folds, thresholds_between
 from tool.results import MADE_BY, SUFFIX, check_kind, score
 from tool.tables import FIGURES, check_plot, table, write_csv, write_plot
 from voc12.classes import BACKGROUND_NAME, load_classes
@@ -55,7 +55,7 @@ def get_args_parser():
     add("--task", type=lambda task: "png" if task == "dl" else task, required=True, choices=sorted(SUFFIX), help=text)
     add("--dict_dir", help="folder of the files, below experiment/NAME")
     text = "score cam at this background threshold, 0 to 1, instead of searching the best (default: choose.py's)"
-    add("--threshold", type=fraction, chosen=lambda first: first.task == "cam" and not first.kfold, help=text)
+    add("--threshold", type=fraction, chosen=takes_chosen, help=text)
     text = "cam: also score each of K parts of the list at the threshold that is best on the other parts"
     folds = number(int, lambda k: 2 <= k < 2**31, "a whole number from 2")
     add("--kfold", type=folds, metavar="K", help=text)
@@ -68,6 +68,12 @@ def get_args_parser():
     add("--mixed_origins", action="store_true", help=text)
     flags.add_check(parser)
     return parser
+
+
+def takes_chosen(first):
+    """Whether choose.py's threshold is scored: of infer.py's maps, where no other choice of one is asked for."""
+    asked = first.kfold or first.plot or first.thresholds != list(RELEASED_RANGE)
+    return first.task == "cam" and first.dict_dir == "dict" and not asked
 
 
 def check_args(args, ids):

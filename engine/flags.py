@@ -267,10 +267,7 @@ def add_trunk(parser):
     add = parser.network
     text = "resnet38d, or timm:NAME for a classifier of timm (default: the experiment's, else resnet38d)"
     add("--trunk", remembered=str, type=str, default=PAPER, help=text)
-    text = (
-        "pixels a cell of a timm CNN (default: the experiment's; where a training begins one 16 where the trunk can, "
-    )
-    text += "else the trunk's own)"
+    text = "pixels a cell of a timm CNN (default: the experiment's; of a new one 16 where the trunk can, else its own)"
     add("--output_stride", remembered=int | None, type=int, default=None, choices=[8, 16, 32], help=text)
     text = "factor on the channels of resnet38d, 1 = the paper's (default: the experiment's, else 1)"
     add("--width", remembered=float | int, type=positive, default=1.0, help=text)
