@@ -24,11 +24,11 @@ from torch import nn
 from models.resnet38d import ResNet38d
 from tool.io.files import UserError, shorten
 
+FINER_STRIDE = 16  # pixels a cell of a CNN that is trained with no other choice; most have 32
 TIMM = "timm:"
 LEVEL_STRIDE = 8  # pixels a cell of AffinityNet's first level
 TRUNKS = {"resnet38d": ResNet38d}  # made from (width, dropout); stride is an attribute of the class
 SUITABLE = "CNNs (timm:resnet50) and ViTs on a grid of patches (timm:deit_small_patch16_224) can be trunks"
-FINER_STRIDE = 16  # pixels a cell of a CNN that is trained with no other choice; most have 32
 
 
 def make_trunk(name, width=1.0, output_stride=None, dropout=(0.2, 0.2), fetch=False):
