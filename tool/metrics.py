@@ -150,7 +150,7 @@ def choice(counts, settings):
 
 def sure_powers(counts, alphas, dup):
     """(low, high): of the background powers up to `dup` that with the surest objects, from it that with the surest
-    background, by F-measures in which precision weighs twice as much as recall.
+    background, by F-measures in which precision weighs four times as much as recall.
 
     counts: alphas x L x L, of images together. alphas: powers in order, two at least; low is below high.
     """
@@ -164,7 +164,7 @@ def sure_powers(counts, alphas, dup):
     return alphas[low], alphas[high]
 
 
-def f_measure(hit, predicted, true, beta=0.5):
+def f_measure(hit, predicted, true, beta=0.25):
     """Precision and recall in one, recall weighing `beta` times as much; arrays of one shape."""
     return divide((1 + beta**2) * hit, predicted + beta**2 * true, False)
 
