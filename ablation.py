@@ -91,12 +91,12 @@ def make_labels(runs, study, lists, name, seed):
     common, powers = runs.common(name), ["--low", low, "--high", high, "--dup", dup]
     score_crf, crf_file = runs.score(name, "crf", f"crf/{dup:02d}", lists["report"], "crf")
     score_labels, labels_file = runs.score(name, "png", study.labels, lists["report"], "labels")
-    infer = [*f"{study.infer} --amp --dict --crf".split(), "--alphas", *sorted({low, dup, high})]
+    infer = [*f"{study.infer} --amp --dict --crf {study.crf}".split(), "--alphas", *sorted({low, dup, high})]
     aff = [*powers, *f"--val_list none --select last --amp --resume {study.aff}".split(), "--seed", seed]
     commands = [
         ["infer.py", *common, *infer, "--infer_list", lists["all"]],
         ["train_aff.py", *common, *aff, "--train_list", lists["all"]],
-        ["infer_aff.py", *common, *powers, *f"{study.walk} --amp".split(), "--train_list", lists["all"]],
+        ["infer_aff.py", *common, *powers, *f"{study.walk} {study.crf} --amp".split(), "--train_list", lists["all"]],
         score_crf,
         score_labels,
     ]

@@ -31,7 +31,7 @@ from engine.summary import Summary, print_summary
 from tool.cli import fraction, natural, number, run_script
 from tool.io.files import UserError, folder_settings, portable, read_list, read_record, require_files, write_json
 from tool.io.images import open_mask
-from tool.metrics import over_methods, split_folds, thresholds_between
+from tool.metrics import RELEASED_RANGE, over_methods, split_folds, thresholds_between
 from tool.results import MADE_BY, SUFFIX, check_kind, score
 from tool.tables import FIGURES, check_plot, table, write_csv, write_plot, write_tex
 from voc12.classes import BACKGROUND_NAME, load_classes
@@ -55,8 +55,8 @@ def get_args_parser():
     text = "what the files hold; dl is another name of png"
     add("--task", type=lambda task: "png" if task == "dl" else task, required=True, choices=sorted(SUFFIX), help=text)
     add("--dict_dir", help="folder of the files, below experiment/NAME")
-    text = "score cam at this background threshold, 0 to 1, instead of searching the best"
-    add("--threshold", type=fraction, help=text)
+    text = "score cam at this background threshold, 0 to 1, instead of searching the best (default: choose.py's)"
+    add("--threshold", type=fraction, chosen=takes_chosen, help=text)
     text = "cam: also score each of K parts of the list at the threshold that is best on the other parts"
     folds = number(int, lambda k: 2 <= k < 2**31, "a whole number from 2")
     add("--kfold", type=folds, metavar="K", help=text)
@@ -70,6 +70,12 @@ def get_args_parser():
     add("--mixed_origins", action="store_true", help=text)
     flags.add_check(parser)
     return parser
+
+
+def takes_chosen(first):
+    """Whether choose.py's threshold is scored: of infer.py's maps, where no other choice of one is asked for."""
+    asked = first.kfold or first.plot or first.thresholds != list(RELEASED_RANGE)
+    return first.task == "cam" and first.dict_dir == "dict" and not asked
 
 
 def check_args(args, ids):

@@ -19,6 +19,7 @@ from engine.experiment import Experiment
 from engine.jobs import refine_walk
 from engine.labelling import Facts, Images, Job, Labelling
 from engine.outputs import Output
+from engine.refining import add_widths, pairwise
 from models.affinity import AffinityNet
 from models.checkpoint import load_weights
 from models.trunks import make_trunk
@@ -42,7 +43,8 @@ def get_args_parser():
     parser.network("--weights", role=flags.FREE, type=str, default=None, help=text)
     flags.add_trunk(parser)
     flags.add_walk(parser)
-    parser.method("--beta", type=positive, default=8.0, help="power on the affinities")
+    add_widths(parser)
+    parser.method("--beta", chosen=flags.always, type=positive, default=8.0, help="power on the affinities")
     parser.method("--steps", type=positive_int, default=64, help="length of the random walk")
     parser.run("--vis", action="store_true", help="also write colour overlays to rw_vis/")
     flags.add_labelling(parser, photographs=False)
@@ -64,12 +66,13 @@ def find_weights(args, best):
 def build_jobs(args, experiment, weights, classes):
     """CRF of the walked scores into the folder of the pseudo labels, and with --vis that of their overlays."""
     settings = args.results | {"weights": file_hash(weights), "classes": list(classes)}
-    settings["maps"] = folder_settings(experiment.maps)
+    kernels, widths = pairwise(args)
+    settings |= widths | {"maps": folder_settings(experiment.maps)}
     powers = args.low, args.high, args.dup
     outputs = {"labels": Output(experiment.walk(powers), settings)}
     if args.vis:
         outputs["vis"] = Output(experiment.walk(powers, overlays=True), settings)
-    return [Job(outputs, partial(refine_walk, names=classes, max_side=args.max_side), crf=True)]
+    return [Job(outputs, partial(refine_walk, names=classes, max_side=args.max_side, pairwise=kernels), crf=True)]
 
 
 def walk(args, run, num_classes):

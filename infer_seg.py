@@ -59,7 +59,7 @@ def build_jobs(args, settings, classes):
     """The folder of the final labels, and the jobs: the best label; with --crf refined ones; --vis shows the final."""
     place = Experiment(args.out, "") if args.images else Experiment.of(args)
     folder = partial(place.segmented, None if args.images else args.arch)
-    refined = settings | {"crf": list(CRF_PAIRWISE), "iterations": CRF_ITERATIONS} if args.crf else settings
+    refined = settings | {"crf": list(CRF_PAIRWISE[:-1]), "iterations": CRF_ITERATIONS} if args.crf else settings
     best, final = {"labels": Output(folder(), settings)}, {"labels": Output(folder(args.crf), refined)}
     if args.vis:
         (final if args.crf else best)["vis"] = Output(folder(args.crf, overlays=True), refined)

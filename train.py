@@ -17,6 +17,8 @@ import torch
 from engine import flags
 from engine.distributed import warn
 from engine.experiment import Experiment
+from engine.learning import Learning, chance_loss
+from engine.recipes import LIGHT
 from engine.training import Facts, Phase, Plan, Training, Validation, build_optimizer, train_one_epoch
 from models.checkpoint import IMAGENET_WEIGHTS, start_weights
 from models.classifiers import MODELS
@@ -63,6 +65,7 @@ def get_args_parser():
     add("--M", type=nonnegative, default=0.5, help="margin of repel, a squared distance")
     names = ("CLS", "ATTRACT", "REPEL")
     add("--W", type=nonnegative, nargs=3, default=[1.0, 0.2, 0.15], metavar=names, help="weights of the three terms")
+    parser.add_other(LIGHT)
     return parser
 
 
@@ -90,6 +93,15 @@ def build_data(args, classes, trunk):
         )
     view = TrainView(args.resize, args.crop_size, args.jitter, args.jitter_p, look_of(trunk))
     return TrainSet(args.voc12_root, ids, labels, view, args.seed), val_labels
+
+
+def advice(args):
+    """What to try where the classification loss does not fall."""
+    texts = ["pretrained weights (--pretrained)"] if args.pretrained == "none" else []
+    texts += ["more epochs, or --lr a third or three times of it, and look whether the labels are right"]
+    if args.optimizer == "sgd":
+        texts = [f"--optimizer adamw --lr {LIGHT['lr']} --scratch_lr_mult {LIGHT['scratch_lr_mult']:g}", *texts]
+    return ", then ".join(texts)
 
 
 def main(args):
@@ -123,7 +135,8 @@ def main(args):
         "images of --val_list": fingerprint(list(val_labels) if val_labels else None),
     }
     line = f"{args.model}: {{}}, {len(classes)} classes{describe_negatives(dataset.labels)}"
-    facts = Facts(data, [args.train_list, args.val_list], weights, [line])
+    learning = Learning(args.W[0] * chance_loss(dataset.labels.matrix), advice(args))
+    facts = Facts(data, [args.train_list, args.val_list], weights, [line], learning=learning)
     warm_up = Phase("warm-up", 0, min(args.T, args.epochs), args.batch_size)
     triplet = Phase("triplet", args.T, args.epochs, args.batch_size_triplet, erase=True)
     # released: planned as if every batch had the warm-up's size, so the rate ends at about 0.45 of its start; where

@@ -17,6 +17,7 @@ import torch
 
 from engine import flags
 from engine.experiment import Experiment
+from engine.recipes import LIGHT_AFF
 from engine.record import origin
 from engine.training import Facts, Phase, Plan, Training, Validation, build_optimizer, train_one_epoch
 from models.affinity import DROPOUT, AffinityNet, affinity_loss
@@ -49,6 +50,7 @@ def get_args_parser():
     add("--val_crf", action="store_true", help=text)
     text = "what best.pth is: the best walk on the masks of --val_list (released), or the last epoch"
     add("--select", type=str, default="best", choices=["best", "last"], help=text)
+    parser.add_other(LIGHT_AFF)
     return parser
 
 

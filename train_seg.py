@@ -16,7 +16,7 @@ import torch
 from engine import flags
 from engine.distributed import processes
 from engine.experiment import Experiment
-from engine.recipes import RECIPES
+from engine.recipes import LIGHT_SEG, RECIPES
 from engine.record import origin
 from engine.training import Facts, Phase, Plan, Training, Validation, build_optimizer, train_one_epoch
 from models.checkpoint import START_WEIGHTS, start_weights
@@ -79,6 +79,7 @@ def get_args_parser():
     parser.schedule("--select", type=str, default="last", choices=["last", "best"], help=text)
     text = "defaults of the other flags, ours or MCTformer's; flags that are given win"
     parser.add_presets(parser.schedule, "--recipe", RECIPES, text)
+    parser.add_other(LIGHT_SEG)
     return parser
 
 

@@ -153,10 +153,14 @@ def join_world(name):
     return World(dist.get_rank(), size, device)
 
 
-def warn(text):
-    """A warning of a run, said by one of its processes."""
+def say(text, how=print):
+    """A line of a run, said by one of its processes."""
     if os.environ.get("RANK", "0") == "0":
-        print_warning(text)
+        how(text)
+
+
+def warn(text):
+    say(text, print_warning)
 
 
 def processes():

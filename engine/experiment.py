@@ -1,7 +1,8 @@
 """An experiment: every path below experiment/NAME, and what it remembers for its later stages.
 
 experiment/NAME/settings.json   flags that train.py was given (or the stage that came first): a flag that contradicts
-                                them is refused; and the names of the classes, so that it can go without its data set
+                                them is refused; the names of the classes, so that it can go without its data
+                                set; "chosen": what choose.py chose, where flags that are given win
 VOC12_ROOT/classes.txt, cls_labels.npy, ImageSets/Segmentation/{train,val,masks}.txt   --classes, --cls_labels, lists;
                                 masks.txt: the images of train.txt that have masks, where not all of them do
 
@@ -15,6 +16,7 @@ from models.trained import classifier_place, place_with_best, segmentation_place
 from tool.io.files import UserError, portable, read_json, write_json
 from voc12.classes import CLASS_NAMES, load_classes
 
+CHOSEN = "chosen"  # what of settings.json is choose.py's
 VOC_ROOT, VOC_LABELS = "./data/VOC2012", "voc12/cls_labels.npy"
 
 
@@ -35,6 +37,9 @@ class Experiment:
 
     def crf(self, alpha):
         return self.folder / "crf" / f"{alpha:02d}"
+
+    def crf_labels(self, alpha):
+        return self.folder / "crf_png" / f"{alpha:02d}"
 
     def affinity(self, powers):
         """powers: (low, high, dup)."""
@@ -99,9 +104,11 @@ def remember(args):
     A later stage, which is the first one where weights or labels come from elsewhere, leaves what is there.
     """
     path = Experiment.of(args).settings
-    values = {name: getattr(args, name) for name in args.remembered}
-    if (args.begins or not path.is_file()) and read_settings(path, args.remembered) != values:
-        write_json(path, values | {CLASS_NAMES: list(load_classes(args.classes))})
+    values, stored = {name: getattr(args, name) for name in args.remembered}, read_settings(path, args.remembered)
+    if (args.begins or not stored) and stored != values:
+        chosen = read_settings(path, {CHOSEN: dict})  # of maps of another method, which were there first
+        names = {CLASS_NAMES: list(load_classes(args.classes))}
+        write_json(path, values | names | ({} if stored else chosen))
 
 
 def check_contradictions(args, experiment, stored):
@@ -135,6 +142,12 @@ def same(key, flag, stored):
 # ---------------------------------------------------------------- the data set
 
 
+def is_voc(root):
+    """Whether a data set is VOC itself, or says of itself nothing else."""
+    lists = root / "ImageSets"
+    return (lists / "Main" / "trainval.txt").is_file() or not (lists / "Segmentation" / "train.txt").is_file()
+
+
 def folder_defaults(root, splits):
     """{argument: value} that a data set's folder says of itself.
 
@@ -142,11 +155,10 @@ def folder_defaults(root, splits):
     """
     own = {"classes": root / "classes.txt", "cls_labels": root / "cls_labels.npy"}
     values = {"cls_labels": VOC_LABELS if Path(VOC_LABELS).exists() else None}
-    lists = root / "ImageSets"
-    if not (lists / "Main" / "trainval.txt").is_file() and (lists / "Segmentation" / "train.txt").is_file():
+    if not is_voc(root):
         values["cls_labels"] = None  # VOC's table knows nothing of these images
         for key, split in splits.items():
-            path = lists / "Segmentation" / f"{split}.txt"
+            path = root / "ImageSets" / "Segmentation" / f"{split}.txt"
             if split == "masks" and not path.is_file():
                 path = path.with_name("train.txt")
             values[key] = str(path) if path.is_file() else "none"

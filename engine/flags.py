@@ -6,18 +6,21 @@ from functools import partial
 from pathlib import Path
 from typing import NamedTuple
 
-from engine.distributed import local_processes
+from engine.chosen import describe_chosen, read_chosen
+from engine.distributed import local_processes, say
 from engine.experiment import (
     VOC_ROOT,
     Experiment,
     check_contradictions,
     expand_list,
     folder_defaults,
+    is_voc,
     moved,
     named,
     read_common,
     read_settings,
 )
+from engine.recipes import OTHERS, Following
 from tool import cli
 from tool.cam import MAX_SIDE
 from tool.cli import fraction, natural, nonnegative, positive, positive_int, power, workers
@@ -26,7 +29,8 @@ from tool.metrics import RELEASED_RANGE
 from tool.workers import usable_cores
 
 RESULT, CONTENT, FREE = "result", "content", "free"
-UNREMEMBERED = {"voc12_root": VOC_ROOT, "classes": None, "trunk": "resnet38d", "output_stride": None, "width": 1.0}
+PAPER = "resnet38d"  # its trunk
+UNREMEMBERED = {"voc12_root": VOC_ROOT, "classes": None, "trunk": PAPER, "output_stride": None, "width": 1.0}
 SWITCH = argparse.BooleanOptionalAction
 
 
@@ -35,11 +39,13 @@ class Meaning(NamedTuple):
 
     role: RESULT, its value determines what is computed, so that a run which goes on must have the same; CONTENT, it
     names a file whose content does; FREE, neither. remembered: type of the value where the experiment's settings.json
-    keeps it for later stages, else None.
+    keeps it for later stages, else None. chosen: whether what choose.py chose is its default, a function of the
+    arguments that were given; None where it never is.
     """
 
     role: str
     remembered: object
+    chosen: object = None
 
 
 class Arguments(argparse.Namespace):
@@ -86,13 +92,14 @@ class Parser(cli.Parser):
         self.meanings = {}  # {dest of a flag: Meaning}
         self.splits = {}  # {dest of a list flag: name of the data set's own list that is its default}
         self.presets = {}  # {dest of a flag: {its value: {dest: default}}}
+        self.others = []  # (whether they hold for every other data set too, {dest: default}), see `add_other`
         self.ranges = []  # flags of MIN and MAX
         self.ignored = []  # released flags that change nothing
 
-    def declare(self, group, *names, role=RESULT, remembered=None, **options):
+    def declare(self, group, *names, role=RESULT, remembered=None, chosen=None, **options):
         """A flag of a group; returns its dest. One of MIN and MAX has to be a range."""
         dest = group.add_argument(*names, **options).dest
-        self.meanings[dest] = Meaning(role, remembered)
+        self.meanings[dest] = Meaning(role, remembered, chosen)
         if options.get("metavar") == ("MIN", "MAX"):
             self.ranges.append(dest)
         return dest
@@ -108,6 +115,18 @@ class Parser(cli.Parser):
         self.presets[group(flag, type=str, default=first, choices=list(presets), help=text)] = presets
         self.set_defaults(**presets[first])
 
+    def add_other(self, defaults, data=False):
+        """Defaults where the trunk is not ResNet-38, with `data` also where the data set is not VOC; --help shows both.
+
+        defaults: {dest: value}, a `Following` where it follows from other arguments, which stand before it.
+        """
+        self.others.append((data, defaults))
+        where = "another trunk or data set" if data else "another trunk"
+        for action in self._actions:
+            if action.dest in defaults and "(default" not in action.help:
+                own, other = (cli.shown(value) for value in (action.default, defaults[action.dest]))
+                action.help += f" (default: {own}; {where}: {other})"
+
     def ignore(self, *names):
         """Take flags of the released code that change nothing."""
         for name in names:
@@ -115,20 +134,24 @@ class Parser(cli.Parser):
             self.ignored.append(name)
 
     def parse_args(self, args=None, namespace=None):
-        """Two passes: the first says which experiment, data set and presets; what these say are the second's defaults.
+        """Two passes: the first says which experiment, data, trunk and presets; their defaults are the second's.
 
         UserError where a flag contradicts what the experiment remembers.
         """
         first = split_methods(super().parse_args(args, Arguments(self)))
+        experiments, stored, chosen, recipe = [], {}, {}, {}
         for name, presets in self.presets.items():
-            self.set_defaults(**presets[getattr(first, name)])
-        experiments, stored = [], {}
+            value = getattr(first, name)
+            self.set_defaults(**presets[value])
+            recipe |= {} if value == next(iter(presets)) else presets[value]
         if "voc12_root" in self.meanings:
             names = first.name if isinstance(first.name, list) else [first.name] if first.name else []
             experiments = [Experiment(first.experiment, name) for name in names]
             stored = self.stored(first, experiments)
             root = first.voc12_root or stored.get("voc12_root", VOC_ROOT)
-            defaults = {"voc12_root": root} | folder_defaults(Path(root), self.splits) | stored
+            chosen, about = self.chosen(first, experiments)
+            defaults = {"voc12_root": root} | folder_defaults(Path(root), self.splits)
+            defaults |= ({} if recipe else self.elsewhere(first, stored, Path(root))) | stored | chosen
             self.set_defaults(**{name: value for name, value in defaults.items() if name in self.meanings})
         second = split_methods(super().parse_args(args, Arguments(self)))
         blank = argparse.Namespace(**dict.fromkeys(self.meanings))  # no default is put where there is a value
@@ -145,11 +168,31 @@ class Parser(cli.Parser):
                 raise UserError(f"--{name} {low} {high}: MIN must not be above MAX")
         for name in self.splits:
             setattr(second, name, expand_list(getattr(second, name), second.voc12_root))
+        for name, value in [pair for _, defaults in self.others for pair in defaults.items()]:
+            if getattr(second, name) is value and isinstance(value, Following):
+                setattr(second, name, value.of(second))
+        if used := {name: value for name, value in chosen.items() if getattr(second, name) == value}:
+            say(describe_chosen(used, about))
         for name in self.ignored:
             if getattr(second, name) is not None:
                 print_warning(f"--{name} has no effect")
             delattr(second, name)
         return second
+
+    def elsewhere(self, first, stored, root):
+        """The defaults of `add_other` that hold. first: what the first pass gave; root: the data set's folder."""
+        trunks = getattr(first, "trunk", PAPER), stored.get("trunk", PAPER)
+        light, voc = trunks != (PAPER, PAPER), is_voc(root)
+        holding = [defaults for data, defaults in self.others if light or (data and not voc)]
+        return {name: value for defaults in holding for name, value in defaults.items()}
+
+    def chosen(self, first, experiments):
+        """What choose.py chose of the flags that take it in this run, {dest: value}, and of what."""
+        if len(experiments) != 1 or self.begins:
+            return {}, ""
+        values, about = read_chosen(experiments[0])
+        takes = {name: meaning.chosen for name, meaning in self.meanings.items() if meaning.chosen}
+        return {name: value for name, value in values.items() if name in takes and takes[name](first)}, about
 
     def stored(self, first, experiments):
         """What the experiments remember, for a data set that may have moved. first: what the first pass gave."""
@@ -164,6 +207,11 @@ class Parser(cli.Parser):
 def begins_anew(args, experiment):
     """Whether the first stage forgets what its experiment remembers: told to, or nothing was trained yet."""
     return (args.overwrite and not args.resume) or not experiment.classifier.newest()  # both: goes on where it can
+
+
+def always(first):
+    """For `chosen` of a flag that takes what choose.py chose in every run."""
+    return True
 
 
 def experiment_name(text):
@@ -255,8 +303,8 @@ def add_trunk(parser):
     """--trunk, --output_stride, --width: what the networks of the method stand on."""
     add = parser.network
     text = "resnet38d, or timm:NAME for a classifier of timm (default: the experiment's, else resnet38d)"
-    add("--trunk", remembered=str, type=str, default="resnet38d", help=text)
-    text = "pixels a cell of a timm CNN (default: the experiment's, else the trunk's own)"
+    add("--trunk", remembered=str, type=str, default=PAPER, help=text)
+    text = "pixels a cell of a timm CNN (default: the experiment's; of a new one 16 where the trunk can, else its own)"
     add("--output_stride", remembered=int | None, type=int, default=None, choices=[8, 16, 32], help=text)
     text = "factor on the channels of resnet38d, 1 = the paper's (default: the experiment's, else 1)"
     add("--width", remembered=float | int, type=positive, default=1.0, help=text)
@@ -341,11 +389,12 @@ def add_arch(parser):
 
 def add_walk(parser):
     """--low, --high, --dup, --scale: what names and shapes an AffinityNet run."""
-    add = parser.method
-    add("--low", type=power, required=True, help="background power of the CRF with sure objects, 1 to 99")
-    add("--high", type=power, required=True, help="background power of the CRF with sure background, 1 to 99")
-    add("--dup", type=power, required=True, help="background power of the maps that are walked, 1 to 99")
-    add("--scale", type=positive, default=1.0, help="factor on the image's sides before AffinityNet sees it")
+    add = partial(parser.method, chosen=always)
+    add("--low", type=power, default=2, help="background power of the CRF with sure objects, 1 to 99")
+    add("--high", type=power, default=21, help="background power of the CRF with sure background, 1 to 99")
+    add("--dup", type=power, default=19, help="background power of the maps that are walked, 1 to 99")
+    parser.add_other({name: OTHERS[name] for name in ("high", "dup")}, data=True)
+    parser.method("--scale", type=positive, default=1.0, help="factor on the image's sides before AffinityNet sees it")
 
 
 def add_truth(parser):

@@ -20,6 +20,7 @@ from engine.check import Check, timed
 from engine.distributed import StopSignal, join_world, memory_format, processes
 from engine.experiment import Experiment, remember
 from engine.flags import next_command, words
+from engine.learning import Learning
 from engine.log import Log, describe_run, describe_terms
 from engine.record import remove_record, this_run, write_record
 from engine.resume import (
@@ -161,7 +162,8 @@ class Facts(NamedTuple):
     """What a run reads, beside its arguments.
 
     data: {what it is trained on, in words: fingerprint}. lists, weights: paths, for the record; none and timm are no
-    paths. lines: for the log, the first of the network. checks: for --check, {what: function of an ID}.
+    paths. lines: for the log, the first of the network. checks: for --check, {what: function of an ID}. learning: what
+    looks at the losses.
     """
 
     data: dict
@@ -169,6 +171,7 @@ class Facts(NamedTuple):
     weights: str
     lines: list
     checks: dict = {}
+    learning: Learning = Learning()  # of nothing
 
 
 # ---------------------------------------------------------------- the run
@@ -341,6 +344,7 @@ class Training:
     def count(self, losses, lr):
         """One step is done. losses: {term: number}."""
         self.progress.add(losses, lr)
+        self.facts.learning.add(losses)
         self.bar.set_postfix({k: f"{v:.4f}" for k, v in losses.items()}, refresh=False)
         validation = self.validation
         if validation and validation.every and self.progress.global_step % validation.every == 0:
@@ -416,6 +420,8 @@ class Training:
             if self.world.main:
                 old.unlink(missing_ok=True)
         progress.next_epoch()
+        if progress.epoch < self.args.epochs and (warning := self.facts.learning.early(progress.global_step)):
+            self.log.line(warning)
         self.scores = {}
         self.save()
 
@@ -445,6 +451,8 @@ class Training:
         none = "" if command else "; no checkpoint is there for the next stage"
         self.log.line(f"done: {self.place.folder}, {self.progress.epoch} epochs{none}")
         self.summary.end(self.args.script, self.world, [self.place.folder], self.failures, command, self.log.line)
+        if warning := self.facts.learning.late():
+            self.log.line(warning)
         self.log.close()
 
     def next_command(self):

@@ -28,11 +28,14 @@ class HelpFormatter(argparse.RawDescriptionHelpFormatter):
         no_default = action.default in (None, argparse.SUPPRESS) or action.required or not action.option_strings
         if no_default or "(default" in text:
             return text
-        if isinstance(action.default, bool):
-            return f"{text} (default: {'on' if action.default else 'off'})"
-        if isinstance(action.default, list | tuple):
-            return f"{text} (default: {' '.join(map(str, action.default))})"
-        return f"{text} (default: %(default)s)"
+        return f"{text} (default: {shown(action.default)})"
+
+
+def shown(value):
+    """A flag's value as --help shows it."""
+    if isinstance(value, bool):
+        return "on" if value else "off"
+    return " ".join(map(str, value)) if type(value) in (list, tuple) else str(value)
 
 
 class Parser(argparse.ArgumentParser):

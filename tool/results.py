@@ -127,7 +127,7 @@ def check_kind(ids, folder, task, settings, forced=False):
 
 def recorded_kind(settings):
     """Which task a run of these settings wrote files of; None where they do not tell."""
-    for key, kind in (("alpha", "crf"), ("steps", "png"), ("arch", "png"), ("scales", "cam")):
+    for key, kind in (("png", "png"), ("alpha", "crf"), ("steps", "png"), ("arch", "png"), ("scales", "cam")):
         if key in (settings or {}):
             return kind
     return None

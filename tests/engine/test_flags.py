@@ -63,13 +63,14 @@ PLACES = {"name", "experiment", "voc12_root"}
 RUNNING = {"device", "num_workers", "on_error", "check", "overwrite"}
 TRAINING = PLACES | RUNNING | {"resume", "stop_epoch", "keep", "print_freq"}
 LABELLING = PLACES | RUNNING | {"crf_workers", "vis", "weights", "seed"}
+WIDTHS = {"sxy", "srgb", "sxy_side"}  # which settings have where they are not released
 PHOTOGRAPHS = LABELLING | {"infer_list", "images", "out", "crf"}
 FREE_FLAGS = {
     "train.py": TRAINING,
     "train_aff.py": TRAINING,
     "train_seg.py": TRAINING,
-    "infer.py": PHOTOGRAPHS | {"dict", "alphas"},  # each alpha has a folder
-    "infer_aff.py": LABELLING | {"train_list", "val_list", "crop_size"},
+    "infer.py": PHOTOGRAPHS | WIDTHS | {"dict", "alphas", "png"},  # each alpha has a folder
+    "infer_aff.py": LABELLING | WIDTHS | {"train_list", "val_list", "crop_size"},
     "infer_seg.py": PHOTOGRAPHS | {"server"},
 }
 CONTENT_FLAGS = {"classes", "cls_labels", "train_list", "val_list", "labels"}  # files: what counts is what is in them
@@ -136,6 +137,76 @@ def test_what_an_experiment_remembers_is_a_default_of_the_second_pass(tmp_path, 
     with pytest.raises(UserError, match="--width 0.5: .*has width 0.25"):
         parser.parse_args(["--name", "n", "--width", "0.5"])
     assert stage(tmp_path, monkeypatch).parse_args(["--name", "other"]).width == 1.0
+
+
+def light(*words):
+    """A parser with defaults of another trunk and of another data set."""
+    parser = flags.Parser("stage.py", "")
+    flags.add_experiment(parser)
+    flags.add_data(parser, labels=False)
+    flags.add_trunk(parser)
+    parser.method("--rate", type=float, default=0.5, help="rate")
+    parser.method("--half", type=natural, default=9, help="half")
+    parser.method("--power", type=natural, default=19, help="power", chosen=lambda first: first.rate != 7)
+    parser.add_presets(parser.schedule, "--recipe", {"ours": {"rate": 0.5}, "theirs": {"rate": 4}}, "")
+    parser.add_other({"rate": 8.0, "half": flags.Following("as the rate says", lambda args: int(args.rate) // 2)})
+    parser.add_other({"power": 8}, data=True)
+    return parser if not words else parser.parse_args(["--name", "n", *words])
+
+
+@pytest.mark.parametrize(
+    ("words", "rate", "half", "power"),
+    [
+        (["--voc12_root", "VOC"], 0.5, 9, 19),
+        (["--voc12_root", "own"], 0.5, 9, 8),
+        (["--voc12_root", "VOC", "--trunk", "timm:x"], 8.0, 4, 8),
+        (["--voc12_root", "VOC", "--trunk", "timm:x", "--rate", "2", "--power", "3"], 2.0, 1, 3),
+        (
+            ["--voc12_root", "VOC", "--trunk", "timm:x", "--recipe", "theirs"],
+            4,
+            9,
+            19,
+        ),  # a recipe that is given is whole
+    ],
+)
+def test_another_trunk_and_another_data_set_have_defaults_of_their_own(tmp_path, monkeypatch, words, rate, half, power):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "own/ImageSets/Segmentation").mkdir(parents=True)
+    (tmp_path / "own/ImageSets/Segmentation/train.txt").write_text("a")
+    args = light(*words)
+    assert (args.rate, args.half, args.power) == (rate, half, power)
+
+
+def test_both_defaults_stand_in_the_help():
+    shown = " ".join(light().format_help().split())
+    assert (
+        "rate (default: 0.5; another trunk: 8.0)" in shown and "half (default: 9; another trunk: as the rate" in shown
+    )
+    assert "power (default: 19; another trunk or data set: 8)" in shown
+
+
+def test_the_trunk_of_the_experiment_counts_and_what_was_chosen_wins_over_it(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "experiment" / "n").mkdir(parents=True)
+    settings = {"trunk": "timm:x", "chosen": {"dup": 4, "of": "3 masks of few.txt"}}
+    (tmp_path / "experiment" / "n" / "settings.json").write_text(json.dumps(settings))
+    assert light("--rate", "6").half == 3 and light("--rate", "6").power == 8
+    monkeypatch.setattr("engine.chosen.KINDS", {"power": int})
+    settings["chosen"]["power"] = 4
+    (tmp_path / "experiment" / "n" / "settings.json").write_text(json.dumps(settings))
+    assert capsys.readouterr().out == "" and light("--rate", "6").power == 4
+    assert capsys.readouterr().out == "choose.py chose on 3 masks of few.txt: --power 4\n"
+    assert light("--rate", "6", "--power", "5").power == 5 and light("--rate", "7").power == 8  # given; not taken
+    assert capsys.readouterr().out == ""
+
+
+@pytest.mark.parametrize(("images", "epochs"), [(1200, 8), (272, 35), (60, 40), (5, 40), (10582, 4)])
+def test_epochs_of_another_trunk_follow_from_the_list(tmp_path, images, epochs):
+    (tmp_path / "list.txt").write_text("\n".join(f"i{k}" for k in range(images)))
+    words = ["--name", "n", "--train_list", tmp_path / "list.txt", "--trunk", "timm:test_vit", "--experiment", tmp_path]
+    args = load_script("train.py").get_args_parser().parse_args(list(map(str, words)))
+    assert (args.epochs, args.T, args.output_stride) == (epochs, epochs // 2, 16)
+    assert (args.optimizer, args.lr, args.scratch_lr_mult, args.W) == ("adamw", 2e-4, 10.0, [1.0, 1.0, 0.03])
 
 
 def test_ranges_and_flags_without_effect(tmp_path, monkeypatch, capsys):

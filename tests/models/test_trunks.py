@@ -19,7 +19,7 @@ from models.affinity import AffinityNet, affinity_loss
 from models.checkpoint import load_weights, released_state, save_weights, start_weights, timm_name
 from models.resnet38d import ResNet38d, running_statistics_kept
 from models.triplet import TripletErasing
-from models.trunks import choose_levels, make_trunk
+from models.trunks import choose_levels, finer_stride, make_trunk
 from tool.io.files import UserError
 from tool.pseudo_labels import walk_scores
 from voc12.data import AffinitySet
@@ -453,3 +453,17 @@ def test_resnet38d_needs_no_timm():
     )
     environment = os.environ | {"PYTHONPATH": str(ROOT)}
     subprocess.run([sys.executable, "-c", code], cwd=ROOT, env=environment, check=True, timeout=100)
+
+
+@pytest.mark.parametrize(
+    ("name", "stride"),
+    [
+        (RESNET, 16),
+        (VIT, 16),
+        ("timm:vit_small_patch14_dinov2", None),
+        ("timm:ghostnet_100", None),
+        ("resnet38d", None),
+    ],
+)
+def test_a_finer_stride_is_wanted_where_it_can_be_had(name, stride):
+    assert finer_stride(name) == stride
