@@ -39,7 +39,7 @@ def rows_of(rows, flags, own=(), ending="", words=""):
 
 @dataclass(frozen=True)
 class Study:
-    """One data set. train, infer, aff, walk, seg, infer_seg: flags of each stage; crf: those of the CRF's kernels, of two
+    """One data set. train, infer, aff, walk, seg, infer_seg: flags of each stage; crf: of its kernels, for two
     of them; powers: (low, high, dup).
 
     tables: {part of the page: {name: Row}}. tried: rows of --tune. own_lists: whether train_aug.txt, train.txt and
