@@ -7,7 +7,7 @@ import pytest
 from PIL import Image
 
 from tool.io.files import UserError
-from tool.io.images import label_image, save_image, voc_palette
+from tool.io.images import PALETTE, label_image, save_image
 from tool.io.server_zip import SERVER_FOLDER, write_server_zip
 from voc12.data import image_paths, label_paths
 
@@ -34,7 +34,7 @@ def test_server_zip(masks, tmp_path):
         for name in archive.namelist():
             picture = Image.open(archive.open(name))
             assert (picture.mode, picture.size) == ("P", (64, 48))
-            assert picture.getpalette() == voc_palette() and np.all(np.asarray(picture) == 3)
+            assert picture.getpalette() == PALETTE.ravel().tolist() and np.all(np.asarray(picture) == 3)
 
 
 @pytest.mark.parametrize(
