@@ -88,10 +88,8 @@ def _plain_state(value, path):
         raise UserError(f"{path}: holds {what}, not a network's state_dict; is it the right file?")
     for name, tensor in value.items():
         if not isinstance(name, str) or not isinstance(tensor, torch.Tensor):
-            raise UserError(
-                f"{path}: its entry {quoted(name)} is a {type(tensor).__name__}, a network has tensors only; "
-                "is it the right file?"
-            )
+            text = f"{path}: its entry {quoted(name)} is a {type(tensor).__name__}, a network has tensors only"
+            raise UserError(f"{text}; is it the right file?")
     while prefix := next((p for p in WRAPPERS if all(name.startswith(p) for name in value)), ""):
         value = {name.removeprefix(prefix): tensor for name, tensor in value.items()}
     return dict(value)
@@ -250,10 +248,8 @@ def _check_entry(path, name, tensor, target):
     """UserError where a tensor of the right shape cannot be copied as it is, or is not finite."""
     same_kind = tensor.dtype in FLOATS if target.dtype in FLOATS else tensor.dtype == target.dtype
     if tensor.layout != torch.strided or tensor.is_quantized or tensor.device.type != "cpu" or not same_kind:
-        raise UserError(
-            f"{path}: {name} is {tensor.dtype}, {tensor.layout}, on {tensor.device}, not plain {target.dtype}; "
-            "save it as a plain state_dict"
-        )
+        what = f"{tensor.dtype}, {tensor.layout}, on {tensor.device}, not plain {target.dtype}"
+        raise UserError(f"{path}: {name} is {what}; save it as a plain state_dict")
     if not torch.isfinite(tensor.to(target.dtype)).all():
         raise UserError(f"{path}: {name} has values that are not finite; the training diverged or the file is damaged")
 
