@@ -1,12 +1,11 @@
 """Scores to look at: tables on the console, CSV files, plots. What is shown is a result of evaluation.py."""
 
 import csv
-import io
 from pathlib import Path
 
 from tabulate import tabulate
 
-from tool.io.files import UserError, atomic, write_text
+from tool.io.files import UserError, atomic
 
 PLOT_SUFFIXES = (".png", ".pdf", ".svg")
 COLUMNS = {"classes": "IoU", "precision": "precision", "recall": "recall", "boundary_iou_classes": "boundary IoU"}
@@ -28,7 +27,9 @@ def table(result):
     """A result of evaluation.py as text: class by class, or, of several experiments, side by side."""
     if "experiments" in result:
         return experiment_table(result["experiments"], result["mean"], result["std"])
-    return "\n".join([class_table(result), *describe(result)])
+    absent = set(result["absent"])
+    rows = [[name, *(result[figure][name] for figure in COLUMNS if name not in absent)] for name in result["classes"]]
+    return "\n".join([aligned(rows, ["class", *COLUMNS.values()]), *describe(result)])
 
 
 def aligned(rows, headers):
@@ -36,13 +37,6 @@ def aligned(rows, headers):
     cells = [[name, *(f"{value:.2f}" for value in values)] for name, *values in rows]
     cells = [row if len(row) > 1 else [*row, "absent", *[""] * (len(headers) - 2)] for row in cells]
     return tabulate(cells, headers, disable_numparse=True, colalign=("left", *["right"] * (len(headers) - 1)))
-
-
-def class_table(result):
-    """A row a class, a column a figure, in percent -> text."""
-    absent = set(result["absent"])
-    rows = [[name, *(result[figure][name] for figure in COLUMNS if name not in absent)] for name in result["classes"]]
-    return aligned(rows, ["class", *COLUMNS.values()])
 
 
 def describe(result):
@@ -95,18 +89,16 @@ def write_csv(path, results):
 
     results: {name: result}.
     """
-    stream = io.StringIO()
-    writer = csv.writer(stream, lineterminator="\n")
-    writer.writerow(["experiment", "class", "iou", "precision", "recall", "boundary_iou"])
+    rows = [["experiment", "class", "iou", "precision", "recall", "boundary_iou"]]
     for experiment, result in results.items():
-        absent = set(result["absent"])
         for name in result["classes"]:
-            values = [""] * len(COLUMNS) if name in absent else [result[figure][name] for figure in COLUMNS]
-            writer.writerow([experiment, name, *values])
+            values = [""] * len(COLUMNS) if name in result["absent"] else [result[figure][name] for figure in COLUMNS]
+            rows.append([experiment, name, *values])
         means = [result[key] for key in ("miou_present", "mean_precision", "mean_recall", "boundary_iou")]
-        writer.writerow([experiment, "mean of present", *means])
-        writer.writerow([experiment, "mean, absent as 0", result["miou"], "", "", ""])
-    write_text(path, stream.getvalue())
+        rows.append([experiment, "mean of present", *means])
+        rows.append([experiment, "mean, absent as 0", result["miou"], "", "", ""])
+    with atomic(path) as temporary, open(temporary, "w", encoding="utf-8", newline="") as stream:
+        csv.writer(stream, lineterminator="\n").writerows(rows)
 
 
 # ---------------------------------------------------------------- plots
@@ -134,8 +126,9 @@ def write_plot(path, results):
     curve = len(first["thresholds"]) > 1
     names = [name for name in first["classes"] if not all(name in result["absent"] for result in results.values())]
     with rc_context({"text.parse_math": False}), atomic(path) as temporary:  # names may hold dollars
+        ratios = [3, 2] if curve else [1]
         figure = Figure((11 if curve else 6, max(4, 0.25 * len(names) + 1.8)), layout="constrained")
-        axes = figure.subplots(1, 2 if curve else 1, squeeze=False, width_ratios=[3, 2] if curve else [1])[0]
+        axes = figure.subplots(1, len(ratios), squeeze=False, width_ratios=ratios)[0]
         if curve:
             draw_curves(axes[0], results)
         draw_classes(axes[-1], results, names)
