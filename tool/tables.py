@@ -1,7 +1,6 @@
 """Scores to look at: tables on the console, CSV files, plots. What is shown is a result of evaluation.py."""
 
 import csv
-import io
 from pathlib import Path
 
 from tabulate import tabulate
@@ -153,13 +152,11 @@ def write_csv(path, results, methods=None):
     results: {name: result}. Of several experiments mean and standard deviation follow, of each of `methods` {name: its
     experiments} where they are given.
     """
-    stream = io.StringIO()
-    writer = csv.writer(stream, lineterminator="\n")
-    writer.writerow(["experiment", "class", "iou", "precision", "recall", "boundary_iou"])
+    lines = [["experiment", "class", "iou", "precision", "recall", "boundary_iou"]]
     for experiment, result in results.items():
         absent = set(result["absent"])
         for name, *values in csv_rows(result):
-            writer.writerow([experiment, name, *([""] * len(COLUMNS) if name in absent else values)])
+            lines.append([experiment, name, *([""] * len(COLUMNS) if name in absent else values)])
     groups = {f"{method}: ": names for method, names in (methods or {}).items()}
     for prefix, names in (groups or ({"": list(results)} if len(results) > 1 else {})).items():
         group = {name: results[name] for name in names}
@@ -168,8 +165,9 @@ def write_csv(path, results, methods=None):
             for rows in zip(*map(csv_rows, group.values())):
                 empty = rows[0][0] in absent
                 cells = ["" if empty or "" in column else of(column) for column in zip(*(row[1:] for row in rows))]
-                writer.writerow([prefix + kind, rows[0][0], *cells])
-    write_text(path, stream.getvalue())
+                lines.append([prefix + kind, rows[0][0], *cells])
+    with atomic(path) as temporary, open(temporary, "w", encoding="utf-8", newline="") as stream:
+        csv.writer(stream, lineterminator="\n").writerows(lines)
 
 
 def csv_rows(result):

@@ -145,11 +145,6 @@ def check_scores(ids, folder, list_path, hint, suffix="npy"):
         raise UserError(f"{text}; {hint}{after_id(missing[0])}")
 
 
-def sample_rng(seed, epoch, image_id):
-    """The random generator of one sample."""
-    return np.random.default_rng([seed, epoch, zlib.crc32(image_id.encode())])
-
-
 class ImageSet(Dataset):
     """A set of the images `ids`."""
 
@@ -164,7 +159,8 @@ class TrainingSet(ImageSet):
         """-> (ID, photograph, the sample's random generator)."""
         epoch, index = key
         image_id = self.ids[index]
-        return image_id, open_image(image_path(self.root, image_id)), sample_rng(self.seed, epoch, image_id)
+        rng = np.random.default_rng([self.seed, epoch, zlib.crc32(image_id.encode())])
+        return image_id, open_image(image_path(self.root, image_id)), rng
 
 
 class TrainSet(TrainingSet):
@@ -220,7 +216,10 @@ def read_maps(path, size, num_keys, empty=True):
     empty: see `read_scores`.
     """
     scores = read_scores(path, empty)
-    check_score_size(path, scores, size)
+    shape = next((score.shape for score in scores.values()), tuple(size))
+    if shape != tuple(size):
+        text = f"{path}: scores of {shape[1]} x {shape[0]} pixels for an image of {size[1]} x {size[0]}"
+        raise UserError(f"{text}; scores need the image's own size")
     if max(scores, default=-1) >= num_keys:
         raise UserError(f"{path}: holds class {max(scores)}, but there are {num_keys}; check --classes")
     return scores
@@ -237,14 +236,6 @@ def in_range(maps, path, said):
         said.add(path)
         print_warning(f"{path}: values from {low:.3g} to {high:.3g}; maps have 0 to 1, what is beyond is cut off")
     return {k: np.clip(m, 0, 1).astype(np.float32, copy=False) for k, m in maps.items()}
-
-
-def check_score_size(path, scores, size):
-    """UserError where score maps are not of the image's size (h, w)."""
-    shape = next((score.shape for score in scores.values()), tuple(size))
-    if shape != tuple(size):
-        text = f"{path}: scores of {shape[1]} x {shape[0]} pixels for an image of {size[1]} x {size[0]}"
-        raise UserError(f"{text}; scores need the image's own size")
 
 
 class Substituting(Dataset):
@@ -397,11 +388,6 @@ def share_tensors(value):
 # ---------------------------------------------------------------- the segmentation network
 
 
-def label_paths(folder, ids):
-    """{ID: path of its label mask in a folder}."""
-    return {i: Path(folder) / f"{i}.png" for i in ids}
-
-
 class SegSet(TrainingSet):
     """Samples (id, image 3 x crop x crop float32, label crop x crop uint8 with 255 ignored) under keys (epoch, index).
 
@@ -412,8 +398,8 @@ class SegSet(TrainingSet):
 
     def __init__(self, voc12_root, ids, labels_dir, num_labels, view, seed, batch_size=None):
         self.root, self.ids, self.view, self.seed = voc12_root, ids, view, seed
-        self.labels, self.num_labels, self.batch_size = label_paths(labels_dir, ids), num_labels, batch_size
-        self.corrected = {}
+        self.labels, self.corrected = {i: Path(labels_dir) / f"{i}.png" for i in ids}, {}
+        self.num_labels, self.batch_size = num_labels, batch_size
 
     def correct(self, folder):
         """Let the masks that a folder holds, ID.png, win over those that are there; None: none do.

@@ -24,7 +24,7 @@ from models.checkpoint import load_weights, save_weights
 from models.deeplab import make_segmentation_net
 from models.resnet38d import count_parameters
 from tool.io.files import read_list
-from tool.io.images import IGNORE, open_image, open_mask, voc_palette
+from tool.io.images import IGNORE, PALETTE, open_image, open_mask
 from tool.metrics import confusion, iou, mean_iou
 from tool.segmentation import multi_scale_scores, refine_scores
 from voc12.data import image_path
@@ -391,7 +391,7 @@ def test_labels_are_the_networks(toy, labelled):
         assert np.array_equal(plain[image_id], scores.argmax(0))
         assert np.array_equal(refined[image_id], refine_scores(np.asarray(photo), scores).argmax(0))
         stored = Image.open(labelled / "n" / "seg" / ARCH / f"{image_id}.png")
-        assert (stored.mode, stored.size, stored.getpalette()) == ("P", photo.size, voc_palette())
+        assert (stored.mode, stored.size, stored.getpalette()) == ("P", photo.size, PALETTE.ravel().tolist())
     assert all(len(np.unique(mask)) > 2 for mask in plain.values())
     assert not np.array_equal(plain[image_id], refined[image_id])
 

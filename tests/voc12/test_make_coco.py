@@ -220,8 +220,8 @@ BAD_JSON = {  # name -> (change, words of the message)
     "a polygon far away": (with_value("annotations", "segmentation", [[0, 0, 1e9, 0, 1e9, 9]]), "101: a polygon far"),
     "a polygon without points": (with_value("annotations", "segmentation", [[]]), "annotation 101: a polygon far"),
     "a polygon of texts": (with_value("annotations", "segmentation", [["a"] * 6]), "annotation 101: could not convert"),
-    "an outline that is a text": (with_value("annotations", "segmentation", "x"), "annotations[1]: the key 'segm"),
-    "a crowd that is a text": (with_value("annotations", "iscrowd", "no"), "annotations[1]: the key 'iscrowd' is of"),
+    "an outline that is a text": (with_value("annotations", "segmentation", "x"), "annotations[1] lacks the key 'segm"),
+    "a crowd that is a text": (with_value("annotations", "iscrowd", "no"), "annotations[1] lacks the key 'iscrowd'"),
     "a code of another size": (
         with_value("annotations", "segmentation", {"size": [9, 12], "counts": [108]}), "a run-length code of another"
     ),

@@ -10,7 +10,6 @@ import os
 import re
 import sys
 import zlib
-from collections import defaultdict
 from pathlib import Path
 
 
@@ -125,33 +124,10 @@ def portable(path):
 
 # ---------------------------------------------------------------- what is missing of many files
 
-LISTED_FROM = 100  # so many files of a folder are looked up in a listing of it, fewer one by one
-
 
 def missing_files(paths):
-    """Keys of {ID: path} whose path is no file, in order.
-
-    Where many files of one folder are asked for, it is listed once; what is not plainly a file there (a link) is looked
-    at by itself.
-    """
-    folders = defaultdict(list)
-    for key, path in paths.items():
-        folder, name = os.path.split(path)
-        folders[folder].append((key, name))
-    missing = set()
-    for folder, wanted in folders.items():
-        there = plain_files(folder) if len(wanted) >= LISTED_FROM else ()
-        missing.update(k for k, name in wanted if name not in there and not os.path.isfile(os.path.join(folder, name)))
-    return [key for key in paths if key in missing]
-
-
-def plain_files(folder):
-    """Names of the files in a folder, without its links and folders; none where it cannot be listed."""
-    try:
-        with os.scandir(folder or ".") as entries:
-            return {entry.name for entry in entries if entry.is_file(follow_symlinks=False)}
-    except OSError:
-        return set()
+    """Keys of {ID: path} whose path is no file, in order."""
+    return [key for key, path in paths.items() if not os.path.isfile(path)]
 
 
 def require_files(paths, what, hint):

@@ -2,14 +2,15 @@
 
 import contextlib
 import mmap
-import struct
+import os
+import re
 import warnings
 from pathlib import Path
 
 import cv2
 import imageio.v3 as iio
 import numpy as np
-from PIL import Image, ImageDraw, UnidentifiedImageError, features
+from PIL import Image, ImageDraw, ImageOps, UnidentifiedImageError, features
 from PIL.Image import Transpose
 from PIL.PngImagePlugin import PngInfo
 
@@ -36,6 +37,8 @@ HEIC = (b"heic", b"heix", b"hevc", b"heim", b"heis", b"mif1", b"msf1")  # brands
 ORIENTATION = 274  # EXIF's tag: how the stored pixels are to be turned
 TURNS = (Transpose.FLIP_LEFT_RIGHT, Transpose.ROTATE_180, Transpose.FLIP_TOP_BOTTOM, Transpose.TRANSPOSE)
 TURNS = dict(enumerate((*TURNS, Transpose.ROTATE_270, Transpose.TRANSVERSE, Transpose.ROTATE_90), 2))
+LARGEST_EXIF = 2**17  # bytes, twice what EXIF takes: some tools put it behind the pixels of a PNG, or as text
+PNG_TEXT = re.compile(b"eXIf|[izt][TE]Xt")
 SIDEWAYS = tuple(TURNS.values())[3:]  # they exchange width and height
 
 
@@ -80,27 +83,16 @@ def _pixels(stream, mode):
 def _orientation(stream, header):
     """How a picture is to be turned before it is shown, one of TURNS' values; None where not at all."""
     try:
-        if header.format == "PNG" and "exif" not in header.info and _ends_with_exif(stream):
-            header.load()  # Pillow reads what stands behind the pixels after them
+        if header.format == "PNG" and "exif" not in header.info:
+            place = stream.tell()
+            stream.seek(max(0, stream.seek(0, os.SEEK_END) - LARGEST_EXIF))
+            behind = PNG_TEXT.search(stream.read())
+            stream.seek(place)
+            if behind:
+                header.load()  # Pillow reads what stands behind the pixels after them
         return TURNS.get(Image.Image.getexif(header).get(ORIENTATION))  # not PNG's own, which always reads the pixels
     except Exception:  # a broken EXIF raises nearly anything, and every viewer shows such a photograph as it is stored
         return None
-
-
-def _ends_with_exif(stream):
-    """Whether a PNG has EXIF or text behind its pixels, where some tools put it."""
-    place, behind = stream.tell(), False
-    stream.seek(8)
-    try:
-        while len(begin := stream.read(8)) == 8:
-            length, kind = struct.unpack(">I4s", begin)
-            behind |= kind == b"IDAT"
-            if behind and kind in (b"eXIf", b"iTXt", b"tEXt", b"zTXt"):
-                return True
-            stream.seek(length + 4, 1)
-        return False
-    finally:
-        stream.seek(place)
 
 
 def _turn(pixels, how):
@@ -293,23 +285,15 @@ def classes_in(labels):
     return set() if labels is None else set(np.unique(labels).tolist()) - {BACKGROUND, IGNORE}
 
 
-def voc_palette():
-    """The 256 RGB colours of VOC masks as a flat list of 768 values: bits of the id spread over the channels."""
-    ids = np.arange(256)
-    colours = np.zeros((256, 3), dtype=np.int64)
-    for bit in range(8):
-        for channel in range(3):
-            colours[:, channel] |= ((ids >> (3 * bit + channel)) & 1) << (7 - bit)
-    return colours.astype(np.uint8).ravel().tolist()
-
-
-PALETTE = np.array(voc_palette(), dtype=np.uint8).reshape(256, 3)
+_BITS = np.arange(8)[:, None]
+# The RGB colours of VOC masks, 256 x 3 uint8: the bits of an id spread over the channels.
+PALETTE = ((np.arange(256)[:, None, None] >> (3 * _BITS + np.arange(3)) & 1) << (7 - _BITS)).sum(1).astype(np.uint8)
 
 
 def label_image(labels):
     """H x W ids -> palette PIL image with the VOC colours."""
     image = Image.fromarray(np.asarray(labels, dtype=np.uint8), mode="P")
-    image.putpalette(voc_palette())
+    image.putpalette(PALETTE.tobytes())
     return image
 
 
@@ -383,11 +367,8 @@ def contact_sheet(rows, titles, cell=(180, 140)):
         x = gap + column * (cell[0] + gap)
         draw.text((x + cell[0] / 2, 12), title, fill="black", anchor="mm", font_size=13)
         for row, images in enumerate(rows):
-            y = 22 + gap + row * (cell[1] + gap)
-            image = images[column].convert("RGB")
-            scale = min(cell[0] / image.width, cell[1] / image.height)
-            image = image.resize((max(1, round(image.width * scale)), max(1, round(image.height * scale))))
-            sheet.paste(image, (x + (cell[0] - image.width) // 2, y + (cell[1] - image.height) // 2))
+            cell_image = ImageOps.pad(images[column].convert("RGB"), cell, color="white")
+            sheet.paste(cell_image, (x, 22 + gap + row * (cell[1] + gap)))
     return sheet
 
 
