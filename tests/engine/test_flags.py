@@ -73,7 +73,7 @@ FREE_FLAGS = {
     "infer_aff.py": LABELLING | WIDTHS | {"train_list", "val_list", "crop_size"},
     "infer_seg.py": PHOTOGRAPHS | {"server"},
 }
-CONTENT_FLAGS = {"classes", "cls_labels", "train_list", "val_list", "labels"}  # files: what counts is what is in them
+CONTENT_FLAGS = {"classes", "cls_labels", "train_list", "val_list", "labels", "corrected"}  # files: what counts is what is in them
 
 
 @pytest.mark.parametrize("script", FREE_FLAGS)
@@ -171,6 +171,7 @@ def light(*words):
 )
 def test_another_trunk_and_another_data_set_have_defaults_of_their_own(tmp_path, monkeypatch, words, rate, half, power):
     monkeypatch.chdir(tmp_path)
+    (tmp_path / "VOC").mkdir()
     (tmp_path / "own/ImageSets/Segmentation").mkdir(parents=True)
     (tmp_path / "own/ImageSets/Segmentation/train.txt").write_text("a")
     args = light(*words)
