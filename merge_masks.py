@@ -31,7 +31,7 @@ def get_args_parser():
     text = "part of a mask, 0 to 1, that a class covers at least where the mask takes it"
     add("--cover", type=fraction, default=0.5, help=text)
     text = "part of a mask, 0 to 1, that background covers at least where the mask becomes background"
-    add("--cover_background", type=fraction, default=0.5, help=text)
+    add("--cover_background", type=fraction, default=0.7, help=text)
     add("--overwrite", action="store_true", help="make OUT anew; what is there is kept beside it")
     return parser
 

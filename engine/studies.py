@@ -116,7 +116,7 @@ VOC6 = Study(
     "--lr 0.0002 --scratch_lr_mult 10",
     infer="--load_epo 5 --scales 0.5 1.0",
     crf="--sxy 80 --srgb 5 --sxy_side 500",
-    powers=(18, 26, 18),
+    powers=(4, 26, 18),
     aff="--epochs 4 --batch_size 8 --crop_size 320 --optimizer sgd --lr 0.01 --momentum 0.9",
     walk="",
     seg="--no-msc --optimizer sgd --lr 0.003 --epochs 8 --batch_size 8 --crop_size 224 --random_scale 0.5 1.0",

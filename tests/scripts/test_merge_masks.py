@@ -79,7 +79,7 @@ def test_both_layouts_and_labels_without_masks(here):
     for name, expected in (("a", MERGED), ("b", MERGED), ("c", LABELS)):
         assert np.array_equal(open_mask(here / "out" / f"{name}.png", 3), expected)
     refused(SCRIPT, *flags(here), says="--overwrite")
-    out = prints(SCRIPT, *flags(here), "--cover", 0.6, "--overwrite")
+    out = prints(SCRIPT, *flags(here), "--cover", 0.6, "--cover_background", 0.5, "--overwrite")
     assert "wrote 3 labels" in out and ": 14.8 % of their pixels changed" in out  # twice 4 of 54: class 1 is background
 
 
