@@ -82,12 +82,11 @@ def control_groups(root):
         return []
     folders = []
     for line in lines:
-        _, controllers, group = line.split(":", 2)
-        if controllers and "cpu" not in controllers.split(","):
-            continue
-        tops = {"cpu", controllers} if controllers else {""}  # version 1 mounts a controller, version 2 all
+        _, controllers, group = line.split(":", 2)  # version 1 mounts a controller or some together, version 2 all
         group = PurePosixPath(group.lstrip("/"))
-        folders += [root / "sys/fs/cgroup" / top / one for top in tops for one in (group, *group.parents)]
+        folders += [
+            root / "sys/fs/cgroup" / top / one for top in ("cpu", controllers) for one in (group, *group.parents)
+        ]
     return folders
 
 

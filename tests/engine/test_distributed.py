@@ -1,5 +1,6 @@
 """torchrun: N processes give the losses and weights of one, and share the images that have to be inferred."""
 
+import shutil
 import signal
 import subprocess
 
@@ -7,7 +8,15 @@ import numpy as np
 import pytest
 import torch
 from conftest import ROOT, infer_flags, succeeds, train_flags
-from stage_runs import assert_same_losses, assert_same_weights, read_log, torchrun, torchrun_command
+from stage_runs import (
+    assert_same_losses,
+    assert_same_weights,
+    read_log,
+    torchrun,
+    torchrun_command,
+    train_aff_flags,
+    train_seg_flags,
+)
 
 from engine import distributed
 from models.aeft import AEFTNet
@@ -84,48 +93,26 @@ def test_a_signal_stops_all_processes_with_one_line_and_they_resume_as_one(alone
     assert_same_weights(tmp_path / "n/ckpt/002net_main.pth", folder / "n/ckpt/002net_main.pth")
 
 
-def test_processes_train_affinitynet_as_one(toy, inferred, tmp_path):
-    flags = [
-        "--name",
-        "n",
-        "--voc12_root",
-        toy,
-        "--train_list",
-        toy / "train.txt",
-        "--low",
-        2,
-        "--high",
-        19,
-        "--dup",
-        19,
-        "--pretrained",
-        inferred / "n/ckpt/003net_main.pth",
-        "--no-dropout",
-        "--width",
-        0.0625,
-        "--epochs",
-        2,
-        "--batch_size",
-        5,
-        "--crop_size",
-        64,
-        "--select",
-        "last",
-        "--num_workers",
-        0,
-        "--device",
-        "cpu",
-    ]
+ARCH = "deeplab_resnet38d"
+AFF = ["--epochs", 2, "--batch_size", 5, "--crop_size", 64, "--scale", 1, "--select", "last"]
+OTHERS = {  # script: (flags, more of them, log, checkpoints, terms)
+    "train_aff.py": (train_aff_flags, AFF, "log_aff021908.jsonl", "ckpt_aff/aff021908", ("total", "bg", "fg", "neg")),
+    "train_seg.py": (train_seg_flags, ["--lr", 0.001], f"log_seg_{ARCH}.jsonl", f"ckpt_seg/{ARCH}", ("total", "miou")),
+}
+
+
+@pytest.mark.parametrize("script", OTHERS)
+def test_processes_train_the_other_networks_as_one(toy, inferred, tmp_path, script):
+    """Batches of 5, masks with different numbers of ignored pixels, no dropout."""
+    make_flags, more, log, checkpoints, terms = OTHERS[script]
     for name in ("one", "two"):
-        (tmp_path / name).mkdir()
-        (tmp_path / name / "n").symlink_to(tmp_path / f"{name}_n")
-        (tmp_path / f"{name}_n").mkdir()
-        (tmp_path / f"{name}_n/crf").symlink_to(inferred / "n/crf")
-    succeeds("train_aff.py", "--experiment", tmp_path / "one", *flags)
-    torchrun(2, "train_aff.py", "--experiment", tmp_path / "two", *flags)
-    logs = [read_log(tmp_path / k / "n/log_aff021919.jsonl") for k in ("two", "one")]
-    assert_same_losses(*logs, ("total", "bg", "fg", "neg"))
-    assert_same_weights(*(tmp_path / k / "n/ckpt_aff/aff021919/best.pth" for k in ("two", "one")))
+        shutil.copytree(inferred / "n", tmp_path / name / "n")
+    one, two = ([*make_flags(toy, tmp_path / name), *more, "--no-dropout"] for name in ("one", "two"))
+    succeeds(script, *one)
+    out = torchrun(2, script, *two)
+    assert "2 processes" in out and out.count("epoch 0:") == 1
+    assert_same_losses(*(read_log(tmp_path / name / "n" / log) for name in ("two", "one")), terms)
+    assert_same_weights(*(tmp_path / name / "n" / checkpoints / "best.pth" for name in ("two", "one")))
 
 
 def test_processes_share_the_list(toy, inferred, tmp_path):

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import torch
 from conftest import infer_flags, refused, run_script, succeeds, train_flags
+from stage_runs import aff_flags
 
 from engine.outputs import claim_folder
 from engine.record import check_origins, origin_of
@@ -197,43 +198,7 @@ def test_failures_are_counted(toy, broken, trained, tmp_path):
 # ---------------------------------------------------------------- --check
 
 
-def aff_flags(toy, folder):
-    return [
-        "--name",
-        "n",
-        "--experiment",
-        folder,
-        "--voc12_root",
-        toy,
-        "--train_list",
-        toy / "train.txt",
-        "--low",
-        2,
-        "--high",
-        19,
-        "--dup",
-        19,
-        "--width",
-        0.0625,
-        "--device",
-        "cpu",
-    ]
-
-
-AFF_TRAINING = [
-    "--val_list",
-    "none",
-    "--pretrained",
-    "none",
-    "--epochs",
-    1,
-    "--batch_size",
-    4,
-    "--crop_size",
-    64,
-    "--num_workers",
-    0,
-]
+AFF_TRAINING = ["--val_list", "none", "--pretrained", "none", "--epochs", 1, "--batch_size", 4, "--crop_size", 64]
 
 
 def tree(folder):

@@ -10,15 +10,7 @@ import timm
 import torch
 from conftest import ROOT, load_script, prints, refused, run_here
 from PIL import Image
-from stage_runs import (
-    assert_same_losses,
-    assert_same_weights,
-    common_flags,
-    infer_seg_flags,
-    read_log,
-    torchrun,
-    train_seg_flags,
-)
+from stage_runs import common_flags, infer_seg_flags, read_log, torchrun, train_seg_flags
 
 from models.checkpoint import load_weights, save_weights
 from models.deeplab import make_segmentation_net
@@ -238,18 +230,6 @@ def test_an_encoder_starts_from_timms_file(toy, copy, tmp_path):
     norms = [n for n in before if ".bn" in n]
     assert len(norms) > 20 and all(torch.equal(before[n], after[f"encoder.model.{n}"]) for n in norms)  # frozen
     assert any(n.endswith("running_mean") and value.any() for n, value in after.items() if n.startswith("decoder"))
-
-
-def test_processes_train_as_one(toy, segmented, copy):
-    """Batches of 5, masks with different numbers of ignored pixels, no dropout."""
-    flags = [*train_seg_flags(toy, copy), "--no-dropout", "--overwrite", "--lr", 0.001]
-    runs("train_seg.py", *flags, "--experiment", copy)
-    shutil.copytree(copy / "n", copy / "two" / "n")
-    out = torchrun(2, "train_seg.py", *flags, "--experiment", copy / "two")
-    assert "2 processes" in out and out.count("epoch 0:") == 1
-    logs = [read_log(k / "n" / f"log_seg_{ARCH}.jsonl") for k in (copy / "two", copy)]
-    assert_same_losses(*logs, ("total", "miou"))
-    assert_same_weights(ckpt(copy / "two") / "best.pth", ckpt(copy) / "best.pth")
 
 
 def test_without_masks_nothing_is_scored(toy, broken, copy):
