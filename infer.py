@@ -20,7 +20,7 @@ import torch
 from tqdm import tqdm
 
 from engine import flags
-from engine.experiment import Experiment
+from engine.experiment import Experiment, next_command
 from engine.jobs import refine_maps, write_maps, write_overlays
 from engine.labelling import Facts, Job, Labelling, find_photographs
 from engine.networks import find_classifier
@@ -74,7 +74,6 @@ def check_args(args):
     if args.images:
         args.dict = True
         args.crf = args.crf or has_crf()
-    flags.check_places(args)
     if args.images and args.labels == "given":
         raise UserError("--images: these photographs have no labels; add --labels predicted")
     if not (args.dict or args.crf or args.vis):
@@ -143,9 +142,8 @@ def next_stage(args, run):
     if not args.crf:
         return shlex.join(["python", *sys.argv, *([] if args.dict else ["--dict"]), "--crf"])
     low, *middle, high = sorted(set(args.alphas))
-    powers = ("--low", low, "--high", high, "--dup", middle[len(middle) // 2])
-    lists = (*flags.words("--train_list", args.infer_list), "--val_list", "none")
-    return flags.next_command("train_aff.py", args, *powers, *lists)
+    powers = {"low": low, "high": high, "dup": middle[len(middle) // 2]}
+    return next_command("train_aff.py", args, **powers, train_list=args.infer_list, val_list="none")
 
 
 def main(args):

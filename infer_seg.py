@@ -84,7 +84,6 @@ def segment(args, run):
 
 
 def main(args):
-    flags.check_places(args)
     if args.crf:
         load_crf(", or leave --crf away")
     if args.server:

@@ -17,7 +17,7 @@ import torch
 from engine import flags
 from engine.distributed import warn
 from engine.experiment import Experiment
-from engine.training import Facts, Phase, Plan, Training, Validation, build_optimizer, train_one_epoch
+from engine.training import Facts, Phase, Plan, Training, Validation, train_one_epoch
 from models.classifiers import MODELS
 from models.triplet import ATTRACT, METRICS, TripletErasing
 from models.trunks import make_trunk
@@ -125,11 +125,9 @@ def main(args):
     # released: planned as if every batch had the warm-up's size, so the rate ends at about 0.45 of its start; where
     # batches become smaller there are more steps than that, and the schedule does not end before them (Training)
     planned = len(dataset) // args.batch_size * args.epochs
-    following = "infer.py", ("--load_epo", "{last}", "--dict", "--crf"), flags.words("--infer_list", args.train_list)
+    following = "infer.py", {"load_epo": "{last}", "dict": True, "crf": True, "infer_list": args.train_list}
     plan = Plan(Experiment.of(args).classifier, [warm_up, triplet], following, planned)
-    groups = net.param_groups(args.lr, args.wt_dec, args.scratch_lr_mult)
-    optimizer = build_optimizer(args.optimizer, groups, args.momentum)
-    with Training(args, net, criterion, optimizer, dataset, plan, facts, validation) as run:
+    with Training(args, net, criterion, dataset, plan, facts, validation) as run:
         for _ in run.epochs():
             means = train_one_epoch(run)  # engine/training.py: train_step has the backward pass
             run.finish_epoch(means)

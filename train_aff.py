@@ -18,7 +18,7 @@ import torch
 from engine import flags
 from engine.experiment import Experiment
 from engine.record import origin
-from engine.training import Facts, Phase, Plan, Training, Validation, build_optimizer, train_one_epoch
+from engine.training import Facts, Phase, Plan, Training, Validation, train_one_epoch
 from models.affinity import DROPOUT, AffinityNet, affinity_loss
 from models.checkpoint import START_WEIGHTS, first_weights
 from models.trunks import make_trunk
@@ -93,8 +93,6 @@ def main(args):
         weights = first_weights(START_WEIGHTS if args.trunk == "resnet38d" else experiment.classifier.newest())
     trunk = make_trunk(args.trunk, args.width, args.output_stride, DROPOUT, fetch=weights == "timm")
     net = AffinityNet(trunk).start(weights, args.dropout, args.checkpoint_activations)
-    groups = net.param_groups(args.lr, args.wt_dec, args.scratch_lr_mult)
-    optimizer = build_optimizer(args.optimizer, groups, args.momentum)
 
     alphas = {alpha: experiment.crf(alpha) for alpha in (args.low, args.high)}
     dataset = build_data(args, alphas, len(classes) + 1, net)
@@ -113,10 +111,9 @@ def main(args):
     } | {f"CRF scores of crf/{alpha:02d}": origin(folder) for alpha, folder in alphas.items()}
     lists = [args.train_list] + [args.val_list] * (validation is not None)
     facts = Facts(data, lists, weights, ["AffinityNet: {}", describe_selection(args, validation)])
-    words = ("--low", args.low, "--high", args.high, "--dup", args.dup, "--scale", args.scale)
-    following = "infer_aff.py", words, flags.words("--train_list", args.train_list)
+    following = "infer_aff.py", {name: getattr(args, name) for name in ("low", "high", "dup", "scale", "train_list")}
     plan = Plan(experiment.affinity(powers), [Phase("", 0, args.epochs, args.batch_size)], following)
-    with Training(args, net, criterion, optimizer, dataset, plan, facts, validation) as run:
+    with Training(args, net, criterion, dataset, plan, facts, validation) as run:
         for _ in run.epochs():
             means = train_one_epoch(run)
             run.finish_epoch(means)

@@ -18,7 +18,7 @@ from engine.distributed import processes
 from engine.experiment import Experiment
 from engine.recipes import RECIPES
 from engine.record import origin
-from engine.training import Facts, Phase, Plan, Training, Validation, build_optimizer, train_one_epoch
+from engine.training import Facts, Phase, Plan, Training, Validation, train_one_epoch
 from models.checkpoint import START_WEIGHTS, first_weights
 from models.deeplab import (
     DEEPLAB,
@@ -141,8 +141,6 @@ def main(args):
 
     weights = find_weights(args, experiment.classifier.newest())
     net = build_net(args, weights, len(classes) + 1)
-    groups = net.param_groups(args.lr, args.wt_dec, args.scratch_lr_mult)
-    optimizer = build_optimizer(args.optimizer, groups, args.momentum)
 
     folder = experiment.labels(args.labels)
     dataset = build_data(args, folder, len(classes) + 1, look_of(net.trunk))
@@ -162,10 +160,10 @@ def main(args):
     lists = [args.train_list] + [args.val_list] * (val_ids is not None)
     lines = [f"{args.arch}: {{}}; starts from {weights}", describe_selection(args, validation)]
     facts = Facts(data, lists, weights, lines, {"masks": dataset.check})
-    arch = [] if args.arch == DEEPLAB + args.trunk else flags.words("--arch", args.arch)
-    following = "infer_seg.py", arch, flags.words("--infer_list", args.val_list if val_ids else args.train_list)
+    arch = None if args.arch == DEEPLAB + args.trunk else args.arch
+    following = "infer_seg.py", {"arch": arch, "infer_list": args.val_list if val_ids else args.train_list}
     plan = Plan(experiment.segmentation(args.arch), [Phase("", 0, args.epochs, args.batch_size)], following)
-    with Training(args, net, criterion, optimizer, dataset, plan, facts, validation) as run:
+    with Training(args, net, criterion, dataset, plan, facts, validation) as run:
         for _ in run.epochs():
             means = train_one_epoch(run)
             run.finish_epoch(means)

@@ -8,6 +8,7 @@ For VOC itself, told by the kit's ImageSets/Main/trainval.txt, the released defa
 """
 
 import os
+import shlex
 from pathlib import Path
 from typing import NamedTuple
 
@@ -148,6 +149,43 @@ def same(key, flag, stored):
     if os.path.realpath(flag) == os.path.realpath(stored):
         return True
     return all(path.is_file() for path in files) and files[0].read_bytes() == files[1].read_bytes()
+
+
+# ---------------------------------------------------------------- the command of the next stage
+
+UNREMEMBERED = {"voc12_root": VOC_ROOT, "classes": None, "trunk": "resnet38d", "output_stride": None, "width": 1.0}
+
+
+def next_command(script, args, **flags):
+    """The command of the next stage, to be pasted into a shell; what its experiment remembers is left out.
+
+    args: of this stage. flags: the next one's own; True where one has no value, None where it is left out. What an
+    experiment has of a published checkpoint it does not remember, nor where a data set has moved to.
+    """
+    own = {"name": args.name, "experiment": None if args.experiment == "experiment" else args.experiment}
+    stored = read_settings(Experiment.of(args).settings, args.remembered)
+    for name, default in UNREMEMBERED.items():
+        value = getattr(args, name, None)
+        of_trunk = name in ("trunk", "output_stride", "width")
+        if value != stored.get(name, default) and not (of_trunk and script == "evaluation.py"):
+            own[name] = value
+    return shlex.join(["python", script, *words(**own | flags)])
+
+
+def words(**flags):
+    """Words of a command line: a flag and its value, or one word where the value begins like a flag."""
+    found = []
+    for name, value in flags.items():
+        if value is True or str(value).startswith("-"):
+            found.append(f"--{name}" if value is True else f"--{name}={value}")
+        elif value is not None:
+            found += [f"--{name}", str(value)]
+    return found
+
+
+def scored_list(path):
+    """The list to score results of a list with: of the VOC's training images not all have masks."""
+    return "voc12/train.txt" if path == "voc12/train_aug.txt" else path
 
 
 # ---------------------------------------------------------------- the data set

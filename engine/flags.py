@@ -1,7 +1,6 @@
 """Flags: a parser that knows what each of them means for results, and those that several stages share."""
 
 import argparse
-import shlex
 from functools import partial
 from pathlib import Path
 from typing import NamedTuple
@@ -15,7 +14,6 @@ from engine.experiment import (
     folder_defaults,
     moved,
     read_common,
-    read_settings,
 )
 from tool import cli
 from tool.cam import MAX_SIDE
@@ -25,7 +23,6 @@ from tool.metrics import RELEASED_RANGE
 from tool.workers import usable_cores
 
 RESULT, CONTENT, FREE = "result", "content", "free"
-UNREMEMBERED = {"voc12_root": VOC_ROOT, "classes": None, "trunk": "resnet38d", "output_stride": None, "width": 1.0}
 SWITCH = argparse.BooleanOptionalAction
 
 
@@ -124,7 +121,7 @@ class Parser(cli.Parser):
         if "voc12_root" in self.meanings:
             names = first.name if isinstance(first.name, list) else [first.name] if first.name else []
             experiments = [Experiment(first.experiment, name) for name in names]
-            stored = self.stored(first, experiments)
+            stored = self.recall(first, experiments)
             root = first.voc12_root or stored.get("voc12_root", VOC_ROOT)
             defaults = {"voc12_root": root} | folder_defaults(Path(root), self.splits) | stored
             self.set_defaults(**{name: value for name, value in defaults.items() if name in self.meanings})
@@ -135,6 +132,8 @@ class Parser(cli.Parser):
             low, high = getattr(second, name)
             if low > high:
                 raise UserError(f"--{name} {low} {high}: MIN must not be above MAX")
+        if "images" in self.meanings and "out" in self.meanings and (second.images is None) != (second.out is None):
+            raise UserError("--images PATH and --out DIR go together")
         for name in self.splits:
             setattr(second, name, expand_list(getattr(second, name), second.voc12_root))
         for name in self.ignored:
@@ -143,7 +142,7 @@ class Parser(cli.Parser):
             delattr(second, name)
         return second
 
-    def stored(self, first, experiments):
+    def recall(self, first, experiments):
         """What the experiments remember, for a data set that may have moved. first: what the first pass gave."""
         if self.begins and begins_anew(first, experiments[0]):
             return {}
@@ -325,40 +324,3 @@ def check_powers(args):
     if args.low >= args.high:
         raise UserError(f"--low {args.low} --high {args.high}: low must be below high")
     return args.low, args.high, args.dup
-
-
-def check_places(args):
-    """UserError where --images and --out do not go together."""
-    if (args.images is None) != (args.out is None):
-        raise UserError("--images PATH and --out DIR go together")
-
-
-# ---------------------------------------------------------------- the command of the next stage
-
-
-def next_command(script, args, *more):
-    """The command of the next stage, to be pasted into a shell; what its experiment remembers is left out.
-
-    args: of this stage. more: the next one's own flags and their values, as they stand on a command line. What an
-    experiment has of a published checkpoint it does not remember, nor where a data set has moved to.
-    """
-    own = words("--name", args.name)
-    if args.experiment != "experiment":
-        own += words("--experiment", args.experiment)
-    stored = read_settings(Experiment.of(args).settings, args.remembered)
-    for name, default in UNREMEMBERED.items():
-        value = getattr(args, name, None)
-        of_trunk = name in ("trunk", "output_stride", "width")
-        if value not in (None, stored.get(name, default)) and not (of_trunk and script == "evaluation.py"):
-            own += words(f"--{name}", value)
-    return shlex.join(["python", script, *own, *map(str, more)])
-
-
-def words(name, value):
-    """Words of a command line: a flag and its value, or one word where the value begins like a flag."""
-    return [f"{name}={value}"] if str(value).startswith("-") else [name, str(value)]
-
-
-def scored_list(path):
-    """The list to score results of a list with: of the VOC's training images not all have masks."""
-    return "voc12/train.txt" if path == "voc12/train_aug.txt" else path

@@ -24,7 +24,7 @@ from tqdm import tqdm
 from engine.background import Background
 from engine.check import Check
 from engine.distributed import join_world, memory_format
-from engine.flags import next_command, scored_list, words
+from engine.experiment import next_command, scored_list
 from engine.outputs import NONE, Inputs, Outputs, split_classes
 from engine.record import this_run
 from engine.summary import Summary
@@ -139,7 +139,7 @@ class Labelling:
         self.failures, self.facts = failures, facts
         self.world = join_world(args.device)
         self.device = self.world.device
-        self.summary = Summary(self.device)
+        self.summary = Summary()
         self.inputs = Inputs(self.world.share(images.ids), images.photograph, images.maps, images.labels)
         self.folders = [output for job in jobs for output in job.outputs.values()]
         self.there, self.todo = [], []  # see `split`
@@ -333,4 +333,4 @@ class Labelling:
             return None
         if not all(mask_path(self.args.voc12_root, image_id).is_file() for image_id in ids):
             return None
-        return next_command("evaluation.py", self.args, "--task", task, "--dict_dir", folder, *words("--list", scored))
+        return next_command("evaluation.py", self.args, task=task, dict_dir=folder, list=scored)

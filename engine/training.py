@@ -1,8 +1,8 @@
 """A training: `train_one_epoch` and `train_step` are what happens to a batch, `Training` is all that makes it a run.
 
-A script builds its network, optimizer, data and losses, then
+A script builds its network, data and losses, then
 
-    with Training(args, net, criterion, optimizer, dataset, plan, facts, validation) as run:
+    with Training(args, net, criterion, dataset, plan, facts, validation) as run:
         for _ in run.epochs():
             losses = train_one_epoch(run)
             run.finish_epoch(losses)
@@ -18,8 +18,7 @@ from tqdm import tqdm
 
 from engine.check import Check, timed
 from engine.distributed import StopSignal, join_world, memory_format, processes
-from engine.experiment import Experiment, remember
-from engine.flags import next_command, words
+from engine.experiment import Experiment, next_command, remember
 from engine.log import Log, describe_run, describe_terms
 from engine.record import remove_record, this_run, write_record
 from engine.resume import (
@@ -146,9 +145,8 @@ class Validation(NamedTuple):
 class Plan(NamedTuple):
     """Where a training goes, and how long it is.
 
-    place: of engine/experiment.py. following: the script of the next stage, its words of the command line, where {last}
-    stands for the last epoch, and those that name its list. planned_steps: the poly schedule's, where that is longer
-    than the run.
+    place: of engine/experiment.py. following: the script of the next stage and {flag: value} of its own, where {last}
+    stands for the last epoch. planned_steps: the poly schedule's, where that is longer than the run.
     """
 
     place: object
@@ -179,9 +177,11 @@ class Training:
     stands, checkpoints, best.pth, resume file, log, record and summary. The top of this file shows its use.
     """
 
-    def __init__(self, args, net, criterion, optimizer, dataset, plan, facts, validation=None):
+    def __init__(self, args, net, criterion, dataset, plan, facts, validation=None):
         """args: the resolved arguments, recorded and compared when the run goes on. criterion: see `train_step`."""
-        self.args, self.net, self.criterion, self.optimizer = args, net, criterion, optimizer
+        self.args, self.net, self.criterion = args, net, criterion
+        groups = net.param_groups(args.lr, args.wt_dec, args.scratch_lr_mult)
+        self.optimizer = build_optimizer(args.optimizer, groups, args.momentum)
         self.dataset, self.facts, self.validation, self.plan, self.place = dataset, facts, validation, plan, plan.place
         self.phases = [phase for phase in plan.phases if phase.first < phase.last]
         self.planned_steps = max(plan.planned_steps, sum(phase.steps(len(dataset)) for phase in self.phases))
@@ -189,7 +189,7 @@ class Training:
         lines = self.describe()
         self.world = join_world(args.device)
         self.model = self.world.prepare(net, args.amp, args.seed, args.compile)
-        self.stop, self.log, self.summary = StopSignal(self.world), None, Summary(self.world.device)
+        self.stop, self.log, self.summary = StopSignal(self.world), None, Summary()
         self.failures = Failures(args.on_error, self.place.folder / FAILED_FILE)
         self.sampler = EpochBatches(len(dataset), args.seed, self.world.rank, self.world.size)
         samples = Substituting(dataset, self.failures) if self.failures.skip else dataset
@@ -447,12 +447,12 @@ class Training:
 
     def next_command(self):
         """The command of the next stage; with the last epoch's checkpoint where there is no best one."""
-        script, following, lists = self.plan.following
+        script, flags = self.plan.following
         last = self.progress.epoch - 1
-        following = [last if word == "{last}" else word for word in following]
+        flags = {name: last if value == "{last}" else value for name, value in flags.items()}
         if self.place.best and not self.place.best.exists():
-            following += words("--weights", self.place.checkpoint(last))
-        return next_command(script, self.args, *following, *lists)
+            flags["weights"] = self.place.checkpoint(last)
+        return next_command(script, self.args, **flags)
 
 
 # ---------------------------------------------------------------- --check

@@ -7,6 +7,7 @@ import pytest
 from conftest import ROOT, load_script, refused, run_here
 
 from engine import flags
+from engine.experiment import next_command, scored_list
 from engine.flags import CONTENT, FREE
 from tool.cli import natural
 from tool.io.files import UserError
@@ -158,7 +159,7 @@ def test_a_name_is_one_folder(name):
 def test_the_next_command_says_what_its_experiment_does_not_remember(tmp_path, monkeypatch):
     parser = stage(tmp_path, monkeypatch)
     args = parser.parse_args(["--name=-a b", "--width", "0.5"])
-    assert shlex.split(flags.next_command("x.py", args, "--epoch", 3)) == [
+    assert shlex.split(next_command("x.py", args, epoch=3)) == [
         "python",
         "x.py",
         "--name=-a b",
@@ -167,14 +168,14 @@ def test_the_next_command_says_what_its_experiment_does_not_remember(tmp_path, m
         "--epoch",
         "3",
     ]
-    assert shlex.split(flags.next_command("evaluation.py", args)) == ["python", "evaluation.py", "--name=-a b"]
+    assert shlex.split(next_command("evaluation.py", args)) == ["python", "evaluation.py", "--name=-a b"]
     args = parser.parse_args(["--name", "n", "--experiment", "e", "--voc12_root", "my set"])
-    command = shlex.split(flags.next_command("x.py", args))
+    command = shlex.split(next_command("x.py", args))
     assert command == ["python", "x.py", "--name", "n", "--experiment", "e", "--voc12_root", "my set"]
     (tmp_path / "e" / "n").mkdir(parents=True)
     (tmp_path / "e" / "n" / "settings.json").write_text(json.dumps({"voc12_root": "my set"}))
-    assert shlex.split(flags.next_command("x.py", args)) == command[:-2]
+    assert shlex.split(next_command("x.py", args)) == command[:-2]
 
 
 def test_results_of_vocs_training_images_are_scored_where_masks_are():
-    assert flags.scored_list("voc12/train_aug.txt") == "voc12/train.txt" and flags.scored_list("x.txt") == "x.txt"
+    assert scored_list("voc12/train_aug.txt") == "voc12/train.txt" and scored_list("x.txt") == "x.txt"

@@ -78,12 +78,11 @@ def arguments(folder, *words):
 
 def training(folder, phases, validation=None, criterion=squares, words=()):
     """A Training of `Tiny` -> (it, its Place)."""
-    args, net = arguments(folder, *words), tiny()
-    optimizer = build_optimizer("sgd", net.param_groups(0.1, 0.0, 10.0), 0.9)
     place = place_with_best(folder / "n" / "ckpt_tiny", "log_tiny")
-    plan = Plan(place, phases, ("next.py", ("--load_epo", "{last}"), []))
+    plan = Plan(place, phases, ("next.py", {"load_epo": "{last}"}))
     facts = Facts({}, [], "none", ["tiny: {}"])
-    return Training(args, net, criterion, optimizer, Colours(), plan, facts, validation), place
+    args = arguments(folder, "--lr", 0.1, "--wt_dec", 0, "--momentum", 0.9, *words)
+    return Training(args, tiny(), criterion, Colours(), plan, facts, validation), place
 
 
 def go(run):
