@@ -14,7 +14,6 @@ from pathlib import Path
 
 from engine import flags
 from engine.children import Stages
-from engine.experiment import words
 from tool.cli import natural, run_script
 from tool.crf import load_crf
 from tool.io.files import read_json, read_list
@@ -77,7 +76,7 @@ def main(args):
     started = time.time()
     stages, data = Stages(), args.data
     experiment = Path(args.experiment) / args.name
-    common = words(name=args.name, experiment=args.experiment)
+    common = [f"--name={args.name}", f"--experiment={args.experiment}"]
     labels = f"rw/{LOW:02d}_{HIGH:02d}{DUP:02d}"
     stages.run("data", "voc12/make_toy.py", "--out", data, "--seed", args.seed)
     make_labels(stages, common, data, experiment / "ckpt" / f"{EPOCHS - 1:03d}net_main.pth", args.seed)

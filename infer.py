@@ -22,20 +22,18 @@ from tqdm import tqdm
 from engine import flags
 from engine.experiment import Experiment, next_command
 from engine.jobs import refine_maps, write_maps, write_overlays
-from engine.labelling import Facts, Job, Labelling, find_photographs
-from engine.networks import find_classifier
+from engine.labelling import Facts, Job, Labelling
+from engine.networks import load_classifier
 from engine.outputs import Output
 from engine.record import folder_settings
-from models.checkpoint import load_weights
 from models.classifiers import MODELS
-from models.trunks import make_trunk
 from tool.cam import labelled_cam, predict_label
 from tool.cli import fraction, natural, positive, power, run_script
 from tool.crf import ITERATIONS, has_crf, load_crf
+from tool.io.failures import FAILED_FILE, Failures
 from tool.io.files import UserError, file_hash, print_warning
-from tool.threads import one_thread
 from voc12.classes import load_classes
-from voc12.data import InferenceSet
+from voc12.data import images_of
 from voc12.labels import load_labels
 from voc12.transforms import InferenceViews, look_of
 
@@ -121,8 +119,7 @@ def network_maps(args, run, ids, classes):
     found = args.labels == "predicted"
     scales = (*args.scales, 1.0) if found else args.scales
     views = InferenceViews(scales, look=look_of(run.net.trunk), max_side=args.max_side) if run.net else None
-    samples = InferenceSet(run.images.photograph, ids, run.images.labels, views)
-    for image_id, image, seen, label, size in run.seen("maps", samples):
+    for image_id, image, seen, label, size in run.seen("maps", ids, views):
         with run.inference():
             if found:
                 label, scores = predict_label(run.net(seen.pop()[:1])[1][0], args.min_score)
@@ -149,22 +146,20 @@ def next_stage(args, run):
 def main(args):
     check_args(args)
     torch.manual_seed(args.seed)
-    classes, weights, net = load_classes(args.classes), find_classifier(args), None
-    if weights:
-        with one_thread():  # worker processes are forked later, and a fork does not copy torch's threads
-            net = MODELS[args.model](make_trunk(args.trunk, args.width, args.output_stride), len(classes), args.pool)
-            load_weights(net, weights, part="all")
+    classes = load_classes(args.classes)
+    net, weights = load_classifier(args, len(classes))
     maps, jobs = build_jobs(args, weights, classes)
-    images, failures = find_photographs(args, jobs)
+    failures = Failures(args.on_error, jobs[0].folder / FAILED_FILE, held=True)
+    images = images_of(args, failures)
     if weights and args.labels == "given":
         failed = failures.add if failures.skip else None
         labels = load_labels(images.ids, args.voc12_root, classes, args.cls_labels, failed)
         images = images._replace(ids=list(labels), labels=labels)
     elif not weights:
         images = images._replace(maps=maps.path)
-    facts = Facts(None if args.images else args.infer_list, weights, maps)
+    facts = Facts(None if args.images else args.infer_list, weights, maps, len(classes))
     with Labelling(args, net, images, jobs, failures, facts) as run:
-        samples = chain(run.stored(maps, run.there, len(classes)), network_maps(args, run, run.todo, classes))
+        samples = chain(run.stored(), network_maps(args, run, run.todo, classes))
         for image_id, image, shown, cams in samples:
             run.write(image_id, image, shown, cams)
         run.when_done(next_stage(args, run))

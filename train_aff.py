@@ -111,7 +111,8 @@ def main(args):
     } | {f"CRF scores of crf/{alpha:02d}": origin(folder) for alpha, folder in alphas.items()}
     lists = [args.train_list] + [args.val_list] * (validation is not None)
     facts = Facts(data, lists, weights, ["AffinityNet: {}", describe_selection(args, validation)])
-    following = "infer_aff.py", {name: getattr(args, name) for name in ("low", "high", "dup", "scale", "train_list")}
+    following = {name: getattr(args, name) for name in ("low", "high", "dup", "scale")} | {"weights": None}
+    following = "infer_aff.py", following | {"train_list": args.train_list}
     plan = Plan(experiment.affinity(powers), [Phase("", 0, args.epochs, args.batch_size)], following)
     with Training(args, net, criterion, dataset, plan, facts, validation) as run:
         for _ in run.epochs():

@@ -34,9 +34,8 @@ from models.resnet38d import STEM
 from tool.cli import fraction, positive, run_script
 from tool.io.files import UserError, fingerprint, read_list
 from tool.io.images import BACKGROUND, IGNORE
-from tool.results import say_odd_masks
 from voc12.classes import load_classes
-from voc12.data import SegSet, check_images, check_scores, masked_ids
+from voc12.data import SegSet, check_images, check_scores, masked_ids, say_odd_masks
 from voc12.transforms import SegView, look_of
 from voc12.validation import segmentation_score
 
@@ -161,7 +160,8 @@ def main(args):
     lines = [f"{args.arch}: {{}}; starts from {weights}", describe_selection(args, validation)]
     facts = Facts(data, lists, weights, lines, {"masks": dataset.check})
     arch = None if args.arch == DEEPLAB + args.trunk else args.arch
-    following = "infer_seg.py", {"arch": arch, "infer_list": args.val_list if val_ids else args.train_list}
+    scored = args.val_list if val_ids else args.train_list
+    following = "infer_seg.py", {"arch": arch, "weights": None, "infer_list": scored}
     plan = Plan(experiment.segmentation(args.arch), [Phase("", 0, args.epochs, args.batch_size)], following)
     with Training(args, net, criterion, dataset, plan, facts, validation) as run:
         for _ in run.epochs():

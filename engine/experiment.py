@@ -35,6 +35,15 @@ class Place(NamedTuple):
         """Checkpoints of epochs, the newest first."""
         return sorted(self.folder.glob(self.file.replace("{:03d}", "*").replace("{:02d}", "*")), reverse=True)
 
+    def find(self, epoch):
+        """Path of the checkpoint of an epoch; UserError says which epochs there are."""
+        path = self.checkpoint(epoch)
+        if not path.is_file():
+            epochs = " ".join(str(int(other.name[:3])) for other in reversed(self.newest()))
+            there = f"epochs there: {epochs}" if epochs else "no epoch is there; run train.py first"
+            raise UserError(f"{path}: no such checkpoint; {there}")
+        return path
+
 
 def place_with_best(folder, log):
     return Place(folder, "{:02d}.pth", log, folder / "best.pth")
@@ -162,25 +171,18 @@ def next_command(script, args, **flags):
     args: of this stage. flags: the next one's own; True where one has no value, None where it is left out. What an
     experiment has of a published checkpoint it does not remember, nor where a data set has moved to.
     """
+    stored, words = read_settings(Experiment.of(args).settings, args.remembered), ["python", script]
     own = {"name": args.name, "experiment": None if args.experiment == "experiment" else args.experiment}
-    stored = read_settings(Experiment.of(args).settings, args.remembered)
     for name, default in UNREMEMBERED.items():
         value = getattr(args, name, None)
         of_trunk = name in ("trunk", "output_stride", "width")
         if value != stored.get(name, default) and not (of_trunk and script == "evaluation.py"):
             own[name] = value
-    return shlex.join(["python", script, *words(**own | flags)])
-
-
-def words(**flags):
-    """Words of a command line: a flag and its value, or one word where the value begins like a flag."""
-    found = []
-    for name, value in flags.items():
-        if value is True or str(value).startswith("-"):
-            found.append(f"--{name}" if value is True else f"--{name}={value}")
-        elif value is not None:
-            found += [f"--{name}", str(value)]
-    return found
+    for name, value in (own | flags).items():
+        if value is not None:  # one word where the value begins like a flag
+            joined = value is not True and str(value).startswith("-")
+            words += [f"--{name}={value}"] if joined else [f"--{name}", *([] if value is True else [str(value)])]
+    return shlex.join(words)
 
 
 def scored_list(path):

@@ -146,7 +146,8 @@ class Plan(NamedTuple):
     """Where a training goes, and how long it is.
 
     place: of engine/experiment.py. following: the script of the next stage and {flag: value} of its own, where {last}
-    stands for the last epoch. planned_steps: the poly schedule's, where that is longer than the run.
+    stands for the last epoch; weights are its checkpoint where there is no best one. planned_steps: the poly
+    schedule's, where that is longer than the run.
     """
 
     place: object
@@ -186,7 +187,6 @@ class Training:
         self.phases = [phase for phase in plan.phases if phase.first < phase.last]
         self.planned_steps = max(plan.planned_steps, sum(phase.steps(len(dataset)) for phase in self.phases))
         self.check_batches()
-        lines = self.describe()
         self.world = join_world(args.device)
         self.model = self.world.prepare(net, args.amp, args.seed, args.compile)
         self.stop, self.log, self.summary = StopSignal(self.world), None, Summary()
@@ -198,9 +198,21 @@ class Training:
         self.progress, self.state = Progress(lr=args.lr), {"settings": args.results, "data": facts.data}
         self.written = []  # epochs of this run that have a checkpoint
         self.scores = {}  # of the last validation of this epoch
+        lines = describe_run(args, self.world, self.describe(), self.optimizer)
         with contextlib.ExitStack() as stack:
             if not args.check:
-                self.begin(stack, lines)
+                stack.enter_context(locked([self.place.folder], self.world))
+                if self.world.first(self.make_room):
+                    state = read_resume(self.resume_path)
+                    self.progress = Progress.of(self.resume_path, state)
+                    restore(self.resume_path, state, net, self.optimizer, self.world)
+                    self.written = state.get("checkpoints", list(range(self.progress.epoch)))
+                self.world.first(self.write_record)
+                self.log = Log(Experiment.of(args).folder, self.place.log, self.progress.epoch, self.world.main)
+                stack.enter_context(self.stop)  # a signal then waits for a step's end
+                for line in lines:
+                    self.log.line(line)
+                self.restore_files()
             self.clock = time.time()
             self.stack = stack.pop_all()
 
@@ -228,20 +240,6 @@ class Training:
             )
 
     # ------------------------------------------------------------ beginning
-
-    def begin(self, stack, lines):
-        """Take the folder; continue from its resume file or start anew. A signal then waits for a step's end."""
-        stack.enter_context(locked([self.place.folder], self.world))
-        if self.world.first(self.make_room):
-            state = read_resume(self.resume_path)
-            self.progress = Progress.of(self.resume_path, state)
-            restore(self.resume_path, state, self.net, self.optimizer, self.world)
-            self.written = state.get("checkpoints", list(range(self.progress.epoch)))
-        self.world.first(self.write_record)
-        self.log = Log(Experiment.of(self.args).folder, self.place.log, self.progress.epoch, self.world.main)
-        stack.enter_context(self.stop)
-        describe_run(self.log, self.args, self.world, lines, self.optimizer)
-        self.restore_files()
 
     def write_record(self):
         """run.json of the checkpoints, and what the experiment remembers. For rank 0."""
