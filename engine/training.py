@@ -187,6 +187,7 @@ class Training:
         self.phases = [phase for phase in plan.phases if phase.first < phase.last]
         self.planned_steps = max(plan.planned_steps, sum(phase.steps(len(dataset)) for phase in self.phases))
         self.check_batches()
+        lines = self.describe()
         self.world = join_world(args.device)
         self.model = self.world.prepare(net, args.amp, args.seed, args.compile)
         self.stop, self.log, self.summary = StopSignal(self.world), None, Summary()
@@ -198,7 +199,7 @@ class Training:
         self.progress, self.state = Progress(lr=args.lr), {"settings": args.results, "data": facts.data}
         self.written = []  # epochs of this run that have a checkpoint
         self.scores = {}  # of the last validation of this epoch
-        lines = describe_run(args, self.world, self.describe(), self.optimizer)
+        lines = describe_run(args, self.world, lines, self.optimizer)
         with contextlib.ExitStack() as stack:
             if not args.check:
                 stack.enter_context(locked([self.place.folder], self.world))
@@ -207,12 +208,12 @@ class Training:
                     self.progress = Progress.of(self.resume_path, state)
                     restore(self.resume_path, state, net, self.optimizer, self.world)
                     self.written = state.get("checkpoints", list(range(self.progress.epoch)))
-                self.world.first(self.write_record)
+                best_is_there = self.world.first(self.write_record)
                 self.log = Log(Experiment.of(args).folder, self.place.log, self.progress.epoch, self.world.main)
                 stack.enter_context(self.stop)  # a signal then waits for a step's end
                 for line in lines:
                     self.log.line(line)
-                self.restore_files()
+                self.restore_files(best_is_there)
             self.clock = time.time()
             self.stack = stack.pop_all()
 
@@ -242,11 +243,12 @@ class Training:
     # ------------------------------------------------------------ beginning
 
     def write_record(self):
-        """run.json of the checkpoints, and what the experiment remembers. For rank 0."""
+        """run.json of the checkpoints, and what the experiment remembers -> whether best.pth is there. For rank 0."""
         run = this_run(self.args, self.world, self.facts.lists, self.facts.weights)
         write_record(self.place.folder, self.args.results, run, keep=True)
         if self.args.remembers:
             remember(self.args)
+        return self.place.best is None or self.place.best.exists()
 
     def describe(self):
         """Network, data and schedule, in lines for the log."""
@@ -285,14 +287,14 @@ class Training:
             (folder / FAILED_FILE).unlink(missing_ok=True)
         return resume
 
-    def restore_files(self):
+    def restore_files(self, best_is_there):
         """Write again what the resume file has and the folder has not: the last epoch's checkpoint, best.pth."""
         progress, last = self.progress, self.place.checkpoint(self.progress.epoch - 1)
         whole = progress.epoch and not progress.step  # the network is that of the last epoch's end
         if whole and not last.exists():
             self.log.line(f"{last} was gone: written from {RESUME_FILE}")
             self.write(last)
-        if self.place.best is None or self.world.first(self.place.best.exists):
+        if best_is_there:
             return
         if whole and not self.selects:
             self.write(self.place.best)
