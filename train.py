@@ -42,7 +42,7 @@ def get_args_parser():
     add = parser.network
     add("--model", remembered=str, type=str, default="aeft_gpp", choices=MODELS, help="network to train")
     text = "start weights: a file (.params, .pth, .safetensors), timm to let it fetch its own, none to train from "
-    add("--pretrained", type=str, default="pretrained/resnet_38d.params", help=f"{text}scratch")
+    add("--pretrained", role=flags.CONTENT, type=str, default="pretrained/resnet_38d.params", help=f"{text}scratch")
     flags.add_pool(parser)
     flags.add_training(parser, epochs=40, crop_size=320, jitter=[0.4, 0.4, 0.4, 0.1], scratch_lr_mult=1.0)
     add = parser.schedule

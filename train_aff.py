@@ -38,7 +38,7 @@ def get_args_parser():
     text = "list with masks and maps on which the best checkpoint is chosen, or none"
     parser.add_list("--val_list", "voc12/train.txt", "train", text)
     text = f"start weights, or none; auto: the first that exists of {' '.join(START_WEIGHTS)}"
-    parser.network("--pretrained", type=str, default="auto", help=text)
+    parser.network("--pretrained", role=flags.CONTENT, type=str, default="auto", help=text)
     flags.add_training(parser, epochs=8, crop_size=448, jitter=[0.3, 0.3, 0.3, 0.1], scratch_lr_mult=10.0)
     flags.add_walk(parser)
     flags.add_max_side(parser)

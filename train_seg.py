@@ -59,7 +59,7 @@ def get_args_parser():
     flags.add_max_side(parser)
     text = "start weights, timm to let it fetch them, or none; auto: the experiment's newest classifier where that has "
     text += f"the same trunk, else {' or '.join(START_WEIGHTS)} for resnet38d, and timm for others"
-    parser.network("--pretrained", type=str, help=text)
+    parser.network("--pretrained", role=flags.CONTENT, type=str, help=text)
     flags.add_training(parser, epochs=30, crop_size=321, jitter=[0.3, 0.3, 0.3, 0.1], scratch_lr_mult=10.0)
     add = parser.network
     text = "probabilities of --dropout in the last two blocks of resnet38d"

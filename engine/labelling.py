@@ -76,6 +76,8 @@ class Labelling:
         self.world, self.summary = join_world(args.device), Summary()
         self.device = self.world.device
         self.folders = [output for job in jobs for output in job.outputs.values()]
+        for output in self.folders:
+            output.check_names(images.ids, images.labels)
         self.there, self.todo = [], []  # see `split`
         self.next = self.last = None  # of `when_done`
         self.network = "network"  # what --check calls the time of a sample

@@ -47,6 +47,19 @@ class Output:
         """The mark of these results, in each of their files."""
         return origin_of(self.settings)
 
+    def check_names(self, ids, labels=None):
+        """UserError where two images would share a file: a with the class b_c, and a_b with the class c.
+
+        labels: {ID: vector of 0 and 1} where it is known which classes an image shows.
+        """
+        known, names = set(ids), list(enumerate(self.class_names or ()))
+        for (k, long), (j, short) in ((one, other) for one in names for other in names):
+            for image_id in ids if long.endswith(f"_{short}") else ():
+                other = f"{image_id}_{long.removesuffix(f'_{short}')}"
+                if other in known and (labels is None or (labels[image_id][k] and labels[other][j])):
+                    text = f"would be of {image_id} with the class {long} and of {other} with the class {short}"
+                    raise UserError(f"{self.path(image_id, k)}: {text}; rename a photograph, or leave --vis away")
+
     def pixel_bytes(self, classes):
         """About how many bytes a pixel takes in an image of so many classes."""
         return self.bytes_a_pixel[0] + self.bytes_a_pixel[1] * classes

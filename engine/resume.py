@@ -10,6 +10,7 @@ from tool.io.files import UserError, print_warning, shorten
 from tool.io.torch_files import read_torch, save_torch
 
 RESUME_FILE = "resume.pth"
+WEIGHTS = "weights of --pretrained"  # of what a run reads; resume files of earlier versions do not say which
 
 
 @dataclass
@@ -134,7 +135,8 @@ def compare_settings(path, old, new, may_change=()):
 
 def compare_data(path, old, new):
     """UserError where a run would go on with other data. old, new: {what it is, in words: fingerprint}."""
-    changed = [what for what in {**old, **new} if old.get(what) != new.get(what)]
+    old = {WEIGHTS: new.get(WEIGHTS)} | old
+    changed = [what for what in old | new if old.get(what) != new.get(what)]
     if changed:
         raise UserError(
             f"{path}: not the {' and '.join(changed)} that the run was started with; give back the old, or "

@@ -11,6 +11,7 @@ A script builds its network, data and losses, then
 import contextlib
 import math
 import time
+from pathlib import Path
 from typing import NamedTuple
 
 import torch
@@ -23,6 +24,7 @@ from engine.log import Log, describe_run, describe_terms
 from engine.record import remove_record, this_run, write_record
 from engine.resume import (
     RESUME_FILE,
+    WEIGHTS,
     Progress,
     check_begin,
     check_resumable,
@@ -35,7 +37,7 @@ from engine.summary import Summary
 from models.checkpoint import save_weights
 from models.resnet38d import count_parameters
 from tool.io.failures import FAILED_FILE, Failures
-from tool.io.files import UserError, print_warning, remove_stale
+from tool.io.files import UserError, file_hash, print_warning, remove_stale
 from tool.io.lock import locked
 from voc12.data import EpochBatches, Substituting, image_paths, train_loader
 
@@ -196,7 +198,9 @@ class Training:
         samples = Substituting(dataset, self.failures) if self.failures.skip else dataset
         workers = 0 if args.check else args.num_workers
         self.loader = train_loader(samples, self.sampler, workers, self.world.device.type == "cuda")
-        self.progress, self.state = Progress(lr=args.lr), {"settings": args.results, "data": facts.data}
+        self.progress, self.state = Progress(lr=args.lr), {"settings": args.results}
+        start = file_hash(facts.weights) if Path(facts.weights).is_file() else facts.weights
+        self.state["data"] = facts.data | {WEIGHTS: start}
         self.written = []  # epochs of this run that have a checkpoint
         self.scores = {}  # of the last validation of this epoch
         lines = describe_run(args, self.world, lines, self.optimizer)
