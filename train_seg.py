@@ -19,17 +19,9 @@ from engine.experiment import Experiment
 from engine.recipes import RECIPES
 from engine.record import origin
 from engine.training import Facts, Phase, Plan, Training, Validation, train_one_epoch
+from models import deeplab
 from models.checkpoint import START_WEIGHTS, first_weights
-from models.deeplab import (
-    DEEPLAB,
-    LOSS_AT,
-    MSC_SCALES,
-    RESNET38D,
-    SMP,
-    make_segmentation_net,
-    multi_scale_loss,
-    network_settings,
-)
+from models.deeplab import DEEPLAB, RESNET38D
 from models.resnet38d import STEM
 from tool.cli import fraction, positive, run_script
 from tool.io.files import UserError, fingerprint, read_list
@@ -67,7 +59,7 @@ def get_args_parser():
     text = "of resnet38d with pretrained weights freeze conv1a alone, not b2 as well"
     add("--train_b2", action=flags.SWITCH, help=text)
     text = "labels are brought to the cells of the logits, or logits to the pixels of the labels"
-    parser.method("--loss_at", type=str, choices=LOSS_AT, help=text)
+    parser.method("--loss_at", type=str, choices=deeplab.LOSS_AT, help=text)
     text = "cross entropy at scales 1, 0.75, 0.5 and of their maximum, summed, instead of at scale 1 alone"
     parser.method("--msc", action=flags.SWITCH, help=text)
     text = "what best.pth is: the last epoch, or the best mIoU on the masks of --val_list"
@@ -89,9 +81,9 @@ def find_weights(args, classifiers):
 
 def build_net(args, weights, num_labels):
     """The network with its start weights."""
-    network = network_settings(args.arch, vars(args))
+    network = deeplab.network_settings(args.arch, vars(args))
     options = {"fetch": weights == "timm", "dropout": args.dropout_rates}
-    net = make_segmentation_net(**network, num_labels=num_labels, **options)
+    net = deeplab.make_segmentation_net(**network, num_labels=num_labels, **options)
     if args.train_b2 and args.arch == RESNET38D:
         net.trunk.stem = STEM[:1]
     return net.start(weights, args.dropout, args.checkpoint_activations)
@@ -131,7 +123,7 @@ def describe_selection(args, validation):
 
 def main(args):
     args.arch = args.arch or DEEPLAB + args.trunk
-    if args.arch.startswith(SMP) and args.batch_size < 2 * processes():
+    if args.arch.startswith(deeplab.SMP) and args.batch_size < 2 * processes():
         raise UserError(f"--batch_size {args.batch_size}: {args.arch} needs at least 2 images a process")
     torch.manual_seed(args.seed)
     classes, experiment = load_classes(args.classes), Experiment.of(args)
@@ -143,11 +135,11 @@ def main(args):
 
     folder = experiment.labels(args.labels)
     dataset = build_data(args, folder, len(classes) + 1, look_of(net.trunk))
-    scales = MSC_SCALES if args.msc else MSC_SCALES[:1]
+    scales = deeplab.MSC_SCALES if args.msc else deeplab.MSC_SCALES[:1]
 
     def criterion(model, image, label, run):
         """image: B x 3 x H x W; label: B x H x W of ids, 255 ignored."""
-        loss = multi_scale_loss(model, image, label, scales, run.world.sum, args.loss_at)
+        loss = deeplab.multi_scale_loss(model, image, label, scales, run.world.sum, args.loss_at)
         return loss, run.world.sum_all({"total": loss})
 
     data = {

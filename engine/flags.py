@@ -3,18 +3,10 @@
 import argparse
 from functools import partial
 from pathlib import Path
-from typing import NamedTuple
 
+from engine import experiment
 from engine.distributed import local_processes
-from engine.experiment import (
-    VOC_ROOT,
-    Experiment,
-    check_contradictions,
-    expand_list,
-    folder_defaults,
-    moved,
-    read_common,
-)
+from engine.experiment import VOC_ROOT, Experiment
 from tool import cli
 from tool.cam import MAX_SIDE
 from tool.cli import fraction, natural, nonnegative, positive, positive_int, power, workers
@@ -26,44 +18,29 @@ RESULT, CONTENT, FREE = "result", "content", "free"
 SWITCH = argparse.BooleanOptionalAction
 
 
-class Meaning(NamedTuple):
-    """What is said of a flag where it is added.
-
-    role: RESULT, its value determines what is computed, so that a run which goes on must have the same; CONTENT, it
-    names a file whose content does; FREE, neither. remembered: type of the value where the experiment's settings.json
-    keeps it for later stages, else None.
-    """
-
-    role: str
-    remembered: object
-
-
 class Arguments(argparse.Namespace):
     """The arguments of a stage; its script, and what its Parser says of that and of its flags."""
 
-    __slots__ = ("script", "begins", "remembers", "meanings")  # not among vars(), which are the arguments
+    __slots__ = ("script", "begins", "remembers", "roles", "remembered")  # not among vars(), which are the arguments
 
     def __init__(self, parser):
         super().__init__()
-        self.script, self.begins, self.remembers = parser.script, parser.begins, parser.remembers
-        self.meanings = parser.meanings
+        for name in self.__slots__:
+            setattr(self, name, getattr(parser, name))
 
     @property
     def results(self):
         """{name: value} of what determines results."""
-        return {name: getattr(self, name) for name, meaning in self.meanings.items() if meaning.role == RESULT}
-
-    @property
-    def remembered(self):
-        """{name: type} of what an experiment remembers."""
-        return {name: meaning.remembered for name, meaning in self.meanings.items() if meaning.remembered}
+        return {name: getattr(self, name) for name, role in self.roles.items() if role == RESULT}
 
 
 class Parser(cli.Parser):
     """A script's flags, in groups: `parser.data("--flag", role=..., remembered=..., and what add_argument takes)`.
 
-    Flags of the groups data, network, schedule and method determine results where nothing else is said; those of run
-    do not.
+    role: RESULT, its value determines what is computed, so that a run which goes on must have the same; CONTENT, it
+    names a file whose content does; FREE, neither. Flags of the groups data, network, schedule and method are RESULT
+    where nothing else is said, those of run FREE. remembered: type of the value where the experiment's settings.json
+    keeps it for later stages.
     """
 
     def __init__(self, script, description, begins=False, remembers=False):
@@ -78,7 +55,7 @@ class Parser(cli.Parser):
             partial(self.declare, groups[name]) for name in ("data", "network", "schedule", "method")
         )
         self.run = partial(self.declare, groups["run"], role=FREE)
-        self.meanings = {}  # {dest of a flag: Meaning}
+        self.roles, self.remembered = {}, {}  # {dest of a flag: role}; {dest: type}
         self.splits = {}  # {dest of a list flag: name of the data set's own list that is its default}
         self.presets = {}  # {dest of a flag: {its value: {dest: default}}}
         self.ranges = []  # flags of MIN and MAX
@@ -87,7 +64,9 @@ class Parser(cli.Parser):
     def declare(self, group, *names, role=RESULT, remembered=None, **options):
         """A flag of a group; returns its dest. One of MIN and MAX has to be a range."""
         dest = group.add_argument(*names, **options).dest
-        self.meanings[dest] = Meaning(role, remembered)
+        self.roles[dest] = role
+        if remembered:
+            self.remembered[dest] = remembered
         if options.get("metavar") == ("MIN", "MAX"):
             self.ranges.append(dest)
         return dest
@@ -118,24 +97,24 @@ class Parser(cli.Parser):
         for name, presets in self.presets.items():
             self.set_defaults(**presets[getattr(first, name)])
         experiments, stored = [], {}
-        if "voc12_root" in self.meanings:
+        if "voc12_root" in self.roles:
             names = first.name if isinstance(first.name, list) else [first.name] if first.name else []
             experiments = [Experiment(first.experiment, name) for name in names]
             stored = self.recall(first, experiments)
             root = first.voc12_root or stored.get("voc12_root", VOC_ROOT)
-            defaults = {"voc12_root": root} | folder_defaults(Path(root), self.splits) | stored
-            self.set_defaults(**{name: value for name, value in defaults.items() if name in self.meanings})
+            defaults = {"voc12_root": root} | experiment.folder_defaults(Path(root), self.splits) | stored
+            self.set_defaults(**{name: value for name, value in defaults.items() if name in self.roles})
         second = super().parse_args(args, Arguments(self))
         if stored:
-            check_contradictions(second, experiments[0], stored)
+            experiment.check_contradictions(second, experiments[0], stored)
         for name in self.ranges:
             low, high = getattr(second, name)
             if low > high:
                 raise UserError(f"--{name} {low} {high}: MIN must not be above MAX")
-        if "images" in self.meanings and "out" in self.meanings and (second.images is None) != (second.out is None):
+        if {"images", "out"} <= self.roles.keys() and (second.images is None) != (second.out is None):
             raise UserError("--images PATH and --out DIR go together")
         for name in self.splits:
-            setattr(second, name, expand_list(getattr(second, name), second.voc12_root))
+            setattr(second, name, experiment.expand_list(getattr(second, name), second.voc12_root))
         for name in self.ignored:
             if getattr(second, name) is not None:
                 print_warning(f"--{name} has no effect")
@@ -146,9 +125,9 @@ class Parser(cli.Parser):
         """What the experiments remember, for a data set that may have moved. first: what the first pass gave."""
         if self.begins and begins_anew(first, experiments[0]):
             return {}
-        stored = read_common(experiments, first.remembered)
+        stored = experiment.read_common(experiments, first.remembered)
         if first.voc12_root and "voc12_root" in stored:
-            stored = moved(stored, first.voc12_root)
+            stored = experiment.moved(stored, first.voc12_root)
         return stored
 
 

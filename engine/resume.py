@@ -98,7 +98,7 @@ def _is_resume_state(state):
 
 def check_resumable(path, state, facts, args):
     """Warnings about a resume file's state; UserError where this run cannot go on from it. facts: see `save_resume`."""
-    old = {k: v for k, v in state["settings"].items() if k in args.results or k not in args.meanings}
+    old = {k: v for k, v in state["settings"].items() if k in args.results or k not in args.roles}
     warnings = compare_settings(path, old, facts["settings"], ("epochs",))
     if "data" in state:
         compare_data(path, state["data"], facts["data"])

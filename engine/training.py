@@ -17,22 +17,12 @@ from typing import NamedTuple
 import torch
 from tqdm import tqdm
 
+from engine import resume
 from engine.check import Check, timed
 from engine.distributed import StopSignal, join_world, memory_format, processes
 from engine.experiment import Experiment, next_command, remember
 from engine.log import Log, describe_run, describe_terms
 from engine.record import remove_record, this_run, write_record
-from engine.resume import (
-    RESUME_FILE,
-    WEIGHTS,
-    Progress,
-    check_begin,
-    check_resumable,
-    delete_run,
-    read_resume,
-    restore,
-    save_resume,
-)
 from engine.summary import Summary
 from models.checkpoint import save_weights
 from models.resnet38d import count_parameters
@@ -198,9 +188,9 @@ class Training:
         samples = Substituting(dataset, self.failures) if self.failures.skip else dataset
         workers = 0 if args.check else args.num_workers
         self.loader = train_loader(samples, self.sampler, workers, self.world.device.type == "cuda")
-        self.progress, self.state = Progress(lr=args.lr), {"settings": args.results}
+        self.progress, self.state = resume.Progress(lr=args.lr), {"settings": args.results}
         start = file_hash(facts.weights) if Path(facts.weights).is_file() else facts.weights
-        self.state["data"] = facts.data | {WEIGHTS: start}
+        self.state["data"] = facts.data | {resume.WEIGHTS: start}
         self.written = []  # epochs of this run that have a checkpoint
         self.scores = {}  # of the last validation of this epoch
         lines = describe_run(args, self.world, lines, self.optimizer)
@@ -208,9 +198,9 @@ class Training:
             if not args.check:
                 stack.enter_context(locked([self.place.folder], self.world))
                 if self.world.first(self.make_room):
-                    state = read_resume(self.resume_path)
-                    self.progress = Progress.of(self.resume_path, state)
-                    restore(self.resume_path, state, net, self.optimizer, self.world)
+                    state = resume.read_resume(self.resume_path)
+                    self.progress = resume.Progress.of(self.resume_path, state)
+                    resume.restore(self.resume_path, state, net, self.optimizer, self.world)
                     self.written = state.get("checkpoints", list(range(self.progress.epoch)))
                 best_is_there = self.world.first(self.write_record)
                 self.log = Log(Experiment.of(args).folder, self.place.log, self.progress.epoch, self.world.main)
@@ -268,35 +258,33 @@ class Training:
 
     @property
     def resume_path(self):
-        return self.place.folder / RESUME_FILE
+        return self.place.folder / resume.RESUME_FILE
 
     def make_room(self):
         """Whether the folder's run goes on; if not, nothing of one is left there. For rank 0."""
         folder, args = self.place.folder, self.args
         remove_stale(folder)
-        resume = check_begin(folder, args.resume, args.overwrite)
-        if resume:
-            state = read_resume(self.resume_path)
+        if resume.check_begin(folder, args.resume, args.overwrite):
+            state = resume.read_resume(self.resume_path)
             try:
-                for line in check_resumable(self.resume_path, state, self.state, args):
+                for line in resume.check_resumable(self.resume_path, state, self.state, args):
                     print_warning(line)
+                return True
             except UserError as error:
                 if not args.overwrite:
                     raise
                 print_warning(f"not resumed: {error}")  # both flags: a run of other settings goes
-                resume = False
-        if not resume:
-            delete_run(folder)
-            remove_record(folder)
-            (folder / FAILED_FILE).unlink(missing_ok=True)
-        return resume
+        resume.delete_run(folder)
+        remove_record(folder)
+        (folder / FAILED_FILE).unlink(missing_ok=True)
+        return False
 
     def restore_files(self, best_is_there):
         """Write again what the resume file has and the folder has not: the last epoch's checkpoint, best.pth."""
         progress, last = self.progress, self.place.checkpoint(self.progress.epoch - 1)
         whole = progress.epoch and not progress.step  # the network is that of the last epoch's end
         if whole and not last.exists():
-            self.log.line(f"{last} was gone: written from {RESUME_FILE}")
+            self.log.line(f"{last} was gone: written from {resume.RESUME_FILE}")
             self.write(last)
         if best_is_there:
             return
@@ -367,7 +355,7 @@ class Training:
         self.tick()
         self.world.share_buffers(self.net)
         state = self.state | {"checkpoints": self.written}
-        save_resume(self.resume_path, self.net, self.optimizer, progress, state, self.world)
+        resume.save_resume(self.resume_path, self.net, self.optimizer, progress, state, self.world)
         if self.stop.asked():
             self.stop.stop(f"at epoch {progress.epoch}, step {progress.step}")
 
@@ -469,7 +457,7 @@ def check_training(run):
     check.images(image_paths(args.voc12_root, run.dataset.ids))
     for what, test in run.facts.checks.items():
         check.try_all(test, run.dataset.ids, what)
-    check.attempt(check_begin, run.place.folder, args.resume, args.overwrite)
+    check.attempt(resume.check_begin, run.place.folder, args.resume, args.overwrite)
     weights = sum(x.numel() * x.element_size() for x in run.net.state_dict().values())
     files = min(args.epochs, args.keep or args.epochs) + 3  # resume.pth with the optimiser; best.pth
     check.disk(run.place.folder, weights * files)

@@ -73,16 +73,23 @@ FREE_FLAGS = {
     "infer_aff.py": LABELLING | {"train_list", "val_list", "crop_size"},
     "infer_seg.py": PHOTOGRAPHS | {"server"},
 }
-CONTENT_FLAGS = {"classes", "cls_labels", "train_list", "val_list", "labels"}  # files: what counts is what is in them
+CONTENT_FLAGS = {
+    "classes",
+    "cls_labels",
+    "train_list",
+    "val_list",
+    "labels",
+    "pretrained",
+}  # files: what counts is what is in them
 
 
 @pytest.mark.parametrize("script", FREE_FLAGS)
 def test_every_flag_that_is_not_known_to_be_free_determines_results(script):
-    meanings = load_script(script).get_args_parser().meanings
-    roles = {role: {name for name, meaning in meanings.items() if meaning.role == role} for role in (FREE, CONTENT)}
+    flags_of = load_script(script).get_args_parser().roles
+    roles = {role: {name for name, its in flags_of.items() if its == role} for role in (FREE, CONTENT)}
     assert roles[FREE] == FREE_FLAGS[script]
     words = {"labels"} if script == "infer.py" else set()  # there it is `given` or `predicted`
-    assert roles[CONTENT] == CONTENT_FLAGS & {*meanings} - FREE_FLAGS[script] - words
+    assert roles[CONTENT] == CONTENT_FLAGS & {*flags_of} - FREE_FLAGS[script] - words
 
 
 @pytest.mark.parametrize("script", FREE_FLAGS)
@@ -92,7 +99,7 @@ def test_an_experiment_remembers_data_and_network(script):
     known = parser.parse_known_args(words)[0]
     data = {"voc12_root", "classes"} | ({"cls_labels"} if "cls_labels" in known else set())
     network = {"trunk", "output_stride", "width"} | ({"model", "pool"} if "pool" in known else set())
-    kept = {name: meaning.remembered for name, meaning in parser.meanings.items() if meaning.remembered}
+    kept = parser.remembered
     assert kept.keys() == data | network and all(isinstance(getattr(known, name), kept[name] | None) for name in kept)
 
 
