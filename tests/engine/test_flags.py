@@ -73,14 +73,8 @@ FREE_FLAGS = {
     "infer_aff.py": LABELLING | {"train_list", "val_list", "crop_size"},
     "infer_seg.py": PHOTOGRAPHS | {"server"},
 }
-CONTENT_FLAGS = {
-    "classes",
-    "cls_labels",
-    "train_list",
-    "val_list",
-    "labels",
-    "pretrained",
-}  # files: what counts is what is in them
+# files: what counts is what is in them
+CONTENT_FLAGS = {"classes", "cls_labels", "train_list", "val_list", "labels", "pretrained"}
 
 
 @pytest.mark.parametrize("script", FREE_FLAGS)
