@@ -21,7 +21,7 @@ from engine import flags
 from engine.choosing import Masked, by_fold, count_all, count_walks
 from engine.chosen import describe_chosen, write_chosen
 from engine.distributed import join_world
-from engine.experiment import Experiment
+from engine.experiment import Experiment, next_command
 from engine.recipes import OTHERS
 from models.affinity import AffinityNet
 from models.checkpoint import load_weights
@@ -80,8 +80,8 @@ def read_masked(args, experiment):
     check_images(ids, args.voc12_root)
     require_files(mask_paths(args.voc12_root, ids), "mask", f"list in {args.list} what has one")
     epochs = [path.name[:3] for path in experiment.classifier.newest()[:1]]
-    words = ("--load_epo", int(epochs[0]) if epochs else "EPOCH", "--dict", *flags.words("--infer_list", args.list))
-    check_scores(ids, experiment.maps, args.list, f"run {flags.next_command('infer.py', args, *words)}")
+    words = {"load_epo": int(epochs[0]) if epochs else "EPOCH", "dict": True, "infer_list": args.list}
+    check_scores(ids, experiment.maps, args.list, f"run {next_command('infer.py', args, **words)}")
     return ids
 
 
@@ -135,8 +135,8 @@ def main(args):
             print(f"--{name} {chosen[name]} is the end of what was tried, {tried[0]} to {tried[-1]}")
     write_chosen(experiment, chosen, about, figures)
     print(describe_chosen(chosen, about), f"choose.py: wrote {experiment.settings}", sep="\n")
-    following = ("infer_aff.py",) if beta else ("infer.py", "--crf")
-    print(f"next: {flags.next_command(following[0], args, *following[1:])}")
+    following = next_command("infer_aff.py", args) if beta else next_command("infer.py", args, crf=True)
+    print(f"next: {following}")
 
 
 if __name__ == "__main__":

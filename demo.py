@@ -77,7 +77,7 @@ def main(args):
     started = time.time()
     stages, data = Stages(), args.data
     experiment = Path(args.experiment) / args.name
-    common = [*flags.words("--name", args.name), *flags.words("--experiment", args.experiment)]
+    common = [f"--name={args.name}", f"--experiment={args.experiment}"]
     labels = f"rw/{LOW:02d}_{HIGH:02d}{DUP:02d}"
     stages.run("data", "voc12/make_toy.py", "--out", data, "--seed", args.seed)
     make_labels(stages, common, data, experiment / "ckpt" / f"{EPOCHS - 1:03d}net_main.pth", args.seed)

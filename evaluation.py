@@ -21,8 +21,6 @@ as well. docs/metrics.md says what each figure means.
 from functools import partial
 from pathlib import Path
 
-import torch
-
 from engine import flags
 from engine.check import Check, timed
 from engine.distributed import World
@@ -157,7 +155,7 @@ def write(result, results, record, args):
 
 
 def main(args):
-    summary = Summary(torch.device("cpu"))
+    summary = Summary()
     ids = read_list(args.list)
     check_args(args, ids)
     names = (BACKGROUND_NAME, *load_classes(args.classes))

@@ -21,20 +21,20 @@ import torch
 from tqdm import tqdm
 
 from engine import flags
-from engine.experiment import Experiment
+from engine.experiment import Experiment, next_command
 from engine.jobs import write_maps, write_overlays
-from engine.labelling import Facts, Job, Labelling, find_photographs
-from engine.networks import find_classifier
+from engine.labelling import Facts, Job, Labelling
+from engine.networks import load_classifier
 from engine.outputs import Output
 from engine.refining import add_crf, crf_job
 from models.classifiers import MODELS
-from models.trained import load_classifier
 from tool.cam import labelled_cam, predict_label
 from tool.cli import fraction, natural, positive, run_script
 from tool.crf import has_crf, load_crf
+from tool.io.failures import FAILED_FILE, Failures
 from tool.io.files import UserError, file_hash, folder_settings, print_warning
 from voc12.classes import load_classes
-from voc12.data import InferenceSet
+from voc12.data import images_of
 from voc12.labels import load_labels
 from voc12.transforms import InferenceViews, look_of
 
@@ -72,7 +72,6 @@ def check_args(args):
     if args.images:
         args.dict = True
         args.crf = args.crf or has_crf()
-    flags.check_places(args)
     if args.images and args.labels == "given":
         raise UserError("--images: these photographs have no labels; add --labels predicted")
     if args.png == []:
@@ -117,8 +116,7 @@ def network_maps(args, run, ids, classes):
     found = args.labels == "predicted"
     scales = (*args.scales, 1.0) if found else args.scales
     views = InferenceViews(scales, look=look_of(run.net.trunk), max_side=args.max_side) if run.net else None
-    samples = InferenceSet(run.images.photograph, ids, run.images.labels, views)
-    for image_id, image, seen, label, size in run.seen("maps", samples):
+    for image_id, image, seen, label, size in run.seen("maps", ids, views):
         with run.inference():
             if found:
                 label, scores = predict_label(run.net(seen.pop()[:1])[1][0], args.min_score)
@@ -138,28 +136,27 @@ def next_stage(args, run):
     if not args.crf:
         return shlex.join(["python", *sys.argv, *([] if args.dict else ["--dict"]), "--crf"])
     low, *middle, high = sorted(args.alphas)
-    powers = ("--low", low, "--high", high, "--dup", middle[len(middle) // 2])
-    lists = (*flags.words("--train_list", args.infer_list), "--val_list", "none")
-    return flags.next_command("train_aff.py", args, *powers, *lists)
+    powers = {"low": low, "high": high, "dup": middle[len(middle) // 2]}
+    return next_command("train_aff.py", args, **powers, train_list=args.infer_list, val_list="none")
 
 
 def main(args):
     check_args(args)
     torch.manual_seed(args.seed)
-    classes, weights, net = load_classes(args.classes), find_classifier(args), None
-    if weights:
-        net = load_classifier(vars(args), weights, len(classes))
+    classes = load_classes(args.classes)
+    net, weights = load_classifier(args, len(classes))
     maps, jobs = build_jobs(args, weights, classes)
-    images, failures = find_photographs(args, jobs)
+    failures = Failures(args.on_error, jobs[0].folder / FAILED_FILE, held=True)
+    images = images_of(args, failures)
     if weights and args.labels == "given":
         failed = failures.add if failures.skip else None
         labels = load_labels(images.ids, args.voc12_root, classes, args.cls_labels, failed)
         images = images._replace(ids=list(labels), labels=labels)
     elif not weights:
         images = images._replace(maps=maps.path)
-    facts = Facts(None if args.images else args.infer_list, weights, maps)
+    facts = Facts(None if args.images else args.infer_list, weights, maps, len(classes))
     with Labelling(args, net, images, jobs, failures, facts) as run:
-        samples = chain(run.stored(maps, run.there, len(classes)), network_maps(args, run, run.todo, classes))
+        samples = chain(run.stored(), network_maps(args, run, run.todo, classes))
         for image_id, image, shown, cams in samples:
             run.write(image_id, image, shown, cams)
         run.when_done(next_stage(args, run))

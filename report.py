@@ -12,7 +12,6 @@ images are a third each: those with the worst and with the best IoU in their las
 from functools import partial
 from pathlib import Path
 
-import torch
 from tqdm import tqdm
 
 from engine import flags
@@ -107,7 +106,7 @@ def find_charts(stages, scored):
 
 
 def main(args):
-    summary = Summary(torch.device("cpu"))
+    summary = Summary()
     thresholds = thresholds_between(*args.thresholds)
     experiment = Experiment.of(args)
     stages = find_stages(experiment.folder)

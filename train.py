@@ -19,7 +19,7 @@ from engine.distributed import warn
 from engine.experiment import Experiment
 from engine.learning import Learning, chance_loss
 from engine.recipes import LIGHT
-from engine.training import Facts, Phase, Plan, Training, Validation, build_optimizer, train_one_epoch
+from engine.training import Facts, Phase, Plan, Training, Validation, train_one_epoch
 from models.checkpoint import IMAGENET_WEIGHTS, start_weights
 from models.classifiers import MODELS
 from models.triplet import ATTRACT, METRICS, TripletErasing
@@ -46,7 +46,7 @@ def get_args_parser():
     add("--model", remembered=str, type=str, default="aeft_gpp", choices=MODELS, help="network to train")
     text = "start weights: a file (.params, .pth, .safetensors), timm to let it fetch its own, or none; auto: "
     text += f"{IMAGENET_WEIGHTS} for resnet38d, the packaged ones of tf_efficientnet_lite0, 1 and 2, timm for others"
-    add("--pretrained", type=str, default="auto", help=text)
+    add("--pretrained", role=flags.CONTENT, type=str, default="auto", help=text)
     flags.add_pool(parser)
     flags.add_training(parser, epochs=40, crop_size=320, jitter=[0.4, 0.4, 0.4, 0.1], scratch_lr_mult=1.0)
     add = parser.schedule
@@ -142,11 +142,9 @@ def main(args):
     # released: planned as if every batch had the warm-up's size, so the rate ends at about 0.45 of its start; where
     # batches become smaller there are more steps than that, and the schedule does not end before them (Training)
     planned = len(dataset) // args.batch_size * args.epochs
-    following = "infer.py", ("--load_epo", "{last}", "--dict", "--crf"), flags.words("--infer_list", args.train_list)
+    following = "infer.py", {"load_epo": "{last}", "dict": True, "crf": True, "infer_list": args.train_list}
     plan = Plan(Experiment.of(args).classifier, [warm_up, triplet], following, planned)
-    groups = net.param_groups(args.lr, args.wt_dec, args.scratch_lr_mult)
-    optimizer = build_optimizer(args.optimizer, groups, args.momentum)
-    with Training(args, net, criterion, optimizer, dataset, plan, facts, validation) as run:
+    with Training(args, net, criterion, dataset, plan, facts, validation) as run:
         for _ in run.epochs():
             means = train_one_epoch(run)  # engine/training.py: train_step has the backward pass
             run.finish_epoch(means)

@@ -19,7 +19,7 @@ from engine import flags
 from engine.experiment import Experiment
 from engine.recipes import LIGHT_AFF
 from engine.record import origin
-from engine.training import Facts, Phase, Plan, Training, Validation, build_optimizer, train_one_epoch
+from engine.training import Facts, Phase, Plan, Training, Validation, train_one_epoch
 from models.affinity import DROPOUT, AffinityNet, affinity_loss
 from models.checkpoint import START_WEIGHTS, start_weights
 from models.trunks import make_trunk
@@ -40,7 +40,7 @@ def get_args_parser():
     parser.add_list("--val_list", "voc12/train.txt", "masks", text)
     text = f"start weights, or none; auto: the first that is there of {' '.join(START_WEIGHTS)} for resnet38d, else of "
     text += "the experiment's classifier and what train.py takes"
-    parser.network("--pretrained", type=str, default="auto", help=text)
+    parser.network("--pretrained", role=flags.CONTENT, type=str, default="auto", help=text)
     flags.add_training(parser, epochs=8, crop_size=448, jitter=[0.3, 0.3, 0.3, 0.1], scratch_lr_mult=10.0)
     flags.add_walk(parser)
     flags.add_max_side(parser)
@@ -96,8 +96,6 @@ def main(args):
     weights = start_weights(args.pretrained, args.trunk, own)
     trunk = make_trunk(args.trunk, args.width, args.output_stride, DROPOUT, fetch=weights == "timm")
     net = AffinityNet(trunk).start(weights, args.dropout, args.checkpoint_activations)
-    groups = net.param_groups(args.lr, args.wt_dec, args.scratch_lr_mult)
-    optimizer = build_optimizer(args.optimizer, groups, args.momentum)
 
     alphas = {alpha: experiment.crf(alpha) for alpha in (args.low, args.high)}
     dataset = build_data(args, alphas, len(classes) + 1, net)
@@ -116,10 +114,10 @@ def main(args):
     } | {f"CRF scores of crf/{alpha:02d}": origin(folder) for alpha, folder in alphas.items()}
     lists = [args.train_list] + [args.val_list] * (validation is not None)
     facts = Facts(data, lists, weights, ["AffinityNet: {}", describe_selection(args, validation)])
-    words = ("--low", args.low, "--high", args.high, "--dup", args.dup, "--scale", args.scale)
-    following = "infer_aff.py", words, flags.words("--train_list", args.train_list)
+    following = {name: getattr(args, name) for name in ("low", "high", "dup", "scale")} | {"weights": None}
+    following = "infer_aff.py", following | {"train_list": args.train_list}
     plan = Plan(experiment.affinity(powers), [Phase("", 0, args.epochs, args.batch_size)], following)
-    with Training(args, net, criterion, optimizer, dataset, plan, facts, validation) as run:
+    with Training(args, net, criterion, dataset, plan, facts, validation) as run:
         for _ in run.epochs():
             means = train_one_epoch(run)
             run.finish_epoch(means)

@@ -18,26 +18,17 @@ from engine.distributed import processes
 from engine.experiment import Experiment
 from engine.recipes import LIGHT_SEG, RECIPES
 from engine.record import origin
-from engine.training import Facts, Phase, Plan, Training, Validation, build_optimizer, train_one_epoch
+from engine.training import Facts, Phase, Plan, Training, Validation, train_one_epoch
+from models import deeplab
 from models.checkpoint import START_WEIGHTS, start_weights
-from models.deeplab import (
-    DEEPLAB,
-    LOSS_AT,
-    MSC_SCALES,
-    RESNET38D,
-    SMP,
-    make_segmentation_net,
-    multi_scale_loss,
-    network_settings,
-)
+from models.deeplab import DEEPLAB, RESNET38D, SMP
 from models.resnet38d import STEM
 from models.trunks import TIMM
 from tool.cli import fraction, positive, run_script
 from tool.io.files import UserError, fingerprint, read_list
 from tool.io.images import BACKGROUND, IGNORE
-from tool.results import say_odd_masks
 from voc12.classes import load_classes
-from voc12.data import SegSet, check_images, masked_ids
+from voc12.data import SegSet, check_images, masked_ids, say_odd_masks
 from voc12.transforms import SegView, look_of
 from voc12.validation import segmentation_score
 
@@ -64,7 +55,7 @@ def get_args_parser():
     text = "start weights, timm to let it fetch them, or none; auto: the experiment's newest classifier where that has "
     text += f"the same trunk, else {' or '.join(START_WEIGHTS)} for resnet38d, packaged ones or timm for others; "
     text += "imagenet: the same without the classifier"
-    parser.network("--pretrained", type=str, help=text)
+    parser.network("--pretrained", role=flags.CONTENT, type=str, help=text)
     flags.add_training(parser, epochs=30, crop_size=321, jitter=[0.3, 0.3, 0.3, 0.1], scratch_lr_mult=10.0)
     add = parser.network
     text = "probabilities of --dropout in the last two blocks of resnet38d"
@@ -72,7 +63,7 @@ def get_args_parser():
     text = "of resnet38d with pretrained weights freeze conv1a alone, not b2 as well"
     add("--train_b2", action=flags.SWITCH, help=text)
     text = "labels are brought to the cells of the logits, or logits to the pixels of the labels"
-    parser.method("--loss_at", type=str, choices=LOSS_AT, help=text)
+    parser.method("--loss_at", type=str, choices=deeplab.LOSS_AT, help=text)
     text = "cross entropy at scales 1, 0.75, 0.5 and of their maximum, summed, instead of at scale 1 alone"
     parser.method("--msc", action=flags.SWITCH, help=text)
     text = "what best.pth is: the last epoch, or the best mIoU on the masks of --val_list"
@@ -94,9 +85,9 @@ def find_weights(args, classifiers):
 
 def build_net(args, weights, num_labels):
     """The network with its start weights."""
-    network = network_settings(args.arch, vars(args))
+    network = deeplab.network_settings(args.arch, vars(args))
     options = {"fetch": weights == "timm", "dropout": args.dropout_rates}
-    net = make_segmentation_net(**network, num_labels=num_labels, **options)
+    net = deeplab.make_segmentation_net(**network, num_labels=num_labels, **options)
     if args.train_b2 and args.arch == RESNET38D:
         net.trunk.stem = STEM[:1]
     return net.start(weights, args.dropout, args.checkpoint_activations)
@@ -138,7 +129,7 @@ def describe_selection(args, validation):
 
 def main(args):
     args.arch = args.arch or DEEPLAB + args.trunk
-    if args.arch.startswith(SMP) and args.batch_size < 2 * processes():
+    if args.arch.startswith(deeplab.SMP) and args.batch_size < 2 * processes():
         raise UserError(f"--batch_size {args.batch_size}: {args.arch} needs at least 2 images a process")
     torch.manual_seed(args.seed)
     classes, experiment = load_classes(args.classes), Experiment.of(args)
@@ -147,16 +138,14 @@ def main(args):
 
     weights = find_weights(args, experiment.classifier.newest())
     net = build_net(args, weights, len(classes) + 1)
-    groups = net.param_groups(args.lr, args.wt_dec, args.scratch_lr_mult)
-    optimizer = build_optimizer(args.optimizer, groups, args.momentum)
 
     folder = experiment.labels(args.labels)
     dataset = build_data(args, folder, len(classes) + 1, look_of(net.trunk))
-    scales = MSC_SCALES if args.msc else MSC_SCALES[:1]
+    scales = deeplab.MSC_SCALES if args.msc else deeplab.MSC_SCALES[:1]
 
     def criterion(model, image, label, run):
         """image: B x 3 x H x W; label: B x H x W of ids, 255 ignored."""
-        loss = multi_scale_loss(model, image, label, scales, run.world.sum, args.loss_at)
+        loss = deeplab.multi_scale_loss(model, image, label, scales, run.world.sum, args.loss_at)
         return loss, run.world.sum_all({"total": loss})
 
     data = {
@@ -169,10 +158,11 @@ def main(args):
     lists = [args.train_list] + [args.val_list] * (val_ids is not None)
     lines = [f"{args.arch}: {{}}; starts from {weights}", describe_selection(args, validation)]
     facts = Facts(data, lists, weights, lines, {"masks": dataset.check})
-    arch = [] if args.arch == DEEPLAB + args.trunk else flags.words("--arch", args.arch)
-    following = "infer_seg.py", arch, flags.words("--infer_list", args.val_list if val_ids else args.train_list)
+    arch = None if args.arch == DEEPLAB + args.trunk else args.arch
+    scored = args.val_list if val_ids else args.train_list
+    following = "infer_seg.py", {"arch": arch, "weights": None, "infer_list": scored}
     plan = Plan(experiment.segmentation(args.arch), [Phase("", 0, args.epochs, args.batch_size)], following)
-    with Training(args, net, criterion, optimizer, dataset, plan, facts, validation) as run:
+    with Training(args, net, criterion, dataset, plan, facts, validation) as run:
         for _ in run.epochs():
             means = train_one_epoch(run)
             run.finish_epoch(means)

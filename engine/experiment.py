@@ -10,6 +10,7 @@ For VOC itself, told by the kit's ImageSets/Main/trainval.txt, the released defa
 """
 
 import os
+import shlex
 from pathlib import Path
 
 from models.trained import classifier_place, place_with_best, segmentation_place
@@ -137,6 +138,41 @@ def same(key, flag, stored):
     if key == "classes":
         return load_classes(flag) == load_classes(stored)
     return files[0].read_bytes() == files[1].read_bytes()
+
+
+# ---------------------------------------------------------------- the command of the next stage
+
+UNREMEMBERED = {"voc12_root": VOC_ROOT, "classes": None, "trunk": "resnet38d", "output_stride": None, "width": 1.0}
+
+
+def next_command(script, args, **flags):
+    """The command of the next stage, to be pasted into a shell; what its experiment remembers is left out.
+
+    args: of this stage. flags: the next one's own; True where one has no value, None where it is left out. What an
+    experiment has of a published checkpoint it does not remember, nor where a data set has moved to.
+    """
+    settings, words = Experiment.of(args).settings, ["python", script]
+    stored = read_settings(settings, args.remembered)
+    own = {"name": args.name, "experiment": None if args.experiment == "experiment" else args.experiment}
+    for name, default in UNREMEMBERED.items():
+        value = getattr(args, name, None)
+        of_trunk = name in ("trunk", "output_stride", "width")
+        known = value in (None, stored.get(name, default), str(settings))
+        if not known and not (of_trunk and script == "evaluation.py"):
+            own[name] = value
+    for name, value in (own | flags).items():
+        if value is not None:  # one word where the value begins like a flag
+            joined = value is not True and str(value).startswith("-")
+            words += [f"--{name}={value}"] if joined else [f"--{name}", *([] if value is True else [str(value)])]
+    return shlex.join(words)
+
+
+def scored_list(path):
+    """The list to score results of a list with: of training images, VOC's or one's own, not all may have masks."""
+    own = Path(path).with_name("masks.txt")
+    if Path(path).name == "train.txt" and own.is_file():
+        return str(own)
+    return "voc12/train.txt" if path == "voc12/train_aug.txt" else path
 
 
 # ---------------------------------------------------------------- the data set

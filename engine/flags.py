@@ -1,25 +1,13 @@
 """Flags: a parser that knows what each of them means for results, and those that several stages share."""
 
 import argparse
-import shlex
 from functools import partial
 from pathlib import Path
-from typing import NamedTuple
 
+from engine import experiment
 from engine.chosen import describe_chosen, read_chosen
 from engine.distributed import local_processes, say
-from engine.experiment import (
-    VOC_ROOT,
-    Experiment,
-    check_contradictions,
-    expand_list,
-    folder_defaults,
-    is_voc,
-    moved,
-    named,
-    read_common,
-    read_settings,
-)
+from engine.experiment import VOC_ROOT, Experiment
 from engine.recipes import OTHERS, Following
 from tool import cli
 from tool.cam import MAX_SIDE
@@ -30,51 +18,35 @@ from tool.workers import usable_cores
 
 RESULT, CONTENT, FREE = "result", "content", "free"
 PAPER = "resnet38d"  # its trunk
-UNREMEMBERED = {"voc12_root": VOC_ROOT, "classes": None, "trunk": PAPER, "output_stride": None, "width": 1.0}
 SWITCH = argparse.BooleanOptionalAction
-
-
-class Meaning(NamedTuple):
-    """What is said of a flag where it is added.
-
-    role: RESULT, its value determines what is computed, so that a run which goes on must have the same; CONTENT, it
-    names a file whose content does; FREE, neither. remembered: type of the value where the experiment's settings.json
-    keeps it for later stages, else None. chosen: whether what choose.py chose is its default, a function of the
-    arguments that were given; None where it never is.
-    """
-
-    role: str
-    remembered: object
-    chosen: object = None
 
 
 class Arguments(argparse.Namespace):
     """The arguments of a stage; its script, and what its Parser says of that and of its flags. given: names of those
     that were given, and are no defaults."""
 
-    __slots__ = ("script", "begins", "remembers", "meanings", "given")  # not among vars(), which are the arguments
+    __slots__ = ("script", "begins", "remembers", "roles", "remembered", "given")  # not among vars(), the arguments
 
     def __init__(self, parser):
         super().__init__()
-        self.script, self.begins, self.remembers = parser.script, parser.begins, parser.remembers
-        self.meanings, self.given = parser.meanings, set()
+        for name in self.__slots__[:-1]:
+            setattr(self, name, getattr(parser, name))
+        self.given = set()
 
     @property
     def results(self):
         """{name: value} of what determines results."""
-        return {name: getattr(self, name) for name, meaning in self.meanings.items() if meaning.role == RESULT}
-
-    @property
-    def remembered(self):
-        """{name: type} of what an experiment remembers."""
-        return {name: meaning.remembered for name, meaning in self.meanings.items() if meaning.remembered}
+        return {name: getattr(self, name) for name, role in self.roles.items() if role == RESULT}
 
 
 class Parser(cli.Parser):
     """A script's flags, in groups: `parser.data("--flag", role=..., remembered=..., and what add_argument takes)`.
 
-    Flags of the groups data, network, schedule and method determine results where nothing else is said; those of run
-    do not.
+    role: RESULT, its value determines what is computed, so that a run which goes on must have the same; CONTENT, it
+    names a file whose content does; FREE, neither. Flags of the groups data, network, schedule and method are RESULT
+    where nothing else is said, those of run FREE. remembered: type of the value where the experiment's settings.json
+    keeps it for later stages. chosen: where what choose.py chose is its default, a function of the arguments that were
+    given, which says whether it is in this run.
     """
 
     def __init__(self, script, description, begins=False, remembers=False):
@@ -89,7 +61,7 @@ class Parser(cli.Parser):
             partial(self.declare, groups[name]) for name in ("data", "network", "schedule", "method")
         )
         self.run = partial(self.declare, groups["run"], role=FREE)
-        self.meanings = {}  # {dest of a flag: Meaning}
+        self.roles, self.remembered, self.takes = {}, {}, {}  # {dest of a flag: role}; {dest: type}; {dest: chosen}
         self.splits = {}  # {dest of a list flag: name of the data set's own list that is its default}
         self.presets = {}  # {dest of a flag: {its value: {dest: default}}}
         self.others = []  # (whether they hold for every other data set too, {dest: default}), see `add_other`
@@ -99,7 +71,10 @@ class Parser(cli.Parser):
     def declare(self, group, *names, role=RESULT, remembered=None, chosen=None, **options):
         """A flag of a group; returns its dest. One of MIN and MAX has to be a range."""
         dest = group.add_argument(*names, **options).dest
-        self.meanings[dest] = Meaning(role, remembered, chosen)
+        self.roles[dest] = role
+        for of, value in ((self.remembered, remembered), (self.takes, chosen)):
+            if value:
+                of[dest] = value
         if options.get("metavar") == ("MIN", "MAX"):
             self.ranges.append(dest)
         return dest
@@ -144,30 +119,32 @@ class Parser(cli.Parser):
             value = getattr(first, name)
             self.set_defaults(**presets[value])
             recipe |= {} if value == next(iter(presets)) else presets[value]
-        if "voc12_root" in self.meanings:
+        if "voc12_root" in self.roles:
             names = first.name if isinstance(first.name, list) else [first.name] if first.name else []
             experiments = [Experiment(first.experiment, name) for name in names]
-            stored = self.stored(first, experiments)
+            stored = self.recall(first, experiments)
             root = first.voc12_root or stored.get("voc12_root", VOC_ROOT)
             chosen, about = self.chosen(first, experiments)
-            defaults = {"voc12_root": root} | folder_defaults(Path(root), self.splits)
+            defaults = {"voc12_root": root} | experiment.folder_defaults(Path(root), self.splits)
             defaults |= ({} if recipe else self.elsewhere(first, stored, Path(root))) | stored | chosen
-            self.set_defaults(**{name: value for name, value in defaults.items() if name in self.meanings})
+            self.set_defaults(**{name: value for name, value in defaults.items() if name in self.roles})
         second = split_methods(super().parse_args(args, Arguments(self)))
-        blank = argparse.Namespace(**dict.fromkeys(self.meanings))  # no default is put where there is a value
+        blank = argparse.Namespace(**dict.fromkeys(self.roles))  # no default is put where there is a value
         second.given = {
             name for name, value in vars(self.parse_known_args(args, blank)[0]).items() if value is not None
         }
         if "voc12_root" in second.given and not Path(second.voc12_root).is_dir():
             raise UserError(f"--voc12_root {second.voc12_root}: no such folder")
         if stored:
-            check_contradictions(second, experiments[0], stored)
+            experiment.check_contradictions(second, experiments[0], stored)
         for name in self.ranges:
             low, high = getattr(second, name)
             if low > high:
                 raise UserError(f"--{name} {low} {high}: MIN must not be above MAX")
+        if {"images", "out"} <= self.roles.keys() and (second.images is None) != (second.out is None):
+            raise UserError("--images PATH and --out DIR go together")
         for name in self.splits:
-            setattr(second, name, expand_list(getattr(second, name), second.voc12_root))
+            setattr(second, name, experiment.expand_list(getattr(second, name), second.voc12_root))
         for name, value in [pair for _, defaults in self.others for pair in defaults.items()]:
             if getattr(second, name) is value and isinstance(value, Following):
                 setattr(second, name, value.of(second))
@@ -182,7 +159,7 @@ class Parser(cli.Parser):
     def elsewhere(self, first, stored, root):
         """The defaults of `add_other` that hold. first: what the first pass gave; root: the data set's folder."""
         trunks = getattr(first, "trunk", PAPER), stored.get("trunk", PAPER)
-        light, voc = trunks != (PAPER, PAPER), is_voc(root)
+        light, voc = trunks != (PAPER, PAPER), experiment.is_voc(root)
         holding = [defaults for data, defaults in self.others if light or (data and not voc)]
         return {name: value for defaults in holding for name, value in defaults.items()}
 
@@ -191,17 +168,16 @@ class Parser(cli.Parser):
         if len(experiments) != 1 or self.begins:
             return {}, ""
         values, about = read_chosen(experiments[0])
-        takes = {name: meaning.chosen for name, meaning in self.meanings.items() if meaning.chosen}
-        return {name: value for name, value in values.items() if name in takes and takes[name](first)}, about
+        return {name: value for name, value in values.items() if name in self.takes and self.takes[name](first)}, about
 
-    def stored(self, first, experiments):
+    def recall(self, first, experiments):
         """What the experiments remember, for a data set that may have moved. first: what the first pass gave."""
         if self.begins and begins_anew(first, experiments[0]):
             return {}
-        stored = read_common(experiments, first.remembered)
+        stored = experiment.read_common(experiments, first.remembered)
         if first.voc12_root and "voc12_root" in stored:
-            stored = moved(stored, first.voc12_root)
-        return named(stored, experiments[0].settings) if stored else stored
+            stored = experiment.moved(stored, first.voc12_root)
+        return experiment.named(stored, experiments[0].settings) if stored else stored
 
 
 def begins_anew(args, experiment):
@@ -411,45 +387,3 @@ def check_powers(args):
     if args.low >= args.high:
         raise UserError(f"--low {args.low} --high {args.high}: low must be below high")
     return args.low, args.high, args.dup
-
-
-def check_places(args):
-    """UserError where --images and --out do not go together."""
-    if (args.images is None) != (args.out is None):
-        raise UserError("--images PATH and --out DIR go together")
-
-
-# ---------------------------------------------------------------- the command of the next stage
-
-
-def next_command(script, args, *more):
-    """The command of the next stage, to be pasted into a shell; what its experiment remembers is left out.
-
-    args: of this stage. more: the next one's own flags and their values, as they stand on a command line. What an
-    experiment has of a published checkpoint it does not remember, nor where a data set has moved to.
-    """
-    own = words("--name", args.name)
-    if args.experiment != "experiment":
-        own += words("--experiment", args.experiment)
-    settings = Experiment.of(args).settings
-    stored = read_settings(settings, args.remembered)
-    for name, default in UNREMEMBERED.items():
-        value = getattr(args, name, None)
-        of_trunk = name in ("trunk", "output_stride", "width")
-        known = value in (None, stored.get(name, default), str(settings))
-        if not known and not (of_trunk and script == "evaluation.py"):
-            own += words(f"--{name}", value)
-    return shlex.join(["python", script, *own, *map(str, more)])
-
-
-def words(name, value):
-    """Words of a command line: a flag and its value, or one word where the value begins like a flag."""
-    return [f"{name}={value}"] if str(value).startswith("-") else [name, str(value)]
-
-
-def scored_list(path):
-    """The list to score results of a list with: of training images, VOC's or one's own, not all may have masks."""
-    own = Path(path).with_name("masks.txt")
-    if Path(path).name == "train.txt" and own.is_file():
-        return str(own)
-    return "voc12/train.txt" if path == "voc12/train_aug.txt" else path

@@ -18,6 +18,7 @@ from models.trunks import SmpEncoder, TimmTrunk
 from tool.io.files import UserError, write_bytes
 from tool.io.mxnet_params import FILE_MAGIC, check_weight_file, quoted, read_params, shape_text, to_state_dict
 from tool.io.torch_files import read_torch, reason_of, save_torch
+from tool.threads import one_thread
 
 FLOATS = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
 COUNTER = "num_batches_tracked"  # absent in files from before torch 0.4.1 and in MXNet's; no result depends on it
@@ -221,6 +222,14 @@ def load_weights(net, path, part=None):
     return [name for name in own if name not in covered]
 
 
+def load_trained(make, path):
+    """The network that make() gives, with all weights of a file."""
+    with one_thread():  # worker processes are forked later, and a fork does not copy torch's threads
+        net = make()
+        load_weights(net, path, part="all")
+    return net
+
+
 def _check_names(path, state, wanted, unexpected, own):
     """UserError where entries are missing, unexpected or of another shape; names the first of each and counts."""
     missing = [name for name in wanted if name not in state and not name.endswith("." + COUNTER)]
@@ -271,16 +280,6 @@ def save_weights(net, path):
         write_bytes(path, safetensors.torch.save(state))
     else:
         save_torch(state, path)
-
-
-def find_epoch(folder, epoch):
-    """Path of the classifier's checkpoint of an epoch; UserError says which epochs there are."""
-    path = Path(folder) / f"{epoch:03d}net_main.pth"
-    if not path.is_file():
-        epochs = sorted(int(p.name[:3]) for p in path.parent.glob("[0-9][0-9][0-9]net_main.pth"))
-        there = f"epochs there: {' '.join(map(str, epochs))}" if epochs else "no epoch is there; run train.py first"
-        raise UserError(f"{path}: no such checkpoint; {there}")
-    return path
 
 
 def start_weights(given, trunk, classifiers=(), released=START_WEIGHTS):

@@ -6,12 +6,11 @@ What settings.json and the run.json of the checkpoints say goes into `make_class
 from pathlib import Path
 from typing import NamedTuple
 
-from models.checkpoint import load_weights
+from models.checkpoint import load_trained
 from models.classifiers import MODELS
 from models.deeplab import make_segmentation_net, network_settings
 from models.trunks import make_trunk
-from tool.io.files import folder_settings, portable
-from tool.threads import one_thread
+from tool.io.files import UserError, folder_settings, portable
 
 
 class Place(NamedTuple):
@@ -32,6 +31,15 @@ class Place(NamedTuple):
         """Checkpoints of epochs, the newest first."""
         return sorted(self.folder.glob(self.file.replace("{:03d}", "*").replace("{:02d}", "*")), reverse=True)
 
+    def find(self, epoch):
+        """Path of the checkpoint of an epoch; UserError says which epochs there are."""
+        path = self.checkpoint(epoch)
+        if not path.is_file():
+            epochs = " ".join(str(int(other.name[:3])) for other in reversed(self.newest()))
+            there = f"epochs there: {epochs}" if epochs else "no epoch is there; run train.py first"
+            raise UserError(f"{path}: no such checkpoint; {there}")
+        return path
+
 
 def place_with_best(folder, log):
     return Place(folder, "{:02d}.pth", log, folder / "best.pth")
@@ -49,11 +57,8 @@ def segmentation_place(experiment, arch):
 
 def load_classifier(settings, weights, num_classes):
     """A classifier with its weights. settings: with model, trunk, width, output_stride and pool."""
-    with one_thread():  # worker processes are forked later, and a fork does not copy torch's threads
-        trunk = make_trunk(settings["trunk"], settings["width"], settings["output_stride"])
-        net = MODELS[settings["model"]](trunk, num_classes, settings["pool"])
-        load_weights(net, weights, part="all")
-    return net
+    trunk = settings["trunk"], settings["width"], settings["output_stride"]
+    return load_trained(lambda: MODELS[settings["model"]](make_trunk(*trunk), num_classes, settings["pool"]), weights)
 
 
 def load_segmentation(arch, settings, weights, num_labels):
@@ -62,7 +67,4 @@ def load_segmentation(arch, settings, weights, num_labels):
     settings: with trunk, width and output_stride; what the run.json beside the weights has goes before.
     """
     network = network_settings(arch, settings | (folder_settings(weights.parent) or {}))
-    with one_thread():  # as above
-        net = make_segmentation_net(**network, num_labels=num_labels)
-        load_weights(net, weights, part="all")
-    return net, network
+    return load_trained(lambda: make_segmentation_net(**network, num_labels=num_labels), weights), network

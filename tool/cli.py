@@ -1,8 +1,10 @@
 """How every script runs: flags in, `main(args)`, and one line instead of a traceback for a user's mistake."""
 
 import argparse
+import datetime
 import difflib
 import errno
+import os
 import re
 import signal
 import sys
@@ -60,17 +62,35 @@ class Parser(argparse.ArgumentParser):
         return args
 
     def error(self, message):
-        print(f"{self.script}: error: {message}; --help lists all flags", file=sys.stderr)
-        sys.exit(2)
+        self.end(f"{message}; --help lists all flags")
 
     def fail(self, message):
         """End the script with one line and exit code 2."""
-        print(f"{self.script}: error: {shorten(message, 1500)}", file=sys.stderr)
+        self.end(shorten(message, 1500))
+
+    def end(self, message):
+        text = f"{self.script}: error: {message}"
+        if not said_by_another(text):
+            print(text, file=sys.stderr)
         sys.exit(2)
 
     def how_to_go_on(self):
         """What continues a run of this script that was cut off."""
         return "--resume continues" if "--resume" in self._option_string_actions else "run it again and it continues"
+
+
+def said_by_another(text):
+    """Whether another process of those that torchrun started has said it: they share the store of their launcher."""
+    if os.environ.get("TORCHELASTIC_USE_AGENT_STORE") != "True":
+        return False
+    from torch.distributed import TCPStore
+
+    place = os.environ["MASTER_ADDR"], int(os.environ["MASTER_PORT"])
+    try:
+        store = TCPStore(*place, is_master=False, timeout=datetime.timedelta(seconds=5))
+        return store.add(f"said {os.environ.get('TORCHELASTIC_RESTART_COUNT')}: {text}", 1) > 1
+    except RuntimeError:  # the launcher is gone
+        return False
 
 
 # ---------------------------------------------------------------- types

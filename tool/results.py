@@ -1,13 +1,12 @@
 """Results of any stage or method, file by file beside their truth: class activation maps, CRF scores, label images."""
 
-import contextlib
 from pathlib import Path
 
 import numpy as np
 from tqdm import tqdm
 
 from tool.io.files import UserError, print_warning
-from tool.io.images import BACKGROUND, IGNORE, check_size, fit_mask, mask_oddities, open_mask
+from tool.io.images import BACKGROUND, check_size, fit_mask, mask_oddities, open_mask
 from tool.io.scores import read_scores
 from tool.metrics import Counts, ThresholdSweep, best_labels, best_threshold, confusion, iou, kfold, mean_iou, measures
 
@@ -17,7 +16,6 @@ MADE_BY = {"cam": "infer.py --dict", "crf": "infer.py --crf", "png": "infer_aff.
 MADE_WITH = {"png": "png", "alpha": "crf", "steps": "png", "arch": "png", "scales": "cam"}
 ROUNDING = 1e-3  # of half floats around 0 and 1
 NEAR, FAR = 0.01, 0.25  # mean distance of a pixel's sum from 1: that of a CRF, that of no CRF
-MASKS_LOOKED_AT = 200  # of a list, before a training
 SAMPLE = 5  # files of unknown origin that are looked at before all are scored
 
 
@@ -152,15 +150,6 @@ def oddities(kind, scores):
     if kind == "cam" and (low < -ROUNDING or high > 1 + ROUNDING):
         return ["has values outside [0, 1], which the thresholds are meant for"]
     return []
-
-
-def say_odd_masks(paths):
-    """Warn of masks that can hardly be meant as they are (`mask_oddities`); of many, MASKS_LOOKED_AT are looked at."""
-    paths, notes = list(paths), Notes()
-    for path in paths[:: -(-len(paths) // MASKS_LOOKED_AT) or 1]:
-        with contextlib.suppress(UserError):  # said by who uses them
-            notes.add(path, mask_oddities(open_mask(path, IGNORE)))
-    notes.say()
 
 
 class Notes:

@@ -4,11 +4,13 @@ What a training sample looks like depends on seed, epoch and image alone, and th
 the number of workers changes nothing, and a run can be taken up again at any step.
 """
 
+import contextlib
 import os
 import zlib
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import lru_cache, partial
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -27,13 +29,14 @@ from tool.io.files import (
     read_list,
     require_files,
 )
-from tool.io.images import check_size, fit_mask, header_size, open_image, open_mask
+from tool.io.images import IGNORE, check_size, fit_mask, header_size, mask_oddities, open_image, open_mask
 from tool.io.scores import read_scores
-from tool.results import say_odd_masks
+from tool.results import Notes
 from tool.workers import follow_parent
-from voc12.layout import find_labels, say_turned
+from voc12.layout import find_images, find_labels, say_turned
 from voc12.transforms import IMAGENET, at_most, normalise, rescale
 
+MASKS_LOOKED_AT = 200  # of a list, before a training
 TOLERANCE = 1e-3  # of maps beyond 0 and 1: half floats are that coarse
 
 
@@ -107,7 +110,8 @@ def check_images(ids, voc12_root):
 
     Says how many are stored turned.
     """
-    say_turned(require_images(ids, voc12_root))
+    paths = require_images(ids, voc12_root)
+    say_turned(paths)
 
 
 def require_images(ids, voc12_root):
@@ -116,6 +120,38 @@ def require_images(ids, voc12_root):
     paths = {i: _find_image(folder, i) for i in ids}
     require_files(paths, "image", "check --voc12_root and the list (one ID a line)")
     return paths.values()
+
+
+class Images(NamedTuple):
+    """What is labelled. photograph, maps: functions ID -> path; maps is for stages that read stored ones.
+
+    labels: {ID: vector of 0 and 1} where it is known beforehand which classes an image shows.
+    """
+
+    ids: list
+    photograph: object
+    maps: object = None
+    labels: object = None
+
+
+def images_of(args, failures):
+    """Images of --images, or of --infer_list; those that are missing go to the failures. UserError where none is there.
+
+    args: with on_error, voc12_root and these.
+    """
+    if args.images:
+        found = find_images(args.images, args.out)
+        return Images(list(found), found.get)
+    ids = read_list(args.infer_list)
+    if failures.skip:
+        usable = failures.usable(ids, lambda image_id: require_images([image_id], args.voc12_root))
+        if not usable:
+            reason = failures.noted[-1].split("\t")[1]
+            raise UserError(f"no image is left: all {len(ids)} failed, the last with: {reason}")
+        ids = usable
+    else:
+        check_images(ids, args.voc12_root)
+    return Images(ids, partial(image_path, args.voc12_root))
 
 
 def masked_ids(list_path, voc12_root, required=False):
@@ -133,6 +169,15 @@ def masked_ids(list_path, voc12_root, required=False):
     require_files(masks, "mask", f"mend {list_path}, or --val_list none does without")
     say_odd_masks(masks.values())
     return ids
+
+
+def say_odd_masks(paths):
+    """Warn of masks that can hardly be meant as they are (`mask_oddities`); of many, MASKS_LOOKED_AT are looked at."""
+    paths, notes = list(paths), Notes()
+    for path in paths[:: -(-len(paths) // MASKS_LOOKED_AT) or 1]:
+        with contextlib.suppress(UserError):  # said by who uses them
+            notes.add(path, mask_oddities(open_mask(path, IGNORE)))
+    notes.say()
 
 
 def check_scores(ids, folder, list_path, hint, suffix="npy"):

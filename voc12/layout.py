@@ -282,7 +282,7 @@ def find_images(images, out):
     if path.is_file():
         found = {fold_id(path.stem): path}
     else:
-        names = fold_names(find_photographs(path, without=[out]))
-        found = {image_id: path / name for image_id, name in names.items()}
+        photographs = find_photographs(path, without=[out])
+        found = {image_id: path / name for image_id, name in fold_names(photographs).items()}
     say_turned(found.values())
     return found

@@ -7,6 +7,7 @@ import pytest
 from conftest import ROOT, load_script, refused, run_here
 
 from engine import flags
+from engine.experiment import next_command, scored_list
 from engine.flags import CONTENT, FREE
 from tool.cli import natural
 from tool.io.files import UserError
@@ -74,16 +75,16 @@ FREE_FLAGS = {
     "infer_seg.py": PHOTOGRAPHS | {"server"},
 }
 # files: what counts is what is in them
-CONTENT_FLAGS = {"classes", "cls_labels", "train_list", "val_list", "labels", "corrected"}
+CONTENT_FLAGS = {"classes", "cls_labels", "train_list", "val_list", "labels", "corrected", "pretrained"}
 
 
 @pytest.mark.parametrize("script", FREE_FLAGS)
 def test_every_flag_that_is_not_known_to_be_free_determines_results(script):
-    meanings = load_script(script).get_args_parser().meanings
-    roles = {role: {name for name, meaning in meanings.items() if meaning.role == role} for role in (FREE, CONTENT)}
+    flags_of = load_script(script).get_args_parser().roles
+    roles = {role: {name for name, its in flags_of.items() if its == role} for role in (FREE, CONTENT)}
     assert roles[FREE] == FREE_FLAGS[script]
     words = {"labels"} if script == "infer.py" else set()  # there it is `given` or `predicted`
-    assert roles[CONTENT] == CONTENT_FLAGS & {*meanings} - FREE_FLAGS[script] - words
+    assert roles[CONTENT] == CONTENT_FLAGS & {*flags_of} - FREE_FLAGS[script] - words
 
 
 @pytest.mark.parametrize("script", FREE_FLAGS)
@@ -93,7 +94,7 @@ def test_an_experiment_remembers_data_and_network(script):
     known = parser.parse_known_args(words)[0]
     data = {"voc12_root", "classes"} | ({"cls_labels"} if "cls_labels" in known else set())
     network = {"trunk", "output_stride", "width"} | ({"model", "pool"} if "pool" in known else set())
-    kept = {name: meaning.remembered for name, meaning in parser.meanings.items() if meaning.remembered}
+    kept = parser.remembered
     assert kept.keys() == data | network and all(isinstance(getattr(known, name), kept[name] | None) for name in kept)
 
 
@@ -231,7 +232,7 @@ def test_a_name_is_one_folder(name):
 def test_the_next_command_says_what_its_experiment_does_not_remember(tmp_path, monkeypatch):
     parser = stage(tmp_path, monkeypatch)
     args = parser.parse_args(["--name=-a b", "--width", "0.5"])
-    assert shlex.split(flags.next_command("x.py", args, "--epoch", 3)) == [
+    assert shlex.split(next_command("x.py", args, epoch=3)) == [
         "python",
         "x.py",
         "--name=-a b",
@@ -240,22 +241,22 @@ def test_the_next_command_says_what_its_experiment_does_not_remember(tmp_path, m
         "--epoch",
         "3",
     ]
-    assert shlex.split(flags.next_command("evaluation.py", args)) == ["python", "evaluation.py", "--name=-a b"]
+    assert shlex.split(next_command("evaluation.py", args)) == ["python", "evaluation.py", "--name=-a b"]
     (tmp_path / "my set").mkdir()
     args = parser.parse_args(["--name", "n", "--experiment", "e", "--voc12_root", "my set"])
-    command = shlex.split(flags.next_command("x.py", args))
+    command = shlex.split(next_command("x.py", args))
     assert command == ["python", "x.py", "--name", "n", "--experiment", "e", "--voc12_root", "my set"]
     (tmp_path / "e" / "n").mkdir(parents=True)
     (tmp_path / "e" / "n" / "settings.json").write_text(json.dumps({"voc12_root": "my set"}))
-    assert shlex.split(flags.next_command("x.py", args)) == command[:-2]
+    assert shlex.split(next_command("x.py", args)) == command[:-2]
 
 
 def test_results_of_training_images_are_scored_where_masks_are(tmp_path):
-    assert flags.scored_list("voc12/train_aug.txt") == "voc12/train.txt" and flags.scored_list("x.txt") == "x.txt"
-    assert flags.scored_list(str(tmp_path / "train.txt")) == str(tmp_path / "train.txt")
+    assert scored_list("voc12/train_aug.txt") == "voc12/train.txt" and scored_list("x.txt") == "x.txt"
+    assert scored_list(str(tmp_path / "train.txt")) == str(tmp_path / "train.txt")
     (tmp_path / "masks.txt").touch()
-    assert flags.scored_list(str(tmp_path / "train.txt")) == str(tmp_path / "masks.txt")
-    assert flags.scored_list(str(tmp_path / "val.txt")) == str(tmp_path / "val.txt")
+    assert scored_list(str(tmp_path / "train.txt")) == str(tmp_path / "masks.txt")
+    assert scored_list(str(tmp_path / "val.txt")) == str(tmp_path / "val.txt")
 
 
 def test_default_batches_are_no_larger_than_the_set_and_given_ones_stay(tmp_path, monkeypatch):
