@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from engine.experiment import Experiment, remember
-from engine.flags import Parser, add_common, add_data, add_trunk, next_command
+from engine.experiment import Experiment, next_command, remember
+from engine.flags import Parser, add_common, add_data, add_trunk
 from tool.io.files import UserError
 from voc12.classes import load_classes
 

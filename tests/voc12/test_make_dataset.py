@@ -22,7 +22,7 @@ from PIL import Image
 
 from tool.io import lock
 from tool.io.files import read_list
-from tool.io.images import open_image, open_mask, voc_palette
+from tool.io.images import PALETTE, open_image, open_mask
 from voc12 import layout
 from voc12.classes import load_classes
 from voc12.data import check_images, image_path
@@ -296,8 +296,7 @@ COLOURS = {0: (0, 0, 0), 1: (9, 8, 7), 2: (250, 250, 55), 3: (10, 20, 30), 255: 
 def test_masks_in_colour_become_ids(here, given):
     write_masks(here)
     make(here, "--copy", masks=here / "masks", out=here / "ids")
-    palette = voc_palette()
-    colours = {k: tuple(palette[3 * k : 3 * k + 3]) for k in COLOURS} if given == "VOC" else COLOURS
+    colours = {k: tuple(PALETTE[k]) for k in COLOURS} if given == "VOC" else COLOURS
     path = here / ("labelmap.txt" if given == "beside" else "colours.txt")
     path.write_text(CVAT + "void:1,1,1::\n")
     for mask in (here / "masks").rglob("*.png"):
