@@ -168,10 +168,10 @@ def experiment_name(text):
 # ---------------------------------------------------------------- flags of several scripts
 
 
-def add_experiment(parser, name=None, several=False):
+def add_experiment(parser, name=None, several=False, required=True):
     """--name, --experiment. name: a default, without which the flag is required. several: none, one or more names."""
     text = "names of experiments, folders" if several else "name of the experiment, a folder"
-    more = {"nargs": "+"} if several else {"required": name is None}
+    more = {"nargs": "+"} if several else {"required": required and name is None}
     parser.run("--name", type=experiment_name, default=name, help=text, **more)
     parser.run("--experiment", type=str, default="experiment", help="folder of all experiments")
 

@@ -118,16 +118,15 @@ def test_scores_are_those_of_evaluation(toy, finished, text, tmp_path, folder):
     names = toy / ("val.txt" if folder.startswith("seg") else "train.txt")
     result = evaluate(toy, finished, tmp_path / "r.json", folder, names)
     shown = row(text, folder)
-    assert shown == {key: f"{result[key]:.2f}" for key in shown} and len(shown) == 5
+    assert shown == {key: f"{result[key]:.1f}" for key in shown} and len(shown) == 5
     table = re.search(r'<table class="sortable bars">.*?</table>', text, re.DOTALL)[0]
-    if folder in re.findall(r'class="small">([^<]+)</span></th>', table):  # of the CRF only the best alpha
-        column = re.findall(r'class="small">([^<]+)</span></th>', table).index(folder)
-        rows = re.findall(r"<tr><th scope=\"row\">([^<]+)</th>(.*?)</tr>", table, re.DOTALL)
-        values = {name: re.findall(r">([^<]+)</td>", cells)[column] for name, cells in rows}
-        absent = set(result["absent"])
-        assert {k: v for k, v in values.items() if v != "absent"} == {
-            k: f"{v:.2f}" for k, v in result["classes"].items() if k not in absent
-        }
+    column = re.findall(r'class="small">([^<]+)</span></th>', table).index(folder)  # of the CRF every alpha
+    rows = re.findall(r"<tr><th scope=\"row\">([^<]+)</th>(.*?)</tr>", table, re.DOTALL)
+    values = {name: re.findall(r">([^<]+)</td>", cells)[column] for name, cells in rows}
+    absent = set(result["absent"])
+    assert {k: v for k, v in values.items() if v != "absent"} == {
+        k: f"{v:.1f}" for k, v in result["classes"].items() if k not in absent
+    }
 
 
 def test_the_iou_of_an_image_is_that_of_a_list_of_it_alone(toy, finished, text, tmp_path):
@@ -135,14 +134,14 @@ def test_the_iou_of_an_image_is_that_of_a_list_of_it_alone(toy, finished, text, 
     (tmp_path / "one.txt").write_text(cards[0])
     result = evaluate(toy, finished, tmp_path / "r.json", "rw/02_1909", tmp_path / "one.txt")
     card = re.search(rf'<li class="card"[^>]*data-id="{cards[0]}"[^>]*>', text)[0]
-    assert float(re.search(r'data-iou-2="([^"]+)"', card)[1]) == pytest.approx(result["miou_present"])
+    assert float(re.search(r'data-iou-3="([^"]+)"', card)[1]) == pytest.approx(result["miou_present"])
 
 
 def test_the_threshold_curve_and_the_results_that_lie_there(toy, experiments):
     path = experiments / "n" / "score.json"
     result = evaluate(toy, experiments, path, "dict", toy / "train.txt")
     text = page(toy, experiments)
-    assert f"Best at {result['best_threshold']:.2f}, with mIoU {result['miou']:.2f}" in text
+    assert f"Best at {result['best_threshold']:.2f}, with mIoU {result['miou']:.1f}" in text
     assert "score.json" in text and "of an earlier run" not in text
     write_json(experiments / "n" / "dict" / "run.json", RECORD | {"origin": "1" * 16})
     assert "of an earlier run of this folder" in page(toy, experiments)
@@ -206,7 +205,7 @@ def test_a_log_that_is_being_written(toy, experiments, tmp_path):
 def test_without_masks_there_is_everything_but_scores(toy, experiments, tmp_path):
     root = shutil.copytree(toy, tmp_path / "bare", ignore=shutil.ignore_patterns("SegmentationClass"))
     text = page(root, experiments)
-    assert "the images of the lists have no masks" in text and not any(row(text, "dict").values())
+    assert "the images have no masks" in text and not any(row(text, "dict").values())
     assert len(re.findall('<li class="card"', text)) == 16 and "Truth" not in text
     assert "Pseudo labels" in text and "data-iou-" not in text
 
@@ -383,8 +382,8 @@ def test_no_width_makes_the_page_scroll_sideways(opened, width):
 def test_images_sort_by_iou_and_name(opened):
     for direction, sign in (("1", 1), ("-1", -1)):
         choose(opened, "direction", direction)
-        choose(opened, "sort", "iou-2")
-        values = [float(value) for value in visible(opened, "data-iou-2")]
+        choose(opened, "sort", "iou-3")
+        values = [float(value) for value in visible(opened, "data-iou-3")]
         assert len(values) == len(ODD) and values == sorted(values, reverse=sign < 0) and len({*values}) > 1
         choose(opened, "sort", "id")
         assert visible(opened)[0 if sign > 0 else -1] == "'single'"
