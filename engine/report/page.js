@@ -29,7 +29,8 @@
     const picture = links[at].firstElementChild.cloneNode();
     picture.loading = "eager";
     viewer.querySelector("figure").replaceChildren(picture);
-    viewer.querySelector("span").textContent = links[at].closest("figure").querySelector("figcaption span").textContent;
+    const caption = links[at].closest("figure").querySelector("figcaption span").textContent;
+    viewer.querySelector("span").textContent = `${links[at].closest(".card").dataset.id}: ${caption}`;
     if (!viewer.open) viewer.showModal();
   };
   document.querySelector(".cards").addEventListener("click", (event) => {
