@@ -4,9 +4,11 @@ reads   experiment/NAME (every stage that is there, also one that still runs), V
 writes  experiment/NAME/report/index.html, images/*.jpg, which it shows, scores.json, by which the next page is quicker
         python report.py --name N
         python report.py --name N --images 120 --list voc12/train.txt --seg_list voc12/val.txt
+        python report.py --folder DIR       results of infer.py and infer_seg.py --images PATH --out DIR; page in DIR
 
 The page needs no network and no server. Made again it shows what a training or a long inference has come to. The
-images are a third each: those with the worst and with the best IoU in their last stage, and random ones among the rest.
+images are a third each: those with the worst and with the best IoU in their last stage, and random ones among the rest;
+without masks those on which the stages disagree most, and a third random ones.
 """
 
 from functools import partial
@@ -19,10 +21,10 @@ from engine.distributed import World
 from engine.experiment import Experiment
 from engine.record import now
 from engine.report.charts import threshold_chart, training_charts
-from engine.report.found import find_results, find_stages, missing_kinds
+from engine.report.found import find_results, find_results_of, find_stages, missing_kinds
 from engine.report.gallery import Gallery, pick_images
 from engine.report.page import INDEX, Cache, Pictures, render
-from engine.report.scoring import Data, best_of_kinds, images_of, score_stage
+from engine.report.scoring import Data, images_of, photographs_of, pick_folders, score_stage
 from engine.summary import Summary, print_summary
 from tool import VERSION
 from tool.cli import fraction, natural, number, positive_int, run_script
@@ -38,7 +40,11 @@ SHOWN = ("miou_present", "miou", "mean_precision", "mean_recall", "boundary_iou"
 
 def get_args_parser():
     parser = flags.Parser("report.py", "A page of an experiment's scores, curves and images.")
-    flags.add_experiment(parser)
+    flags.add_experiment(parser, required=False)
+    text = "results of infer.py and infer_seg.py --images PATH --out DIR, instead of those of an experiment"
+    parser.run("--folder", type=Path, default=None, metavar="DIR", help=text)
+    text = "folder: where its photographs are (default: what the results' run.json says)"
+    parser.run("--photographs", type=str, default=None, metavar="PATH", help=text)
     flags.add_data(parser, labels=False)
     parser.add_list("--list", "voc12/train.txt", "train", "list of images to score and show")
     text = "list whose images a segmentation network is scored on, or none"
@@ -47,11 +53,25 @@ def get_args_parser():
     text = "background threshold of class activation maps where no mask chooses one, 0 to 1"
     parser.method("--threshold", type=fraction, default=0.2, help=text)
     add = parser.run
-    add("--images", type=positive_int, default=60, help="images to show: worst, best and random, a third each")
+    text = "images to show: worst, best and random, a third each; without masks two thirds are the most disputed"
+    add("--images", type=positive_int, default=60, help=text)
     side = number(int, lambda v: 64 <= v <= 4096, "a whole number from 64 to 4096")
-    add("--size", type=side, default=320, help="longer side of the pictures, pixels")
+    add("--size", type=side, default=640, help="longer side of the pictures, which a click enlarges, pixels")
     add("--seed", type=natural, default=0, help="seed of the random images")
     return parser
+
+
+def find_all(args):
+    """The Experiment, or what stands for it, its stages, and the Data of those with results."""
+    if (args.name is None) == (args.folder is None):
+        raise UserError("give either --name N or --folder DIR, the --out of infer.py --images")
+    if args.folder:
+        stages = find_results_of(args.folder)
+        return Experiment(args.folder, ""), stages, photographs_of(args.folder, stages, args.photographs, args.classes)
+    experiment = Experiment.of(args)
+    stages = find_stages(experiment.folder)
+    with_results = [stage for stage in stages if stage.kind.task]
+    return experiment, stages, find_data(args, with_results) if with_results else Data({}, None, None, set(), ())
 
 
 def find_data(args, stages):
@@ -79,7 +99,7 @@ def find_data(args, stages):
 
 
 def make_cards(args, shown, data, folder, cache):
-    """The images of the page, and the pictures they are made of. shown: what `best_of_kinds` gives."""
+    """The images of the page, and the pictures they are made of. shown: what `pick_folders` gives."""
     pictures = Pictures(folder, args.size)
     picked = pick_images(shown, data, args.images, args.threshold, args.seed, cache)
     gallery = Gallery(shown, data, pictures, args.threshold)
@@ -91,11 +111,11 @@ def make_cards(args, shown, data, folder, cache):
 
 
 def class_rows(shown):
-    """[(class, its IoU in each stage of `shown`, None where absent)] of the classes that any stage or truth shows."""
-    results = [entry.result for entry in shown if entry.result]
-    names = results[0]["classes"] if results else ()
-    rows = [(name, [None if name in r["absent"] else r["classes"][name] for r in results]) for name in names]
-    return [row for row in rows if any(value is not None for value in row[1])]
+    """[(class, [(entry of `shown`, IoU or None where absent)])] of the classes that any stage or truth shows."""
+    scored = [(entry, entry.result) for entry in shown if entry.result]
+    names = scored[0][1]["classes"] if scored else ()
+    rows = [(n, [(entry, None if n in r["absent"] else r["classes"][n]) for entry, r in scored]) for n in names]
+    return [row for row in rows if any(value is not None for _, value in row[1])]
 
 
 def find_charts(stages, scored):
@@ -108,33 +128,31 @@ def find_charts(stages, scored):
 def main(args):
     summary = Summary()
     thresholds = thresholds_between(*args.thresholds)
-    experiment = Experiment.of(args)
-    stages = find_stages(experiment.folder)
-    with_results = [stage for stage in stages if stage.kind.task]
-    data = find_data(args, with_results) if with_results else Data({}, None, None, set(), ())
-    folder = experiment.report
+    experiment, stages, data = find_all(args)
+    folder, with_results = experiment.report, [stage for stage in stages if stage.kind.task]
     with hold(folder):
         cache = Cache(folder)
         with summary.stage("scores"):
             scored = [score_stage(stage, data, thresholds, cache) for stage in with_results]
-        shown = best_of_kinds(scored)
+        shown = pick_folders(scored)
         with summary.stage("images") as stage:
             cards, pictures = make_cards(args, shown, data, folder, cache)
             stage["images"] = len(cards)
         charts, threshold_charts = find_charts(stages, scored)
         html = render(
-            name=args.name,
+            name=args.name or args.folder.resolve().name,
+            folder=args.folder,
             made=now(),
             version=VERSION,
             settings=read_json(experiment.settings) if experiment.settings.is_file() else {},
-            root=args.voc12_root,
+            root=next(iter(data.lists)) if args.folder else args.voc12_root,
             stages=stages,
-            missing=missing_kinds(stages),
+            missing=[] if args.folder else missing_kinds(stages),
             scored={entry.stage.name: entry for entry in scored},
             shown=shown,
             with_results=with_results,
             data=data,
-            figures={key: FIGURES[key] for key in SHOWN},
+            figures={key: FIGURES[key] for key in SHOWN if any(entry.result for entry in scored)},
             found=find_results(experiment.folder),
             charts=charts,
             thresholds=threshold_charts,

@@ -220,13 +220,13 @@ def split_methods(args):
 # ---------------------------------------------------------------- flags of several scripts
 
 
-def add_experiment(parser, name=None, several=False):
+def add_experiment(parser, name=None, several=False, required=True):
     """--name, --experiment. name: a default, without which the flag is required. several: none, one or more names."""
     text = "name of the experiment, a folder"
     if several:
         text = "names of experiments, or METHOD=NAME,NAME,... for each method: means and deviations are then a method's"
         parser.set_defaults(methods=None)
-    more = {"nargs": "+"} if several else {"required": name is None}
+    more = {"nargs": "+"} if several else {"required": required and name is None}
     parser.run("--name", type=experiment_name, default=name, help=text, **more)
     parser.run("--experiment", type=str, default="experiment", help="folder of all experiments")
 

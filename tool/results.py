@@ -105,6 +105,17 @@ def image_iou(truth, labels, num_labels):
     return 100 * mean_iou(iou(confusion(truth, labels, num_labels)))[1]
 
 
+def disagreement(maps):
+    """Percent of an image's pixels to which not all of its label maps give the same label. maps: H x W each.
+
+    Maps of different sizes, which cannot be laid over each other, disagree everywhere.
+    """
+    first, *others = maps
+    if any(labels.shape != first.shape for labels in others):
+        return 100.0
+    return 100 * float(np.mean(np.any([labels != first for labels in others], axis=0))) if others else 0.0
+
+
 # ---------------------------------------------------------------- files of another task
 
 

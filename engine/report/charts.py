@@ -83,9 +83,9 @@ def threshold_chart(result):
         ax.set(title="", ylabel="mIoU (%)")
 
     text = (
-        f"Best at {result['best_threshold']:.2f}, with mIoU {result['miou']:.2f} (absent classes as 0); "
-        f"{result['miou_by_threshold'][0]:.2f} at {result['thresholds'][0]:.2f}, "
-        f"{result['miou_by_threshold'][-1]:.2f} at {result['thresholds'][-1]:.2f}. The best is chosen on the masks "
+        f"Best at {result['best_threshold']:.2f}, with mIoU {result['miou']:.1f} (absent classes as 0); "
+        f"{result['miou_by_threshold'][0]:.1f} at {result['thresholds'][0]:.2f}, "
+        f"{result['miou_by_threshold'][-1]:.1f} at {result['thresholds'][-1]:.2f}. The best is chosen on the masks "
         "that it is scored with: an oracle."
     )
     return {"title": "Background threshold of the class activation maps", "svg": svg("threshold", draw), "text": text}

@@ -60,15 +60,25 @@ def find_stages(experiment):
     """The stages whose outputs are there, in the method's order; UserError where there is none at all."""
     if not experiment.is_dir():
         raise UserError(f"{experiment}: no such experiment; check --name and --experiment, or run train.py")
-    stages = [
-        stage
-        for kind in KINDS
-        for folder in sorted(experiment.glob(kind.folders))
-        if folder.is_dir() and has_output(stage := read_stage(experiment, kind, folder))
-    ]
+    stages = stages_of(experiment, KINDS)
     if not stages:
         raise UserError(f"{experiment}: no result of any stage there; run train.py --name {experiment.name} first")
     return stages
+
+
+def find_results_of(folder):
+    """The stages that infer.py and infer_seg.py, with --images PATH --out FOLDER, left there; UserError without any."""
+    kinds = [kind._replace(folders=kind.folders.removesuffix("/*" * kind.is_segmentation)) for kind in KINDS]
+    stages = stages_of(folder, [kind for kind in kinds if kind.task])
+    if not stages:
+        raise UserError(f"{folder}: no results there; infer.py --images PATH --out {folder} makes some")
+    return stages
+
+
+def stages_of(place, kinds):
+    folders = ((kind, folder) for kind in kinds for folder in sorted(place.glob(kind.folders)))
+    stages = (read_stage(place, kind, folder) for kind, folder in folders if folder.is_dir())
+    return [stage for stage in stages if has_output(stage)]
 
 
 def read_stage(experiment, kind, folder):

@@ -20,6 +20,35 @@
 
   const controls = document.querySelector(".controls");
   if (!controls) return;
+
+  // A click enlarges a picture; arrows go on to the others of its image.
+  const viewer = document.getElementById("viewer");
+  let links = [], at = 0;
+  const enlarge = (k) => {
+    at = (k + links.length) % links.length;
+    const picture = links[at].firstElementChild.cloneNode();
+    picture.loading = "eager";
+    viewer.querySelector("figure").replaceChildren(picture);
+    const caption = links[at].closest("figure").querySelector("figcaption span").textContent;
+    viewer.querySelector("span").textContent = `${links[at].closest(".card").dataset.id}: ${caption}`;
+    if (!viewer.open) viewer.showModal();
+  };
+  document.querySelector(".cards").addEventListener("click", (event) => {
+    const link = event.target.closest("a.zoom");
+    if (!link || event.ctrlKey || event.metaKey || event.shiftKey) return; // in a tab of its own
+    event.preventDefault();
+    links = [...link.closest(".panels").querySelectorAll("a.zoom")];
+    enlarge(links.indexOf(link));
+  });
+  viewer.addEventListener("click", (event) => {
+    const step = Number(event.target.closest("button")?.dataset.step ?? 0);
+    if (step) enlarge(at + step);
+    else viewer.close();
+  });
+  viewer.addEventListener("keydown", (event) => {
+    const step = { ArrowLeft: -1, ArrowRight: 1 }[event.key];
+    if (step) enlarge(at + step);
+  });
   const list = document.querySelector(".cards");
   const cards = [...list.children];
   const [sort, direction, className, why] = ["sort", "direction", "class", "why"].map((id) => document.getElementById(id));

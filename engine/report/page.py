@@ -2,6 +2,7 @@
 
 import io
 import json
+import os
 import shutil
 from pathlib import Path
 
@@ -49,6 +50,10 @@ class Pictures:
         if not (self.folder / name).is_file():
             write_bytes(self.folder / name, data)
         return {"src": f"{PICTURES}/{name}", "width": image.width, "height": image.height}
+
+    def link(self, path):
+        """A path as the page links it: relative, so that page and files can be moved together."""
+        return Path(os.path.relpath(path, self.folder.parent)).as_posix()
 
     def remove_others(self):
         """Remove what no page shows any more."""

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from functools import partial
+from pathlib import Path
 from typing import NamedTuple
 
 from tqdm import tqdm
@@ -11,7 +12,9 @@ from engine.report.found import Stage
 from tool import VERSION
 from tool.io.files import UserError, fingerprint, missing_files
 from tool.io.images import check_size, fit_mask, open_mask
-from tool.results import image_iou, labels_of, read_result, score
+from tool.results import disagreement, image_iou, labels_of, read_result, score
+from voc12.classes import BACKGROUND_NAME, load_classes
+from voc12.layout import find_images
 
 
 class Data(NamedTuple):
@@ -25,6 +28,24 @@ class Data(NamedTuple):
     mask: Callable
     masked: set
     names: tuple
+
+
+def photographs_of(folder, stages, photographs=None, classes=None):
+    """Data of results that infer.py and infer_seg.py made of photographs of no data set: there are no masks.
+
+    photographs: where they are, classes: a file of class names, where the stages' run.json do not say so.
+    """
+    records = [stage.record for stage in stages if stage.record]
+    known = [(record.get("arguments") or {}).get("images") for record in records]
+    place = photographs or next((path for path in known if path), None)
+    if not place or not Path(place).exists():
+        raise UserError(f"{place or folder}: the photographs are not there; --photographs PATH says where they are")
+    found = find_images(place, folder)
+    ids = list(dict.fromkeys(i for stage in stages for i in images_of(stage, found)))
+    if not ids:
+        raise UserError(f"{place}: no photograph there has a result in {folder}; check --photographs")
+    names = next((record["settings"].get("classes") for record in records), None) or load_classes(classes)
+    return Data({str(Path(place)): ids}, found.get, None, set(), (BACKGROUND_NAME, *names))
 
 
 class Scored(NamedTuple):
@@ -78,18 +99,26 @@ def score_stage(stage, data, thresholds, cache):
 
 def state_of(stage, ids, data):
     """16 hex digits that stand for results, masks and classes: they change where files do."""
-    files = [path.stat() for image_id in ids for path in (stage.path(image_id), data.mask(image_id))]
+    paths = [stage.path(image_id) for image_id in ids] + [data.mask(i) for i in ids if i in data.masked]
+    files = [path.stat() for path in paths]
     return fingerprint(VERSION, ids, data.names, [(file.st_size, file.st_mtime_ns) for file in files])
 
 
-def best_of_kinds(scored):
-    """One folder of each kind: that with the highest mIoU, or, without scores, the one written last."""
+def pick_folders(scored):
+    """What is shown of each kind: all powers of the CRF, of others the one folder with the highest mIoU.
+
+    Without scores that is the one written last.
+    """
 
     def rank(entry):
         return entry.result["miou_present"] if entry.result else -1, entry.stage.folder.stat().st_mtime_ns
 
-    kinds = dict.fromkeys(entry.stage.kind for entry in scored if entry.images)
-    return [max((entry for entry in scored if entry.images and entry.stage.kind == kind), key=rank) for kind in kinds]
+    kinds = {
+        entry.stage.kind: [one for one in scored if one.images and one.stage.kind == entry.stage.kind]
+        for entry in scored
+    }
+    picked = [found if kind.task == "crf" else [max(found, key=rank)] for kind, found in kinds.items() if found]
+    return [entry for found in picked for entry in found]
 
 
 def image_scores(stage, ids, data, threshold, cache):
@@ -108,3 +137,39 @@ def image_scores(stage, ids, data, threshold, cache):
         return values
 
     return cache.get(f"{stage.name}, image by image", fingerprint(state_of(stage, ids, data), threshold), work)
+
+
+def image_disagreements(entries, ids, data, threshold, cache):
+    """{ID: percent of the pixels on which the stages disagree}, of the IDs that two of them have a result of.
+
+    Compared are the labels of the CAM at its threshold, of the CRF with the middle one of its powers, of AffinityNet's
+    walk and of the segmentation network, as far as they are there: `tool.results.disagreement`. An image one of whose
+    results cannot be read is given 100: it is to be looked at. entries: what `pick_folders` gives.
+    """
+    kinds = {}
+    for entry in entries:
+        kinds.setdefault(entry.stage.kind, []).append(entry)
+    compared = [found[(len(found) - 1) // 2] for found in kinds.values()]
+    there = {entry.stage.name: dict.fromkeys(images_of(entry.stage, ids)) for entry in compared}
+    ids = [image_id for image_id in ids if sum(image_id in found for found in there.values()) > 1]
+
+    def labels(image_id):
+        maps = []
+        for stage, limit in reversed([(one.stage, one.threshold(threshold)) for one in compared]):
+            if image_id in there[stage.name]:
+                result = read_result(stage.path(image_id), stage.kind.task, len(data.names))
+                maps.append(labels_of(result, stage.kind.task, limit, maps[0].shape if maps else (0, 0)))
+        return maps
+
+    def work():
+        values = {}
+        for image_id in tqdm(ids, "disagreement", unit="image", disable=None):
+            try:
+                values[image_id] = disagreement(labels(image_id))
+            except UserError:
+                values[image_id] = 100.0
+        return values
+
+    states = [state_of(entry.stage, [i for i in ids if i in there[entry.stage.name]], data) for entry in compared]
+    limits = [entry.threshold(threshold) for entry in compared]
+    return cache.get("disagreement, image by image", fingerprint(states, ids, limits), work)

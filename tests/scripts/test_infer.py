@@ -256,6 +256,14 @@ def test_photographs_without_labels(trained, photographs, tmp_path):
     assert "3 done before, 1 from stored maps, 0 through the network" in again
     assert result_times(tmp_path / "out").keys() == before.keys()
     assert read_record(tmp_path / "out/dict")["settings"]["min_score"] == 0.3
+    prints("report.py", "--folder", tmp_path / "out")
+    page = (tmp_path / "out/report/index.html").read_text()
+    assert set(re.findall(r'class="card"[^>]* data-id="([^"]+)"', page)) == set(classes)
+    titles = re.findall(r"<figcaption><span>([\w ]+?) <span[^>]*>([\w/]+)", page)
+    assert [titles.count(("Dense CRF", f"crf/{alpha}")) for alpha in ("02", "19")] == [4, 4]
+    assert sorted(name for title, name in titles if title == "Activation") == sorted(
+        name for names in classes.values() for name in names
+    )
 
 
 def test_one_photograph_and_results_inside_the_folder(trained, photographs):

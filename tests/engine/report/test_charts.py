@@ -62,5 +62,5 @@ def test_the_threshold_curve_says_its_best_and_its_ends():
         "miou": 30.0,
     }
     text = threshold_chart(result)["text"]
-    assert text.startswith("Best at 0.20, with mIoU 30.00 (absent classes as 0); 10.00 at 0.10, 20.00 at 0.30.")
+    assert text.startswith("Best at 0.20, with mIoU 30.0 (absent classes as 0); 10.0 at 0.10, 20.0 at 0.30.")
     assert "an oracle" in text

@@ -4,6 +4,7 @@ import html
 import json
 import re
 import shutil
+from urllib.parse import unquote
 
 import cv2
 import numpy as np
@@ -85,6 +86,11 @@ def page(toy, experiments, *more):
     return (experiments / "n" / "report" / "index.html").read_text()
 
 
+def links(text):
+    """Paths of the files that the pictures show, as the page links them."""
+    return [unquote(html.unescape(href)) for href in re.findall(r'<a class="file" href="([^"]+)"', text)]
+
+
 def pictures(text):
     return re.findall(r'<img src="(images/[^"]+)"', text)
 
@@ -118,16 +124,15 @@ def test_scores_are_those_of_evaluation(toy, finished, text, tmp_path, folder):
     names = toy / ("val.txt" if folder.startswith("seg") else "train.txt")
     result = evaluate(toy, finished, tmp_path / "r.json", folder, names)
     shown = row(text, folder)
-    assert shown == {key: f"{result[key]:.2f}" for key in shown} and len(shown) == 5
+    assert shown == {key: f"{result[key]:.1f}" for key in shown} and len(shown) == 5
     table = re.search(r'<table class="sortable bars">.*?</table>', text, re.DOTALL)[0]
-    if folder in re.findall(r'class="small">([^<]+)</span></th>', table):  # of the CRF only the best alpha
-        column = re.findall(r'class="small">([^<]+)</span></th>', table).index(folder)
-        rows = re.findall(r"<tr><th scope=\"row\">([^<]+)</th>(.*?)</tr>", table, re.DOTALL)
-        values = {name: re.findall(r">([^<]+)</td>", cells)[column] for name, cells in rows}
-        absent = set(result["absent"])
-        assert {k: v for k, v in values.items() if v != "absent"} == {
-            k: f"{v:.2f}" for k, v in result["classes"].items() if k not in absent
-        }
+    column = re.findall(r'class="small">([^<]+)</span></th>', table).index(folder)  # of the CRF every alpha
+    rows = re.findall(r"<tr><th scope=\"row\">([^<]+)</th>(.*?)</tr>", table, re.DOTALL)
+    values = {name: re.findall(r">([^<]+)</td>", cells)[column] for name, cells in rows}
+    absent = set(result["absent"])
+    assert {k: v for k, v in values.items() if v != "absent"} == {
+        k: f"{v:.1f}" for k, v in result["classes"].items() if k not in absent
+    }
 
 
 def test_the_iou_of_an_image_is_that_of_a_list_of_it_alone(toy, finished, text, tmp_path):
@@ -135,14 +140,14 @@ def test_the_iou_of_an_image_is_that_of_a_list_of_it_alone(toy, finished, text, 
     (tmp_path / "one.txt").write_text(cards[0])
     result = evaluate(toy, finished, tmp_path / "r.json", "rw/02_1909", tmp_path / "one.txt")
     card = re.search(rf'<li class="card"[^>]*data-id="{cards[0]}"[^>]*>', text)[0]
-    assert float(re.search(r'data-iou-2="([^"]+)"', card)[1]) == pytest.approx(result["miou_present"])
+    assert float(re.search(r'data-iou-3="([^"]+)"', card)[1]) == pytest.approx(result["miou_present"])
 
 
 def test_the_threshold_curve_and_the_results_that_lie_there(toy, experiments):
     path = experiments / "n" / "score.json"
     result = evaluate(toy, experiments, path, "dict", toy / "train.txt")
     text = page(toy, experiments)
-    assert f"Best at {result['best_threshold']:.2f}, with mIoU {result['miou']:.2f}" in text
+    assert f"Best at {result['best_threshold']:.2f}, with mIoU {result['miou']:.1f}" in text
     assert "score.json" in text and "of an earlier run" not in text
     write_json(experiments / "n" / "dict" / "run.json", RECORD | {"origin": "1" * 16})
     assert "of an earlier run of this folder" in page(toy, experiments)
@@ -206,9 +211,16 @@ def test_a_log_that_is_being_written(toy, experiments, tmp_path):
 def test_without_masks_there_is_everything_but_scores(toy, experiments, tmp_path):
     root = shutil.copytree(toy, tmp_path / "bare", ignore=shutil.ignore_patterns("SegmentationClass"))
     text = page(root, experiments)
-    assert "the images of the lists have no masks" in text and not any(row(text, "dict").values())
+    assert "the images have no masks" in text and not any(row(text, "dict").values())
     assert len(re.findall('<li class="card"', text)) == 16 and "Truth" not in text
     assert "Pseudo labels" in text and "data-iou-" not in text
+    assert text.index('id="images"') < text.index('id="stages"') and "data-figure" not in text
+    shares = re.findall(r'data-why="(\w+)" data-disputed="([^"]+)"', text)
+    first = [float(share) for why, share in shares if why == "disputed"]
+    assert len(shares) == 12 and len(first) > 2 and first == sorted(first, reverse=True)
+    assert shares[: len(first)] == [pair for pair in shares if pair[0] == "disputed"]  # val has one stage alone
+    lies = [(experiments / "n" / "report" / path).is_file() for path in links(text)]
+    assert all(lies) and len(lies) == len(pictures(text))
 
 
 def test_results_that_cannot_be_scored_are_said(toy, experiments):
@@ -290,6 +302,18 @@ def test_photographs_that_were_moved(broken, experiments, tmp_path):
     assert not (experiments / "n" / "report").exists()
 
 
+def test_an_experiment_or_a_folder(toy, experiments, tmp_path):
+    refused("report.py", says=["either --name N or --folder DIR"])
+    refused("report.py", *flags(toy, experiments), "--folder", tmp_path, says=["either --name N or --folder DIR"])
+    refused("report.py", "--folder", tmp_path / "x", says=[f"{tmp_path}/x: no results there", "infer.py --images"])
+    folder = experiments / "n"  # dict and crf lie there too, of which nobody knows the photographs
+    refused("report.py", "--folder", folder, says=[f"{folder}: the photographs are not there", "--photographs PATH"])
+    refused("report.py", "--folder", folder, "--photographs", tmp_path / "x", says=[f"{tmp_path}/x: the photographs"])
+    save_image(tmp_path / "other" / "other.png", label_image(np.zeros((4, 4), np.uint8)))
+    refused("report.py", "--folder", folder, "--photographs", tmp_path / "other", says=["no photograph there has a"])
+    assert not (folder / "report").exists()
+
+
 def test_counts_and_lists_that_cannot_be(toy, experiments, tmp_path):
     for count in (0, -3, "x"):
         refused("report.py", *flags(toy, experiments), "--images", count, says="--images")
@@ -303,7 +327,7 @@ def test_counts_and_lists_that_cannot_be(toy, experiments, tmp_path):
 
 # ---------------------------------------------------------------- in a browser
 
-SIZES = (360, 800, 1920)
+SIZES = (360, 390, 800, 1440, 1920)
 CLASSES = ['"><img src=x onerror=boom()>', "<script>boom()<script>", "Straßenbahn  & 'Co'", *map(str, range(17))]
 ODD = ['a "b" <script>boom()<script>', "Grüße & 50%#?", "x/y z", "'single'"]
 
@@ -358,6 +382,7 @@ def test_odd_names_are_text(opened, odd):
     assert opened.execute_script("return document.querySelectorAll('script, main img[src=x]').length") == 1
     text = odd[0].read_text()
     assert "<script>boom" not in text and html.escape(ODD[1]) in text
+    assert all((odd[0].parent / path).is_file() for path in links(text)) and len(links(text)) == len(pictures(text))
 
 
 def test_no_errors_no_broken_image_and_no_network(opened):
@@ -380,11 +405,42 @@ def test_no_width_makes_the_page_scroll_sideways(opened, width):
     assert opened.execute_script("return [innerWidth, document.documentElement.scrollWidth]") == [width, width]
 
 
+def test_on_a_phone_rows_of_tables_are_cards(opened):
+    size = {"width": 390, "height": 900, "deviceScaleFactor": 1, "mobile": False}
+    opened.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", size)
+    script = """return [...document.querySelectorAll('.stages tbody td:not(:empty), .bars tbody td')].map((cell) =>
+        [cell.getBoundingClientRect().right <= innerWidth, getComputedStyle(cell, '::before').content])"""
+    cells = opened.execute_script(script)
+    assert all(inside and len(label) > 2 for inside, label in cells) and len(cells) > 20
+    assert '"boundary IoU"' in [label for _, label in cells]
+
+
+def test_a_click_enlarges_a_picture_and_arrows_go_on(opened):
+    from selenium.webdriver.common.action_chains import ActionChains
+    from selenium.webdriver.common.keys import Keys
+
+    size = {"width": 1440, "height": 900, "deviceScaleFactor": 1, "mobile": False}
+    opened.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", size)
+    shown = """const image = document.querySelector('dialog[open] img');
+        return image && [image.getAttribute('src'), image.width]"""
+    sources = opened.execute_script(
+        "return [...document.querySelectorAll('.card img')].map((e) => e.getAttribute('src'))"
+    )
+    opened.execute_script("document.querySelectorAll('.card a.zoom')[1].click()")
+    source, width = opened.execute_script(shown)
+    assert source == sources[1] and width > 1000
+    for key, expected in ((Keys.ARROW_RIGHT, sources[2]), (Keys.ARROW_LEFT, sources[1])):
+        ActionChains(opened).send_keys(key).perform()
+        assert opened.execute_script(shown)[0] == expected
+    ActionChains(opened).send_keys(Keys.ESCAPE).perform()
+    assert opened.execute_script(shown) is None
+
+
 def test_images_sort_by_iou_and_name(opened):
     for direction, sign in (("1", 1), ("-1", -1)):
         choose(opened, "direction", direction)
-        choose(opened, "sort", "iou-2")
-        values = [float(value) for value in visible(opened, "data-iou-2")]
+        choose(opened, "sort", "iou-3")
+        values = [float(value) for value in visible(opened, "data-iou-3")]
         assert len(values) == len(ODD) and values == sorted(values, reverse=sign < 0) and len({*values}) > 1
         choose(opened, "sort", "id")
         assert visible(opened)[0 if sign > 0 else -1] == "'single'"

@@ -7,7 +7,7 @@ import pytest
 
 from engine.report.found import KINDS, Stage
 from engine.report.page import Cache
-from engine.report.scoring import Data, Scored, best_of_kinds, image_scores, images_of, score_stage
+from engine.report.scoring import Data, Scored, image_disagreements, image_scores, images_of, pick_folders, score_stage
 from tool.io.images import label_image, save_image
 from tool.io.scores import write_scores
 from voc12.classes import VOC_CLASSES
@@ -93,4 +93,30 @@ def test_of_each_kind_the_best_is_shown_and_without_scores_the_last_written(tmp_
     low, high, new = scored("rw/low", 10, 3), scored("rw/high", 20, 2), scored("rw/new", None, 9)
     one, two = scored("seg/one", None, 1, kind="seg/*"), scored("seg/two", None, 2, kind="seg/*")
     empty = scored("rw/empty", None, 99, images=())
-    assert best_of_kinds([low, high, new, one, two, empty]) == [high, two]
+    powers = [scored(f"crf/{alpha:02d}", miou, 1, kind="crf/*") for alpha, miou in ((2, 5), (19, 50), (21, 6))]
+    assert pick_folders([*powers, low, high, new, one, two, empty]) == [*powers, high, two]
+
+
+def test_images_without_masks_are_ranked_by_how_much_the_stages_disagree(tmp_path, data):
+    """Labels by hand: of map, CRF with the middle power, walk; of eight pixels, with the threshold at 0.5."""
+
+    def entry(kind, name, files):
+        for image_id, values in files.items():
+            arrays = {k: np.array([v], np.float32) for k, v in values.items()}
+            write_scores(tmp_path / name / f"{image_id}.npy", arrays)
+        return Scored(Stage(KIND[kind], name, tmp_path / name, {}, []), "train.txt", list(files), None, [])
+
+    cat = [0.9, 0.8, 0.7, 0.6, 0.5, 0.4, 0, 0]  # label 8 on four pixels
+    maps = entry("dict", "dict", {"a": {7: cat}, "b": {7: cat}, "c": {}, "only": {7: cat}})
+    crf = {0: [0, 0, 0, 1, 1, 1, 1, 1], 8: [1, 1, 1, 0, 0, 0, 0, 0]}  # on three
+    odd = {0: [0] * 8, 3: [1] * 8}
+    powers = [entry("crf/*", f"crf/{k:02d}", {"a": s, "c": s}) for k, s in ((2, odd), (19, crf), (21, odd))]
+    walk = stage(tmp_path, a=[8, 8, 8, 8, 0, 0, 0, 1], b=[8, 8, 8, 8, 0, 0, 0, 0], c=[8, 0, 0, 0, 0, 0, 0, 0])
+    entries = [maps, *powers, Scored(walk, "train.txt", ["a", "b", "c"], None, [])]
+    ids = ["a", "b", "c", "only", "none"]
+    found = image_disagreements(entries, ids, data._replace(masked=set()), 0.5, Cache(tmp_path))
+    assert found == {"a": 25.0, "b": 0.0, "c": 37.5}  # fourth and last pixel; none; the first three
+    save_image(tmp_path / "rw/one/a.png", label_image(np.zeros((1, 5), np.uint8)))
+    (tmp_path / "dict/b.npy").write_bytes(b"cut off")
+    found = image_disagreements(entries, ids, data._replace(masked=set()), 0.5, Cache(tmp_path))
+    assert found == {"a": 100.0, "b": 100.0, "c": 37.5}

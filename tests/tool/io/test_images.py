@@ -2,12 +2,14 @@
 
 import io
 
+import cv2
 import numpy as np
 import pytest
 from PIL import Image, ImageOps
 
 from tool.io.files import UserError
 from tool.io.images import (
+    COLOURS,
     PALETTE,
     add_legend,
     check_size,
@@ -123,11 +125,27 @@ def test_pictures_are_written_as_pillow_writes_them(tmp_path):
 
 def test_heat_goes_from_blue_over_green_and_yellow_to_red():
     black = Image.new("RGB", (5, 1))
-    colours = np.asarray(heat_overlay(black, np.array([[0, 0.3, 0.57, 0.75, 1]])))[0].astype(int)
-    assert [tuple(np.flatnonzero(c > 50)) for c in colours] == [(2,), (1, 2), (0, 1, 2), (0, 1), (0,)]
+    colours = np.asarray(heat_overlay(black, np.array([[0.1, 0.3, 0.57, 0.75, 1]])))[0].astype(int)
+    assert [tuple(np.flatnonzero(c > 40)) for c in colours] == [(2,), (1, 2), (0, 1, 2), (0, 1), (0,)]
     assert colours[4].tolist() == pytest.approx([128, 0, 0], abs=2)  # half of pure red
     outside = heat_overlay(black, np.array([[-1.0, 2, 0, 1, 1]]))
     assert outside.getpixel((0, 0)) == outside.getpixel((2, 0)) and outside.getpixel((1, 0)) == outside.getpixel((3, 0))
+
+
+def test_where_a_map_is_0_the_photograph_is_as_it_was():
+    score = np.eye(*PIXELS.shape[:2])
+    changed = (np.asarray(heat_overlay(PHOTO, score)) != PIXELS).any(-1)
+    assert np.array_equal(changed, score > 0)
+
+
+def test_colours_are_seen_on_black_and_differ():
+    """WCAG 2 asks for a contrast of 3 of what is drawn; over black an overlay has 0.6 of its colour."""
+    values = COLOURS[1:] * 0.6 / 255
+    linear = np.where(values <= 0.04045, values / 12.92, ((values + 0.055) / 1.055) ** 2.4)
+    assert ((linear @ (0.2126, 0.7152, 0.0722) + 0.05) / 0.05).min() >= 3
+    lab = cv2.cvtColor(COLOURS[None, 1:21].astype(np.float32) / 255, cv2.COLOR_RGB2LAB)[0]
+    distances = np.linalg.norm(lab[:, None] - lab[None], axis=-1)
+    assert distances[~np.eye(20, dtype=bool)].min() > 10  # of 20 classes; 2 is a just noticeable difference
 
 
 def test_the_photograph_shows_through():
@@ -147,7 +165,7 @@ def test_objects_are_filled_and_outlined():
     expected = np.full((9, 12, 3), 100)
     expected[1:6, 1:10] = 255  # the outlines
     for k, inside in {3: np.s_[2:5, 2:5], 2: np.s_[2:5, 7:9]}.items():
-        expected[inside] = np.rint(0.4 * 100 + 0.6 * PALETTE[k])
+        expected[inside] = np.rint(0.4 * 100 + 0.6 * COLOURS[k])
     assert np.abs(drawn - expected).max() <= 1
 
 
@@ -166,8 +184,8 @@ def test_the_legend_names_the_classes_that_are_there():
     assert drawn.width == 120 and drawn.height > 40
     assert np.array_equal(np.asarray(drawn)[:40], np.asarray(plain))
     legend = {tuple(c) for c in np.asarray(drawn)[40:].reshape(-1, 3).tolist()}
-    assert {tuple(PALETTE[1].tolist()), tuple(PALETTE[3].tolist()), (255, 255, 255)} <= legend
-    assert tuple(PALETTE[2].tolist()) not in legend
+    assert {tuple(COLOURS[1].tolist()), tuple(COLOURS[3].tolist()), (255, 255, 255)} <= legend
+    assert tuple(COLOURS[2].tolist()) not in legend
 
 
 def test_a_legend_takes_as_many_lines_as_it_needs():
