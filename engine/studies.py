@@ -8,7 +8,8 @@ from dataclasses import dataclass, field
 from engine.report.comparison import Row
 
 TRUNK = "timm:tf_efficientnet_lite0"
-GPP, METHOD, TRUTH = "gpp", "soft_repel", "truth"  # truth: runs whose segmentation network sees true masks
+GPP, METHOD = "gpp", "soft_repel"
+CRF, TRUTH = "crf", "truth"  # runs whose segmentation network sees the CRF's labels of METHOD, and true masks
 ALONE = "--attract none --no-repel"
 POOLING = {
     "gap": Row("average (GAP)", f"--pool gap {ALONE}"),
@@ -69,6 +70,11 @@ class Study:
         low, high, dup = self.powers
         return f"rw/{low:02d}_{high:02d}{dup:02d}"
 
+    @property
+    def crf_labels(self):
+        """The folder of the CRF's labels, there."""
+        return f"crf_png/{self.powers[2]:02d}"
+
 
 # ---------------------------------------------------------------- MSRC-v2, 272 photographs of 320 x 213 pixels
 
@@ -116,7 +122,7 @@ VOC6 = Study(
     "--lr 0.0002 --scratch_lr_mult 10",
     infer="--load_epo 5 --scales 0.5 1.0",
     crf="--sxy 80 --srgb 5 --sxy_side 500",
-    powers=(4, 26, 18),
+    powers=(2, 12, 4),
     aff="--epochs 4 --batch_size 8 --crop_size 320 --optimizer sgd --lr 0.01 --momentum 0.9",
     walk="",
     seg="--no-msc --optimizer sgd --lr 0.003 --epochs 8 --batch_size 8 --crop_size 224 --random_scale 0.5 1.0",

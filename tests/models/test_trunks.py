@@ -54,6 +54,18 @@ def trunk_like(model, name, **options):
 # ---------------------------------------------------------------- features
 
 
+@pytest.mark.parametrize(
+    ("name", "stride"),
+    [("vit_base_patch16_clip_224.openai", 16), ("vit_small_patch14_dinov2", 14), ("vit_small_patch16_dinov3", 16)],
+)
+def test_pretrained_transformers_are_trunks(name, stride):
+    """CLIP's, DINOv2's and DINOv3's, with random weights."""
+    trunk = make_trunk(f"timm:{name}").eval()
+    with torch.no_grad():
+        maps = [trunk(torch.rand(1, 3, 70, 100)), *trunk.levels(torch.rand(1, 3, 70, 100))]
+    assert {tuple(m.shape) for m in maps} == {(1, trunk.out_channels, -(-70 // stride), -(-100 // stride))}
+
+
 @pytest.mark.parametrize("size", [(1, 1), (33, 47), (97, 75), (64, 160)])
 @pytest.mark.parametrize(
     ("name", "asked", "stride"),
