@@ -79,7 +79,7 @@ def check_args(args):
     if not (args.dict or args.crf or args.vis or args.png):
         raise UserError("nothing to write: give --dict, --crf, --png or --vis")
     if args.crf or args.png:
-        load_crf(", or leave --crf and --png away")
+        load_crf(f", or leave {'--crf' if args.crf else '--png'} away")
 
 
 def build_jobs(args, weights, classes):

@@ -19,6 +19,7 @@ from engine import flags
 from engine.experiment import Experiment
 from engine.recipes import LIGHT_AFF
 from engine.record import origin
+from engine.refining import add_widths, pairwise
 from engine.training import Facts, Phase, Plan, Training, Validation, train_one_epoch
 from models.affinity import DROPOUT, AffinityNet, affinity_loss
 from models.checkpoint import START_WEIGHTS, start_weights
@@ -43,6 +44,7 @@ def get_args_parser():
     parser.network("--pretrained", role=flags.CONTENT, type=str, default="auto", help=text)
     flags.add_training(parser, epochs=8, crop_size=448, jitter=[0.3, 0.3, 0.3, 0.1], scratch_lr_mult=10.0)
     flags.add_walk(parser)
+    add_widths(parser)
     flags.add_max_side(parser)
     add = parser.schedule
     add("--val_every", type=positive_int, default=500, help="steps between two validations")
@@ -75,7 +77,8 @@ def build_validation(args, maps, num_classes, look):
         return None
     check_scores(ids, maps, args.val_list, "run infer.py --dict on that list, or use --select last")
     walks = WalkSet(args.voc12_root, ids, maps, num_classes, args.scale, look, args.max_side)
-    score = partial(walk_score, walks=walks, dup=args.dup, num_workers=args.num_workers, crf=args.val_crf)
+    kernels = pairwise(args)[0] if args.val_crf else None
+    score = partial(walk_score, walks=walks, dup=args.dup, num_workers=args.num_workers, kernels=kernels)
     return Validation(score, "random walk mIoU", "", every=args.val_every, select=True)
 
 

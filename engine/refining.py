@@ -30,7 +30,7 @@ def refines(first):
 
 
 def add_widths(parser, chosen=always):
-    """--sxy, --srgb, --sxy_side: widths of the kernels. chosen: see `Meaning`."""
+    """--sxy, --srgb, --sxy_side: widths of the kernels. chosen: see Parser."""
     add = partial(parser.method, role=FREE, chosen=chosen)  # of what is made with others than released it is said
     text = "CRF: width in space of the kernel of place and colour, pixels"
     add("--sxy", type=positive, default=RELEASED.bilateral_sxy, help=text)

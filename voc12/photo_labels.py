@@ -68,17 +68,21 @@ def number_labels(labels, classes, origin):
 def folder_labels(images, photos):
     """Labels of photographs that lie in a folder a class -> ({photograph: names}, {photograph: its copies}).
 
-    Files of one content, whatever their names are, are one photograph, the first of them, with the classes of all.
+    Files of one content in several folders of a class, whatever their names are, are one photograph, the first of them,
+    with the classes of all.
     """
     found = {photo: frozenset(photo.split("/")[:1]) for photo in photos if "/" in photo}
     sizes = {photo: (images / photo).stat().st_size for photo in found if (images / photo).is_file()}
     often = Counter(sizes.values())
-    first, copies = {}, {}
+    alike, copies = {}, {}
     for photo in (photo for photo, size in sizes.items() if size and often[size] > 1):
-        one = first.setdefault(file_hash(images / photo), photo)
-        if one != photo:
-            found[one] |= found.pop(photo)
-            copies.setdefault(one, []).append(photo)
+        alike.setdefault(file_hash(images / photo), []).append(photo)
+    for one, *others in alike.values():
+        classes = frozenset().union(*(found[photo] for photo in (one, *others)))
+        if len(classes) > 1:
+            found[one], copies[one] = classes, others
+            for photo in others:
+                del found[photo]
     return found, copies
 
 

@@ -52,11 +52,11 @@ def mean_ious(counts, world):
     return {"miou": 100 * miou, "miou_present": 100 * present}
 
 
-def walk_score(net, world, walks, dup, num_workers, crf=False):
+def walk_score(net, world, walks, dup, num_workers, kernels=None):
     """`mean_ious` of the walked maps' best label.
 
-    walks: WalkSet of a list with masks; dup: background power of the maps. crf: after one CRF iteration, as released,
-    which takes longer than a GPU takes for the walk.
+    walks: WalkSet of a list with masks; dup: background power of the maps. kernels: of one CRF iteration before that, as
+    released, which takes longer than a GPU takes for the walk; None: there is none.
     """
     num_labels = walks.num_classes + 1
     counts = np.zeros((num_labels, num_labels), dtype=np.int64)
@@ -64,7 +64,10 @@ def walk_score(net, world, walks, dup, num_workers, crf=False):
     for image_id, photo, view, maps in each_sample(share, world, num_workers):
         keys, stack = stack_scores({k: m.numpy() for k, m in maps.items()}, dup, photo.shape[:2])
         walked = walk_scores(net, view, stack, world.device)
-        predicted = refine_labels(photo.numpy(), keys, walked) if crf else keys[walked.argmax(0)]
+        if kernels:
+            predicted = refine_labels(photo.numpy(), keys, walked, pairwise=kernels)
+        else:
+            predicted = keys[walked.argmax(0)]
         counts += confusion(true_mask(walks.root, image_id, num_labels, predicted.shape), predicted, num_labels)
     return mean_ious(counts, world)
 

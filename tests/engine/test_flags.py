@@ -68,7 +68,7 @@ WIDTHS = {"sxy", "srgb", "sxy_side"}  # which settings have where they are not r
 PHOTOGRAPHS = LABELLING | {"infer_list", "images", "out", "crf"}
 FREE_FLAGS = {
     "train.py": TRAINING,
-    "train_aff.py": TRAINING,
+    "train_aff.py": TRAINING | WIDTHS,
     "train_seg.py": TRAINING,
     "infer.py": PHOTOGRAPHS | WIDTHS | {"dict", "alphas", "png"},  # each alpha has a folder
     "infer_aff.py": LABELLING | WIDTHS | {"train_list", "val_list", "crop_size"},

@@ -10,7 +10,7 @@ import pytest
 import supervision
 from conftest import prints, refused, run_here
 from label_exports import COMPONENTS, EXPORT, MASKS, NAMES, SIZE, draw, export, export_flags
-from label_studio_converter import brush
+from label_studio import decode_brush
 from label_studio_tools.core.label_config import parse_config
 from pycocotools.coco import COCO
 
@@ -115,7 +115,7 @@ def test_label_studio_reads_tasks_and_interface(place):
         for region in task["predictions"][0]["result"]:
             assert (region["type"], region["from_name"], region["to_name"]) == ("brushlabels", "label", "image")
             size = region["original_height"], region["original_width"]
-            alpha = brush.decode_rle(region["value"]["rle"]).reshape(*size, 4)[..., 3]
+            alpha = np.reshape(decode_brush(region["value"]["rle"]), (*size, 4))[..., 3]
             mask[alpha > 0] = IDS[region["value"]["brushlabels"][0]]
         assert np.array_equal(mask, MASKS[image_id])
 

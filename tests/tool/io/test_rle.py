@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
-from label_studio_converter import brush
+from label_studio import decode_brush
 from pycocotools import mask as coco
 
 from tool.io.rle import read_brush, read_coco, write_brush
@@ -39,9 +39,17 @@ def test_a_brush_and_back(mask):
 def test_a_brush_is_label_studios():
     mask = LONG.copy()
     mask[20, ::2] = True
-    theirs = brush.decode_rle(write_brush(mask)).reshape(*mask.shape, 4)
+    theirs = np.reshape(decode_brush(write_brush(mask)), (*mask.shape, 4))
     assert np.array_equal(theirs[..., 3], 255 * mask.astype(np.uint8))
-    assert np.array_equal(read_brush(brush.mask2rle(255 * mask.astype(np.uint8)), mask.shape), mask)
+
+
+def test_a_brush_that_label_studios_converter_wrote():
+    """By version 0.0.59 of label-studio-converter."""
+    code = [0, 0, 0, 140, 57, 27, 252, 127, 248, 124, 2, 255, 253, 176, 11, 255, 246, 192, 47, 255, 225, 240, 0]
+    mask = np.zeros((5, 7), bool)
+    mask[0, 0] = mask[1:4, 2:6] = True
+    assert np.array_equal(read_brush(code, mask.shape), mask)
+    assert np.array_equal(np.reshape(decode_brush(code), (5, 7, 4))[..., 3] > 0, mask)
 
 
 def test_brushes_with_values_one_by_one_and_soft_edges():
@@ -52,7 +60,7 @@ def test_brushes_with_values_one_by_one_and_soft_edges():
     bits += "0" * (-len(bits) % 8)
     code = [int(bits[k : k + 8], 2) for k in range(0, len(bits), 8)]
     assert read_brush(code, (1, 2)).tolist() == [[False, True]]
-    assert np.array_equal(brush.decode_rle(code)[3::4], [127, 128])
+    assert np.array_equal(decode_brush(code)[3::4], [127, 128])
     for broken in (code[:-2], [], None, [300], ["a"]):
         with pytest.raises(ValueError, match="a broken brush"):
             read_brush(broken, (1, 2))
