@@ -55,8 +55,8 @@ def mean_ious(counts, world):
 def walk_score(net, world, walks, dup, num_workers, kernels=None):
     """`mean_ious` of the walked maps' best label.
 
-    walks: WalkSet of a list with masks; dup: background power of the maps. kernels: of one CRF iteration before that, as
-    released, which takes longer than a GPU takes for the walk; None: there is none.
+    walks: WalkSet of a list with masks; dup: background power of the maps. kernels: of one CRF iteration on the walked
+    ones, as released, which takes longer than a GPU takes for the walk; None: there is none.
     """
     num_labels = walks.num_classes + 1
     counts = np.zeros((num_labels, num_labels), dtype=np.int64)
