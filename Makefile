@@ -33,7 +33,7 @@ TWO = $(shell printf '%02d' $(1))
 LABELS = rw/$(call TWO,$(LOW))_$(call TWO,$(HIGH))$(call TWO,$(DUP))
 SEG = $(COMMON) --arch $(ARCH)
 
-.PHONY: venv pipeline photographs demo test test-long lint bench gpu clean
+.PHONY: venv requirements pipeline photographs demo test test-long lint bench gpu clean
 .DELETE_ON_ERROR:
 
 venv: $(VENV)
@@ -47,6 +47,9 @@ $(VENV): requirements.txt requirements-dev.txt
 	.venv/bin/pip install --quiet --upgrade --no-deps --only-binary :all: --target .venv/old-numpy $(OLD_NUMPY) \
 		|| echo "no old numpy: the test that it reads our files is skipped"
 	touch $@
+
+requirements: $(VENV)
+	$(PY) .ci/requirements.py
 
 demo: $(VENV)
 	$(PY) demo.py --seed $(SEED)

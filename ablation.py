@@ -14,7 +14,7 @@ from engine import flags
 from engine.children import Runs
 from engine.report.comparison import filled
 from engine.report.study import Done, make_parts, write_pages
-from engine.studies import METHOD, STUDIES, TRUNK, TRUTH
+from engine.studies import CRF, METHOD, STUDIES, TRUNK, TRUTH
 from tool.cli import natural, run_script, workers
 from tool.crf import load_crf
 from tool.io.files import UserError, read_list, require_files
@@ -85,22 +85,27 @@ def make_maps(runs, study, lists, name, row, seed):
     runs.once(name, "maps", commands, scores)
 
 
+def make_crf(runs, study, lists, name):
+    """Dense CRF of the maps of a run, as scores and labels, scored."""
+    dup = study.powers[2]
+    score, path = runs.score(name, "crf", f"crf/{dup:02d}", lists["report"], "crf")
+    infer = [*f"{study.infer} --amp --dict --crf {study.crf}".split(), "--alphas", *sorted({*study.powers})]
+    command = ["infer.py", *runs.common(name), *infer, "--png", dup, "--infer_list", lists["all"]]
+    runs.once(name, "crf", [command, score], {"crf": path})
+
+
 def make_labels(runs, study, lists, name, seed):
-    """CRF, AffinityNet and walk behind the maps of a run, scored."""
+    """AffinityNet and walk behind the CRF of a run, scored."""
     low, high, dup = study.powers
     common, powers = runs.common(name), ["--low", low, "--high", high, "--dup", dup]
-    score_crf, crf_file = runs.score(name, "crf", f"crf/{dup:02d}", lists["report"], "crf")
-    score_labels, labels_file = runs.score(name, "png", study.labels, lists["report"], "labels")
-    infer = [*f"{study.infer} --amp --dict --crf".split(), "--alphas", *sorted({low, dup, high})]
+    score, path = runs.score(name, "png", study.labels, lists["report"], "labels")
     aff = [*powers, *f"--val_list none --select last --amp --resume {study.aff}".split(), "--seed", seed]
     commands = [
-        ["infer.py", *common, *infer, "--infer_list", lists["all"]],
         ["train_aff.py", *common, *aff, "--train_list", lists["all"]],
-        ["infer_aff.py", *common, *powers, *f"{study.walk} --amp".split(), "--train_list", lists["all"]],
-        score_crf,
-        score_labels,
+        ["infer_aff.py", *common, *powers, *f"{study.walk} {study.crf} --amp".split(), "--train_list", lists["all"]],
+        score,
     ]
-    runs.once(name, "labels", commands, {"crf": crf_file, "labels": labels_file})
+    runs.once(name, "labels", commands, {"labels": path})
 
 
 def segment(runs, study, lists, name, labels, seed):
@@ -119,6 +124,16 @@ def segment(runs, study, lists, name, labels, seed):
         score,
     ]
     runs.once(name, "segmentation", commands, {"seg": path})
+
+
+def run_stages(runs, study, lists, seed):
+    """What is behind the maps of the method: CRF, AffinityNet, walk; networks on their labels and on true masks."""
+    name, masks = f"{METHOD}_seed{seed}", (runs.data / "SegmentationClass").resolve()
+    make_crf(runs, study, lists, name)
+    segment(runs, study, lists, f"{TRUTH}_seed{seed}", masks, seed)
+    segment(runs, study, lists, f"{CRF}_seed{seed}", (runs.folder / name / study.crf_labels).resolve(), seed)
+    make_labels(runs, study, lists, name, seed)
+    segment(runs, study, lists, name, study.labels, seed)
 
 
 def main(args):
@@ -143,9 +158,7 @@ def main(args):
         for row in chosen:
             make_maps(runs, study, lists, f"{row}_seed{seed}", study.rows[row], seed)
         if labelled:
-            make_labels(runs, study, lists, f"{METHOD}_seed{seed}", seed)
-            segment(runs, study, lists, f"{METHOD}_seed{seed}", study.labels, seed)
-            segment(runs, study, lists, f"{TRUTH}_seed{seed}", (args.data / "SegmentationClass").resolve(), seed)
+            run_stages(runs, study, lists, seed)
     write_pages(done, args.pages, read_list(lists["report"]))
 
 

@@ -26,6 +26,7 @@ TRAIN = (
     "--crop_size 128 --resize 128 224 --jitter 0.1 0.1 0.1 0.02 --W 1.0 0.2 0.02 --optimizer adamw --lr 5e-4"
 )
 INFER = f"--load_epo {EPOCHS - 1} --scales 0.5 1 1.5 --dict --crf --alphas {' '.join(map(str, ALPHAS))}"
+WIDTHS = "--sxy 80 --srgb 13 --sxy_side 0"  # the released
 POWERS = f"--low {LOW} --high {HIGH} --dup {DUP} --scale 2"
 TRAIN_AFF = (
     f"{POWERS} --select last --epochs 2 --batch_size 8 --crop_size 224 --jitter 0.1 0.1 0.1 0.02 "
@@ -58,9 +59,9 @@ def make_labels(stages, common, data, checkpoint, seed):
     """Classifier, class activation maps and CRF, AffinityNet from the classifier's trunk, walk."""
     own = ["--seed", seed, "--num_workers", 1, "--overwrite"]
     stages.run("train", "train.py", *common, "--voc12_root", data, *TRAIN.split(), *own)
-    stages.run("infer", "infer.py", *common, *INFER.split(), "--overwrite")
+    stages.run("infer", "infer.py", *common, *INFER.split(), *WIDTHS.split(), "--overwrite")
     stages.run("train_aff", "train_aff.py", *common, *TRAIN_AFF.split(), "--pretrained", checkpoint, *own)
-    stages.run("infer_aff", "infer_aff.py", *common, *POWERS.split(), "--overwrite")
+    stages.run("infer_aff", "infer_aff.py", *common, *POWERS.split(), *WIDTHS.split(), "--overwrite")
 
 
 def segment(stages, common, experiment, unseen, seed):
@@ -76,7 +77,7 @@ def main(args):
     started = time.time()
     stages, data = Stages(), args.data
     experiment = Path(args.experiment) / args.name
-    common = [*flags.words("--name", args.name), *flags.words("--experiment", args.experiment)]
+    common = [f"--name={args.name}", f"--experiment={args.experiment}"]
     labels = f"rw/{LOW:02d}_{HIGH:02d}{DUP:02d}"
     stages.run("data", "voc12/make_toy.py", "--out", data, "--seed", args.seed)
     make_labels(stages, common, data, experiment / "ckpt" / f"{EPOCHS - 1:03d}net_main.pth", args.seed)

@@ -2,10 +2,11 @@
 
 reads   experiment/NAME/DICT_DIR (maps of infer.py, PNGs of infer_aff.py) or PRED_DIR, VOC12_ROOT/GT_DIR/ID.png, --list
 writes  tables to the console; --json FILE.json: the result, and FILE.run.json: this run, and what made the files;
-        --csv FILE: a row a class; --plot FILE.png: bars of the classes, the curve over the thresholds
+        --csv FILE: a row a class; --tex FILE: the table; --plot FILE.pdf: classes, and the curve over the thresholds
         python evaluation.py --name N --task cam --dict_dir dict
         python evaluation.py --name N --task crf --dict_dir crf/09
         python evaluation.py --name A B C --task png --dict_dir rw/02_2119
+        python evaluation.py --name her=A,B ours=C,D --task png --dict_dir rw/02_2119 --tex table.tex
         python evaluation.py --pred_dir DIR --task png
 
 cam: scores of classes; background where its threshold is at least every score. Without --threshold every threshold
@@ -20,19 +21,17 @@ as well. docs/metrics.md says what each figure means.
 from functools import partial
 from pathlib import Path
 
-import torch
-
 from engine import flags
 from engine.check import Check, timed
 from engine.distributed import World
-from engine.record import check_origins, describe_origin, folder_settings, now, read_record, this_run
+from engine.record import check_origins, describe_origin, now, this_run
 from engine.summary import Summary, print_summary
 from tool.cli import fraction, natural, number, run_script
-from tool.io.files import UserError, portable, read_list, require_files, write_json
+from tool.io.files import UserError, folder_settings, portable, read_list, read_record, require_files, write_json
 from tool.io.images import open_mask
-from tool.metrics import over_experiments, split_folds, thresholds_between
+from tool.metrics import RELEASED_RANGE, over_methods, split_folds, thresholds_between
 from tool.results import MADE_BY, SUFFIX, check_kind, score
-from tool.tables import FIGURES, check_plot, table, write_csv, write_plot
+from tool.tables import FIGURES, check_plot, table, write_csv, write_plot, write_tex
 from voc12.classes import BACKGROUND_NAME, load_classes
 from voc12.data import check_scores, image_path, mask_folder, mask_path
 
@@ -47,15 +46,15 @@ def get_args_parser():
     parser = flags.Parser("evaluation.py", "Scores of class activation maps, CRF or PNG labels.")
     flags.add_experiment(parser, several=True)
     flags.add_data(parser, labels=False)
-    parser.add_list("--list", "voc12/train.txt", "train", "list of images to score")
+    parser.add_list("--list", "voc12/train.txt", "masks", "list of images to score")
     flags.add_truth(parser)
     parser.data("--pred_dir", help="folder of any method's files, instead of --name and --dict_dir")
     add = parser.method
     text = "what the files hold; dl is another name of png"
     add("--task", type=lambda task: "png" if task == "dl" else task, required=True, choices=sorted(SUFFIX), help=text)
     add("--dict_dir", help="folder of the files, below experiment/NAME")
-    text = "score cam at this background threshold, 0 to 1, instead of searching the best"
-    add("--threshold", type=fraction, help=text)
+    text = "score cam at this background threshold, 0 to 1, instead of searching the best (default: choose.py's)"
+    add("--threshold", type=fraction, chosen=takes_chosen, help=text)
     text = "cam: also score each of K parts of the list at the threshold that is best on the other parts"
     folds = number(int, lambda k: 2 <= k < 2**31, "a whole number from 2")
     add("--kfold", type=folds, metavar="K", help=text)
@@ -63,11 +62,18 @@ def get_args_parser():
     add = parser.run
     add("--json", help="also write the result to this file")
     add("--csv", help="also write a table of the classes to this file")
+    add("--tex", help="also write the table of the console to this file, for LaTeX with booktabs")
     add("--plot", help="also draw classes and thresholds: a .png, .pdf or .svg file")
     text = "score the folder even where its files are of several runs, or look like those of another task"
     add("--mixed_origins", action="store_true", help=text)
     flags.add_check(parser)
     return parser
+
+
+def takes_chosen(first):
+    """Whether choose.py's threshold is scored: of infer.py's maps, where no other choice of one is asked for."""
+    asked = first.kfold or first.plot or first.thresholds != list(RELEASED_RANGE)
+    return first.task == "cam" and first.dict_dir == "dict" and not asked
 
 
 def check_args(args, ids):
@@ -124,7 +130,7 @@ def refuse_mixed(ids, folder, args):
 def check_run(check, ids, folders, mask, args, scoring, num_labels):
     """--check: every mask opens, the results are of one origin, one image of each is scored."""
     check.try_all(lambda i: open_mask(mask(i), num_labels).size, ids, "masks")
-    for path in filter(None, (args.json, args.csv, args.plot)):
+    for path in filter(None, (args.json, args.csv, args.tex, args.plot)):
         check.disk(Path(path).parent, 2**16)
     for folder in folders:
         check.attempt(refuse_mixed, ids, folder, args)
@@ -136,18 +142,20 @@ def check_run(check, ids, folders, mask, args, scoring, num_labels):
 def write(result, results, record, args):
     """The files that were asked for -> their paths. result: as --json shows it; results: {name: result}."""
     if args.csv:
-        write_csv(args.csv, results)
+        write_csv(args.csv, results, args.methods)
+    if args.tex:
+        write_tex(args.tex, result)
     if args.plot:
-        write_plot(args.plot, results)
+        write_plot(args.plot, results, args.methods)
     if args.json:
         write_json(args.json, result)
         if Path(args.json).is_file():  # not /dev/stdout
             write_json(Path(args.json).with_suffix(".run.json"), record | {"results": args.json})
-    return [path for path in (args.json, args.csv, args.plot) if path]
+    return [path for path in (args.json, args.csv, args.tex, args.plot) if path]
 
 
 def main(args):
-    summary = Summary(torch.device("cpu"))
+    summary = Summary()
     ids = read_list(args.list)
     check_args(args, ids)
     names = (BACKGROUND_NAME, *load_classes(args.classes))
@@ -177,8 +185,8 @@ def main(args):
             refuse_mixed(ids, folder, args)  # last: a file that cannot be read has a clearer message than this one
     summary.counts["done"] = stage["images"]
     result, origin = results[first], read_record(folders[first])
-    if len(results) > 1:
-        result = about | {"experiments": results} | over_experiments(list(results.values()), FIGURES)
+    if args.methods or len(results) > 1:
+        result = about | {"experiments": results} | over_methods(results, args.methods, FIGURES)
         origin = {name: read_record(folder) for name, folder in folders.items()}
     ended = summary.collect(World())
     written = write(result, results, run | {"ended": now(), "summary": ended, "origin": origin}, args)

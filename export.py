@@ -1,7 +1,8 @@
 """A segmentation network as an ONNX file, for programs without torch and images of any size.
 
 reads   experiment/NAME/ckpt_seg/{arch}/best.pth (or --weights)
-writes  --out FILE.onnx: image B x 3 x H x W, RGB in [0, 1] -> logits B x L x H x W
+writes  --out FILE.onnx: image B x 3 x H x W, RGB in [0, 1] -> logits B x L x H x W; class names, mean and deviation
+        in its metadata. Labels of the largest logits are those of infer_seg.py --scales 1 --no-mirror
         python export.py --name N --out network.onnx
 """
 
@@ -11,9 +12,9 @@ from engine import flags
 from engine.check import Check, timed
 from engine.distributed import World
 from engine.networks import load_segmentation_net
-from models.export import check_export, export_onnx
+from models.export import EQUALS, check_export, export_onnx
 from tool.cli import run_script
-from voc12.classes import load_classes
+from voc12.classes import BACKGROUND_NAME, load_classes
 
 
 def get_args_parser():
@@ -31,13 +32,16 @@ def get_args_parser():
 
 def main(args):
     check_export(args.out)
-    net, weights, _ = load_segmentation_net(args, len(load_classes(args.classes)) + 1)
+    names = (BACKGROUND_NAME, *load_classes(args.classes))
+    net, weights, _ = load_segmentation_net(args, len(names))
     if args.check:
         check = Check(World(), "weights fit")
         check.disk(Path(args.out).parent, sum(x.numel() * x.element_size() for x in net.state_dict().values()))
-        return check.end(timed(check.attempt, export_onnx, net, args.out, False)[1], "the ONNX file", "made once")
-    export_onnx(net, args.out)
-    print(f"export.py: wrote {args.out}, of {weights}")
+        return check.end(
+            timed(check.attempt, export_onnx, net, args.out, names, False)[1], "the ONNX file", "made once"
+        )
+    export_onnx(net, args.out, names)
+    print(f"export.py: wrote {args.out}, of {weights}; its largest logits are the labels of {EQUALS}")
 
 
 if __name__ == "__main__":

@@ -1,7 +1,8 @@
 r"""Stage 2: class activation maps of a trained classifier ("seeds"), refined by dense CRF.
 
 reads   --voc12_root, --infer_list, experiment/NAME/ckpt/{load_epo:03d}net_main.pth (or --weights)
-writes  experiment/NAME/dict/ID.npy (--dict), crf/{alpha:02d}/ID.npy (--crf), vis/ID_CLASS.png (--vis)
+writes  experiment/NAME/dict/ID.npy (--dict), crf/{alpha:02d}/ID.npy (--crf), vis/ID_CLASS.png (--vis),
+        crf_png/{alpha:02d}/ID.png (--png): what the CRF labels, for train_seg.py --labels crf_png/08
         python infer.py --name N --model aeft_gpp --load_epo E --dict --crf --alphas 2 19 21 \
             --infer_list voc12/train_aug.txt
         python infer.py --name N --load_epo E --images DIR --out DIR --labels predicted --vis
@@ -20,22 +21,20 @@ import torch
 from tqdm import tqdm
 
 from engine import flags
-from engine.experiment import Experiment
-from engine.jobs import refine_maps, write_maps, write_overlays
-from engine.labelling import Facts, Job, Labelling, find_photographs
-from engine.networks import find_classifier
+from engine.experiment import Experiment, next_command
+from engine.jobs import write_maps, write_overlays
+from engine.labelling import Facts, Job, Labelling
+from engine.networks import load_classifier
 from engine.outputs import Output
-from engine.record import folder_settings
-from models.checkpoint import load_weights
+from engine.refining import add_crf, crf_job
 from models.classifiers import MODELS
-from models.trunks import make_trunk
 from tool.cam import labelled_cam, predict_label
-from tool.cli import fraction, natural, positive, power, run_script
-from tool.crf import ITERATIONS, has_crf, load_crf
-from tool.io.files import UserError, file_hash, print_warning
-from tool.threads import one_thread
+from tool.cli import fraction, natural, positive, run_script
+from tool.crf import has_crf, load_crf
+from tool.io.failures import FAILED_FILE, Failures
+from tool.io.files import UserError, file_hash, folder_settings, print_warning
 from voc12.classes import load_classes
-from voc12.data import InferenceSet
+from voc12.data import images_of
 from voc12.labels import load_labels
 from voc12.transforms import InferenceViews, look_of
 
@@ -56,8 +55,7 @@ def get_args_parser():
     add("--load_epo", type=natural, default=None, help="epoch of the checkpoint, from 0")
     add("--weights", role=flags.FREE, type=str, default=None, help="a checkpoint file, instead of --load_epo")
     add = parser.method
-    text = "background powers for CRF, 1 to 99"
-    add("--alphas", role=flags.FREE, type=power, nargs="+", default=[2, 19, 21], help=text)
+    add_crf(parser)
     add("--scales", type=positive, nargs="+", default=[0.5, 1.0, 1.5, 2.0], help="sizes relative to the image's own")
     add = parser.run
     add("--dict", action="store_true", help="write the class activation maps")
@@ -74,13 +72,14 @@ def check_args(args):
     if args.images:
         args.dict = True
         args.crf = args.crf or has_crf()
-    flags.check_places(args)
     if args.images and args.labels == "given":
         raise UserError("--images: these photographs have no labels; add --labels predicted")
-    if not (args.dict or args.crf or args.vis):
-        raise UserError("nothing to write: give --dict, --crf or --vis")
-    if args.crf:
-        load_crf(", or leave --crf away")
+    if args.png == []:
+        args.png = [sorted(args.alphas)[len(args.alphas) // 2]]
+    if not (args.dict or args.crf or args.vis or args.png):
+        raise UserError("nothing to write: give --dict, --crf, --png or --vis")
+    if args.crf or args.png:
+        load_crf(f", or leave {'--crf' if args.crf else '--png'} away")
 
 
 def build_jobs(args, weights, classes):
@@ -101,17 +100,12 @@ def build_jobs(args, weights, classes):
     size = 4 / 8 if args.compress else 4
     maps = Output(place.maps, settings if weights else stored, ".npy", bytes_a_pixel=(0, size))
     overlays = Output(place.overlays, settings, class_names=classes, bytes_a_pixel=(0, 2))
-    crf = {}
-    for alpha in args.alphas:
-        own = settings | {"alpha": alpha, "iterations": ITERATIONS}
-        crf[alpha] = Output(place.crf(alpha), own, ".npy", bytes_a_pixel=(size, size))
-    refine = partial(refine_maps, compressed=args.compress, max_side=args.max_side)
-    jobs = {
-        "dict": Job({"dict": maps}, partial(write_maps, compressed=args.compress)),
-        "crf": Job(crf, refine, crf=True),
-        "vis": Job({"vis": overlays}, write_overlays),
-    }
-    return maps, [job for name, job in jobs.items() if getattr(args, name)]
+    jobs = [
+        (args.dict, Job({"dict": maps}, partial(write_maps, compressed=args.compress))),
+        (args.crf or args.png, crf_job(args, place, settings, size)),
+        (args.vis, Job({"vis": overlays}, write_overlays)),
+    ]
+    return maps, [job for wanted, job in jobs if wanted]
 
 
 def network_maps(args, run, ids, classes):
@@ -122,8 +116,7 @@ def network_maps(args, run, ids, classes):
     found = args.labels == "predicted"
     scales = (*args.scales, 1.0) if found else args.scales
     views = InferenceViews(scales, look=look_of(run.net.trunk), max_side=args.max_side) if run.net else None
-    samples = InferenceSet(run.images.photograph, ids, run.images.labels, views)
-    for image_id, image, seen, label, size in run.seen("maps", samples):
+    for image_id, image, seen, label, size in run.seen("maps", ids, views):
         with run.inference():
             if found:
                 label, scores = predict_label(run.net(seen.pop()[:1])[1][0], args.min_score)
@@ -138,35 +131,32 @@ def network_maps(args, run, ids, classes):
 def next_stage(args, run):
     """The command that comes next; None where that is not ours to say."""
     scored = run.scoring("crf", f"crf/{args.alphas[0]:02d}") if args.crf else args.dict and run.scoring("cam", "dict")
-    if args.images or scored or (args.crf and len(set(args.alphas)) < 3):
+    if args.images or scored or (args.crf and (len(args.alphas) < 3 or len(set(args.alphas)) < 2)):
         return scored or None
     if not args.crf:
         return shlex.join(["python", *sys.argv, *([] if args.dict else ["--dict"]), "--crf"])
-    low, *middle, high = sorted(set(args.alphas))
-    powers = ("--low", low, "--high", high, "--dup", middle[len(middle) // 2])
-    lists = (*flags.words("--train_list", args.infer_list), "--val_list", "none")
-    return flags.next_command("train_aff.py", args, *powers, *lists)
+    low, *middle, high = sorted(args.alphas)
+    powers = {"low": low, "high": high, "dup": middle[len(middle) // 2]}
+    return next_command("train_aff.py", args, **powers, train_list=args.infer_list, val_list="none")
 
 
 def main(args):
     check_args(args)
     torch.manual_seed(args.seed)
-    classes, weights, net = load_classes(args.classes), find_classifier(args), None
-    if weights:
-        with one_thread():  # worker processes are forked later, and a fork does not copy torch's threads
-            net = MODELS[args.model](make_trunk(args.trunk, args.width, args.output_stride), len(classes), args.pool)
-            load_weights(net, weights, part="all")
+    classes = load_classes(args.classes)
+    net, weights = load_classifier(args, len(classes))
     maps, jobs = build_jobs(args, weights, classes)
-    images, failures = find_photographs(args, jobs)
+    failures = Failures(args.on_error, jobs[0].folder / FAILED_FILE, held=True)
+    images = images_of(args, failures)
     if weights and args.labels == "given":
         failed = failures.add if failures.skip else None
         labels = load_labels(images.ids, args.voc12_root, classes, args.cls_labels, failed)
         images = images._replace(ids=list(labels), labels=labels)
     elif not weights:
         images = images._replace(maps=maps.path)
-    facts = Facts(None if args.images else args.infer_list, weights, maps)
+    facts = Facts(None if args.images else args.infer_list, weights, maps, len(classes))
     with Labelling(args, net, images, jobs, failures, facts) as run:
-        samples = chain(run.stored(maps, run.there, len(classes)), network_maps(args, run, run.todo, classes))
+        samples = chain(run.stored(), network_maps(args, run, run.todo, classes))
         for image_id, image, shown, cams in samples:
             run.write(image_id, image, shown, cams)
         run.when_done(next_stage(args, run))

@@ -10,27 +10,23 @@ where one dies, the next run does its images.
 """
 
 from functools import partial
-from pathlib import Path
 
 import torch
 
 from engine import flags
 from engine.experiment import Experiment
 from engine.jobs import refine_walk
-from engine.labelling import Facts, Images, Job, Labelling
+from engine.labelling import Facts, Job, Labelling
+from engine.networks import load_affinity_net
 from engine.outputs import Output
-from engine.record import folder_settings
-from models.affinity import AffinityNet
-from models.checkpoint import load_weights
-from models.trunks import make_trunk
+from engine.refining import add_widths, pairwise
 from tool.cli import positive, positive_int, run_script
 from tool.crf import load_crf
 from tool.io.failures import FAILED_FILE, Failures
-from tool.io.files import UserError, file_hash, read_list
+from tool.io.files import file_hash, folder_settings, read_list
 from tool.pseudo_labels import stack_scores, walk_scores
-from tool.threads import one_thread
 from voc12.classes import load_classes
-from voc12.data import WalkSet, check_images, check_scores, image_path, in_range
+from voc12.data import Images, WalkSet, check_images, check_scores, image_path, in_range
 from voc12.transforms import look_of
 
 
@@ -43,7 +39,8 @@ def get_args_parser():
     parser.network("--weights", role=flags.FREE, type=str, default=None, help=text)
     flags.add_trunk(parser)
     flags.add_walk(parser)
-    parser.method("--beta", type=positive, default=8.0, help="power on the affinities")
+    add_widths(parser)
+    parser.method("--beta", chosen=flags.always, type=positive, default=8.0, help="power on the affinities")
     parser.method("--steps", type=positive_int, default=64, help="length of the random walk")
     parser.run("--vis", action="store_true", help="also write colour overlays to rw_vis/")
     flags.add_labelling(parser, photographs=False)
@@ -51,26 +48,16 @@ def get_args_parser():
     return parser
 
 
-def find_weights(args, best):
-    """--weights, or best.pth of train_aff.py."""
-    weights = Path(args.weights or best)
-    if not weights.is_file():
-        raise UserError(
-            f"{weights}: no such checkpoint; run train_aff.py --name {args.name} --low {args.low} "
-            f"--high {args.high} --dup {args.dup}"
-        )
-    return weights
-
-
 def build_jobs(args, experiment, weights, classes):
     """CRF of the walked scores into the folder of the pseudo labels, and with --vis that of their overlays."""
     settings = args.results | {"weights": file_hash(weights), "classes": list(classes)}
-    settings["maps"] = folder_settings(experiment.maps)
+    kernels, widths = pairwise(args)
+    settings |= widths | {"maps": folder_settings(experiment.maps)}
     powers = args.low, args.high, args.dup
     outputs = {"labels": Output(experiment.walk(powers), settings)}
     if args.vis:
         outputs["vis"] = Output(experiment.walk(powers, overlays=True), settings)
-    return [Job(outputs, partial(refine_walk, names=classes, max_side=args.max_side), crf=True)]
+    return [Job(outputs, partial(refine_walk, names=classes, max_side=args.max_side, pairwise=kernels), crf=True)]
 
 
 def walk(args, run, num_classes):
@@ -96,12 +83,9 @@ def main(args):
         check_images(ids, args.voc12_root)
         check_scores(ids, experiment.maps, args.train_list, "run infer.py --dict")
     images = Images(ids, partial(image_path, args.voc12_root), lambda image_id: f"{experiment.maps}/{image_id}.npy")
-    weights = find_weights(args, experiment.affinity(powers).best)
-    with one_thread():  # worker processes are forked later, and a fork does not copy torch's threads
-        net = AffinityNet(make_trunk(args.trunk, args.width, args.output_stride))
-        load_weights(net, weights, part="all")
+    net, weights = load_affinity_net(args)
     jobs = build_jobs(args, experiment, weights, classes)
-    failures = Failures(args.on_error, experiment.walk(powers) / FAILED_FILE, held=True)
+    failures = Failures(args.on_error, jobs[0].folder / FAILED_FILE, held=True)
     with Labelling(args, net, images, jobs, failures, Facts(args.train_list, weights)) as run:
         for image_id, photo, shown, walked in walk(args, run, len(classes)):
             run.write(image_id, photo, shown, walked)

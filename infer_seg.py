@@ -18,16 +18,17 @@ import torch
 from engine import flags
 from engine.experiment import Experiment
 from engine.jobs import refine_segmentation, write_best
-from engine.labelling import Facts, Job, Labelling, find_photographs
+from engine.labelling import Facts, Job, Labelling
 from engine.networks import load_segmentation_net
 from engine.outputs import Output
 from engine.recipes import TEST_RECIPES
 from tool.cli import positive, run_script
 from tool.crf import load_crf
+from tool.io.failures import FAILED_FILE, Failures
 from tool.io.server_zip import check_server_path, write_server_zip
 from tool.segmentation import CRF_ITERATIONS, CRF_PAIRWISE, MERGES, multi_scale_scores
 from voc12.classes import load_classes
-from voc12.data import InferenceSet
+from voc12.data import images_of
 from voc12.transforms import InferenceViews, look_of
 
 
@@ -59,7 +60,7 @@ def build_jobs(args, settings, classes):
     """The folder of the final labels, and the jobs: the best label; with --crf refined ones; --vis shows the final."""
     place = Experiment(args.out, "") if args.images else Experiment.of(args)
     folder = partial(place.segmented, None if args.images else args.arch)
-    refined = settings | {"crf": list(CRF_PAIRWISE), "iterations": CRF_ITERATIONS} if args.crf else settings
+    refined = settings | {"crf": list(CRF_PAIRWISE[:-1]), "iterations": CRF_ITERATIONS} if args.crf else settings
     best, final = {"labels": Output(folder(), settings)}, {"labels": Output(folder(args.crf), refined)}
     if args.vis:
         (final if args.crf else best)["vis"] = Output(folder(args.crf, overlays=True), refined)
@@ -75,16 +76,13 @@ def segment(args, run):
     h x w: the size at which it is seen, of --max_side.
     """
     views = InferenceViews(args.scales, args.mirror, look_of(run.net.trunk), args.max_side)
-    for image_id, image, seen, _, size in run.seen(
-        "network", InferenceSet(run.images.photograph, run.left, None, views)
-    ):
+    for image_id, image, seen, _, size in run.seen("network", run.left, views):
         with run.inference():
             scores = multi_scale_scores(run.net, seen, size, args.merge)
         yield image_id, image, (), scores.cpu().numpy()
 
 
 def main(args):
-    flags.check_places(args)
     if args.crf:
         load_crf(", or leave --crf away")
     if args.server:
@@ -93,7 +91,8 @@ def main(args):
     classes = load_classes(args.classes)
     net, weights, settings = load_segmentation_net(args, len(classes) + 1)
     final, jobs = build_jobs(args, args.results | settings | {"classes": list(classes)}, classes)
-    images, failures = find_photographs(args, jobs)
+    failures = Failures(args.on_error, jobs[0].folder / FAILED_FILE, held=True)
+    images = images_of(args, failures)
     facts = Facts(None if args.images else args.infer_list, weights)
     with Labelling(args, net, images, jobs, failures, facts) as run:
         for image_id, image, shown, scores in segment(args, run):

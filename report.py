@@ -14,7 +14,6 @@ without masks those on which the stages disagree most, and a third random ones.
 from functools import partial
 from pathlib import Path
 
-import torch
 from tqdm import tqdm
 
 from engine import flags
@@ -127,7 +126,7 @@ def find_charts(stages, scored):
 
 
 def main(args):
-    summary = Summary(torch.device("cpu"))
+    summary = Summary()
     thresholds = thresholds_between(*args.thresholds)
     experiment, stages, data = find_all(args)
     folder, with_results = experiment.report, [stage for stage in stages if stage.kind.task]

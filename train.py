@@ -1,6 +1,6 @@
 """Stage 1: train the classifier from image labels only (AEFT, paper section 3).
 
-reads   --voc12_root (JPEGImages, Annotations), --train_list, --val_list, pretrained/resnet_38d.params
+reads   --voc12_root (JPEGImages, Annotations), --train_list, --val_list, start weights
 writes  experiment/NAME/ckpt/{epoch:03d}net_main.pth (weights), ckpt/resume.pth (what --resume needs),
         experiment/NAME/log.txt, log.jsonl (one line an epoch), settings.json (defaults of later stages)
         python train.py --name N --model aeft_gpp
@@ -17,7 +17,10 @@ import torch
 from engine import flags
 from engine.distributed import warn
 from engine.experiment import Experiment
-from engine.training import Facts, Phase, Plan, Training, Validation, build_optimizer, train_one_epoch
+from engine.learning import Learning, chance_loss
+from engine.recipes import LIGHT
+from engine.training import Facts, Phase, Plan, Training, Validation, train_one_epoch
+from models.checkpoint import IMAGENET_WEIGHTS, start_weights
 from models.classifiers import MODELS
 from models.triplet import ATTRACT, METRICS, TripletErasing
 from models.trunks import make_trunk
@@ -41,8 +44,9 @@ def get_args_parser():
     add("--jitter_p", type=fraction, default=0.8, help="probability of colour jitter")
     add = parser.network
     add("--model", remembered=str, type=str, default="aeft_gpp", choices=MODELS, help="network to train")
-    text = "start weights: a file (.params, .pth, .safetensors), timm to let it fetch its own, none to train from "
-    add("--pretrained", type=str, default="pretrained/resnet_38d.params", help=f"{text}scratch")
+    text = "start weights: a file (.params, .pth, .safetensors), timm to let it fetch its own, or none; auto: "
+    text += f"{IMAGENET_WEIGHTS} for resnet38d, the packaged ones of tf_efficientnet_lite0, 1 and 2, timm for others"
+    add("--pretrained", role=flags.CONTENT, type=str, default="auto", help=text)
     flags.add_pool(parser)
     flags.add_training(parser, epochs=40, crop_size=320, jitter=[0.4, 0.4, 0.4, 0.1], scratch_lr_mult=1.0)
     add = parser.schedule
@@ -61,6 +65,7 @@ def get_args_parser():
     add("--M", type=nonnegative, default=0.5, help="margin of repel, a squared distance")
     names = ("CLS", "ATTRACT", "REPEL")
     add("--W", type=nonnegative, nargs=3, default=[1.0, 0.2, 0.15], metavar=names, help="weights of the three terms")
+    parser.add_other(LIGHT)
     return parser
 
 
@@ -75,6 +80,7 @@ def check_args(args):
 def build_data(args, classes, trunk):
     """The training set, and the labels of the images to validate on, None where there are none."""
     ids = read_list(args.train_list)
+    flags.fit_batches(args, len(ids))
     if args.on_error == "stop":
         check_images(ids, args.voc12_root)
     val_ids = masked_ids(args.val_list, args.voc12_root, required=True)
@@ -89,14 +95,24 @@ def build_data(args, classes, trunk):
     return TrainSet(args.voc12_root, ids, labels, view, args.seed), val_labels
 
 
+def advice(args):
+    """What to try where the classification loss does not fall."""
+    texts = ["pretrained weights (--pretrained)"] if args.pretrained == "none" else []
+    texts += ["more epochs, or --lr a third or three times of it, and look whether the labels are right"]
+    if args.optimizer == "sgd":
+        texts = [f"--optimizer adamw --lr {LIGHT['lr']} --scratch_lr_mult {LIGHT['scratch_lr_mult']:g}", *texts]
+    return ", then ".join(texts)
+
+
 def main(args):
     check_args(args)
     torch.manual_seed(args.seed)
     classes = load_classes(args.classes)
 
-    trunk = make_trunk(args.trunk, args.width, args.output_stride, fetch=args.pretrained == "timm")
+    weights = start_weights(args.pretrained, args.trunk, released=[IMAGENET_WEIGHTS])
+    trunk = make_trunk(args.trunk, args.width, args.output_stride, fetch=weights == "timm")
     net = MODELS[args.model](trunk, len(classes), args.pool)
-    net.start(args.pretrained, args.dropout, args.checkpoint_activations)
+    net.start(weights, args.dropout, args.checkpoint_activations)
     dataset, val_labels = build_data(args, classes, trunk)
     validation = None
     if val_labels:
@@ -119,17 +135,16 @@ def main(args):
         "images of --val_list": fingerprint(list(val_labels) if val_labels else None),
     }
     line = f"{args.model}: {{}}, {len(classes)} classes{describe_negatives(dataset.labels)}"
-    facts = Facts(data, [args.train_list, args.val_list], args.pretrained, [line])
+    learning = Learning(args.W[0] * chance_loss(dataset.labels.matrix), advice(args))
+    facts = Facts(data, [args.train_list, args.val_list], weights, [line], learning=learning)
     warm_up = Phase("warm-up", 0, min(args.T, args.epochs), args.batch_size)
     triplet = Phase("triplet", args.T, args.epochs, args.batch_size_triplet, erase=True)
     # released: planned as if every batch had the warm-up's size, so the rate ends at about 0.45 of its start; where
     # batches become smaller there are more steps than that, and the schedule does not end before them (Training)
     planned = len(dataset) // args.batch_size * args.epochs
-    following = "infer.py", ("--load_epo", "{last}", "--dict", "--crf"), flags.words("--infer_list", args.train_list)
+    following = "infer.py", {"load_epo": "{last}", "dict": True, "crf": True, "infer_list": args.train_list}
     plan = Plan(Experiment.of(args).classifier, [warm_up, triplet], following, planned)
-    groups = net.param_groups(args.lr, args.wt_dec, args.scratch_lr_mult)
-    optimizer = build_optimizer(args.optimizer, groups, args.momentum)
-    with Training(args, net, criterion, optimizer, dataset, plan, facts, validation) as run:
+    with Training(args, net, criterion, dataset, plan, facts, validation) as run:
         for _ in run.epochs():
             means = train_one_epoch(run)  # engine/training.py: train_step has the backward pass
             run.finish_epoch(means)

@@ -17,10 +17,12 @@ import torch
 
 from engine import flags
 from engine.experiment import Experiment
+from engine.recipes import LIGHT_AFF
 from engine.record import origin
-from engine.training import Facts, Phase, Plan, Training, Validation, build_optimizer, train_one_epoch
+from engine.refining import add_widths, pairwise
+from engine.training import Facts, Phase, Plan, Training, Validation, train_one_epoch
 from models.affinity import DROPOUT, AffinityNet, affinity_loss
-from models.checkpoint import START_WEIGHTS, first_weights
+from models.checkpoint import START_WEIGHTS, start_weights
 from models.trunks import make_trunk
 from tool.cli import positive_int, run_script
 from tool.io.files import UserError, fingerprint, read_list
@@ -36,11 +38,13 @@ def get_args_parser():
     flags.add_data(parser, labels=False)
     parser.add_list("--train_list", "voc12/train_aug.txt", "train", "list of training images")
     text = "list with masks and maps on which the best checkpoint is chosen, or none"
-    parser.add_list("--val_list", "voc12/train.txt", "train", text)
-    text = f"start weights, or none; auto: the first that exists of {' '.join(START_WEIGHTS)}"
-    parser.network("--pretrained", type=str, default="auto", help=text)
+    parser.add_list("--val_list", "voc12/train.txt", "masks", text)
+    text = f"start weights, or none; auto: the first that is there of {' '.join(START_WEIGHTS)} for resnet38d, else of "
+    text += "the experiment's classifier and what train.py takes"
+    parser.network("--pretrained", role=flags.CONTENT, type=str, default="auto", help=text)
     flags.add_training(parser, epochs=8, crop_size=448, jitter=[0.3, 0.3, 0.3, 0.1], scratch_lr_mult=10.0)
     flags.add_walk(parser)
+    add_widths(parser)
     flags.add_max_side(parser)
     add = parser.schedule
     add("--val_every", type=positive_int, default=500, help="steps between two validations")
@@ -48,6 +52,7 @@ def get_args_parser():
     add("--val_crf", action="store_true", help=text)
     text = "what best.pth is: the best walk on the masks of --val_list (released), or the last epoch"
     add("--select", type=str, default="best", choices=["best", "last"], help=text)
+    parser.add_other(LIGHT_AFF)
     return parser
 
 
@@ -56,6 +61,7 @@ def build_data(args, alphas, num_labels, net):
     if args.crop_size % net.stride:
         raise UserError(f"--crop_size {args.crop_size}: must be a multiple of {net.stride}, the size of a cell")
     ids = read_list(args.train_list)
+    flags.fit_batches(args, len(ids))
     if args.on_error == "stop":
         check_images(ids, args.voc12_root)
         for alpha, folder in alphas.items():
@@ -71,7 +77,8 @@ def build_validation(args, maps, num_classes, look):
         return None
     check_scores(ids, maps, args.val_list, "run infer.py --dict on that list, or use --select last")
     walks = WalkSet(args.voc12_root, ids, maps, num_classes, args.scale, look, args.max_side)
-    score = partial(walk_score, walks=walks, dup=args.dup, num_workers=args.num_workers, crf=args.val_crf)
+    kernels = pairwise(args)[0] if args.val_crf else None
+    score = partial(walk_score, walks=walks, dup=args.dup, num_workers=args.num_workers, kernels=kernels)
     return Validation(score, "random walk mIoU", "", every=args.val_every, select=True)
 
 
@@ -88,13 +95,10 @@ def main(args):
     torch.manual_seed(args.seed)
     classes, experiment = load_classes(args.classes), Experiment.of(args)
 
-    weights = args.pretrained
-    if weights == "auto":
-        weights = first_weights(START_WEIGHTS if args.trunk == "resnet38d" else experiment.classifier.newest())
+    own = [] if args.trunk == "resnet38d" else experiment.classifier.newest()
+    weights = start_weights(args.pretrained, args.trunk, own)
     trunk = make_trunk(args.trunk, args.width, args.output_stride, DROPOUT, fetch=weights == "timm")
     net = AffinityNet(trunk).start(weights, args.dropout, args.checkpoint_activations)
-    groups = net.param_groups(args.lr, args.wt_dec, args.scratch_lr_mult)
-    optimizer = build_optimizer(args.optimizer, groups, args.momentum)
 
     alphas = {alpha: experiment.crf(alpha) for alpha in (args.low, args.high)}
     dataset = build_data(args, alphas, len(classes) + 1, net)
@@ -113,10 +117,10 @@ def main(args):
     } | {f"CRF scores of crf/{alpha:02d}": origin(folder) for alpha, folder in alphas.items()}
     lists = [args.train_list] + [args.val_list] * (validation is not None)
     facts = Facts(data, lists, weights, ["AffinityNet: {}", describe_selection(args, validation)])
-    words = ("--low", args.low, "--high", args.high, "--dup", args.dup, "--scale", args.scale)
-    following = "infer_aff.py", words, flags.words("--train_list", args.train_list)
+    following = {name: getattr(args, name) for name in ("low", "high", "dup", "scale")} | {"weights": None}
+    following = "infer_aff.py", following | {"train_list": args.train_list}
     plan = Plan(experiment.affinity(powers), [Phase("", 0, args.epochs, args.batch_size)], following)
-    with Training(args, net, criterion, optimizer, dataset, plan, facts, validation) as run:
+    with Training(args, net, criterion, dataset, plan, facts, validation) as run:
         for _ in run.epochs():
             means = train_one_epoch(run)
             run.finish_epoch(means)

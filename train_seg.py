@@ -1,7 +1,7 @@
 """Stage 5: train a segmentation network on pseudo labels; it needs no image labels any more.
 
 reads   experiment/NAME/LABELS/ID.png (infer_aff.py, or masks of any other method), --voc12_root, --train_list;
-        the masks of --val_list, where there are any
+        CORRECTED/ID.png, which wins over them (import_labels.py); the masks of --val_list, where there are any
 writes  experiment/NAME/ckpt_seg/{arch}/{epoch:02d}.pth, best.pth, resume.pth; log_seg_{arch}.txt, .jsonl beside them
         python train_seg.py --name N --labels rw/02_2119
 
@@ -16,27 +16,19 @@ import torch
 from engine import flags
 from engine.distributed import processes
 from engine.experiment import Experiment
-from engine.recipes import RECIPES
+from engine.recipes import LIGHT_SEG, RECIPES
 from engine.record import origin
-from engine.training import Facts, Phase, Plan, Training, Validation, build_optimizer, train_one_epoch
-from models.checkpoint import START_WEIGHTS, first_weights
-from models.deeplab import (
-    DEEPLAB,
-    LOSS_AT,
-    MSC_SCALES,
-    RESNET38D,
-    SMP,
-    make_segmentation_net,
-    multi_scale_loss,
-    network_settings,
-)
+from engine.training import Facts, Phase, Plan, Training, Validation, train_one_epoch
+from models import deeplab
+from models.checkpoint import START_WEIGHTS, start_weights
+from models.deeplab import DEEPLAB, RESNET38D, SMP
 from models.resnet38d import STEM
+from models.trunks import TIMM
 from tool.cli import fraction, positive, run_script
 from tool.io.files import UserError, fingerprint, read_list
 from tool.io.images import BACKGROUND, IGNORE
-from tool.results import say_odd_masks
 from voc12.classes import load_classes
-from voc12.data import SegSet, check_images, check_scores, masked_ids
+from voc12.data import SegSet, check_images, masked_ids, say_odd_masks
 from voc12.transforms import SegView, look_of
 from voc12.validation import segmentation_score
 
@@ -51,6 +43,8 @@ def get_args_parser():
     add = parser.data
     text = "folder of label masks (PNG), below experiment/NAME or any path"
     add("--labels", role=flags.CONTENT, type=str, required=True, help=text)
+    text = "folder of masks that win over those of --labels, of as many images as there are"
+    add("--corrected", role=flags.CONTENT, type=str, help=text)
     text = "factor on both sides of an image before the crop, drawn from this range"
     add("--random_scale", type=positive, nargs=2, metavar=("MIN", "MAX"), help=text)
     add("--scale_by_batch", action=flags.SWITCH, help="one factor for all images of a batch, not one for each")
@@ -59,8 +53,9 @@ def get_args_parser():
     flags.add_arch(parser)
     flags.add_max_side(parser)
     text = "start weights, timm to let it fetch them, or none; auto: the experiment's newest classifier where that has "
-    text += f"the same trunk, else {' or '.join(START_WEIGHTS)} for resnet38d, and timm for others"
-    parser.network("--pretrained", type=str, help=text)
+    text += f"the same trunk, else {' or '.join(START_WEIGHTS)} for resnet38d, packaged ones or timm for others; "
+    text += "imagenet: the same without the classifier"
+    parser.network("--pretrained", role=flags.CONTENT, type=str, help=text)
     flags.add_training(parser, epochs=30, crop_size=321, jitter=[0.3, 0.3, 0.3, 0.1], scratch_lr_mult=10.0)
     add = parser.network
     text = "probabilities of --dropout in the last two blocks of resnet38d"
@@ -68,31 +63,31 @@ def get_args_parser():
     text = "of resnet38d with pretrained weights freeze conv1a alone, not b2 as well"
     add("--train_b2", action=flags.SWITCH, help=text)
     text = "labels are brought to the cells of the logits, or logits to the pixels of the labels"
-    parser.method("--loss_at", type=str, choices=LOSS_AT, help=text)
+    parser.method("--loss_at", type=str, choices=deeplab.LOSS_AT, help=text)
     text = "cross entropy at scales 1, 0.75, 0.5 and of their maximum, summed, instead of at scale 1 alone"
     parser.method("--msc", action=flags.SWITCH, help=text)
     text = "what best.pth is: the last epoch, or the best mIoU on the masks of --val_list"
     parser.schedule("--select", type=str, default="last", choices=["last", "best"], help=text)
     text = "defaults of the other flags, ours or MCTformer's; flags that are given win"
     parser.add_presets(parser.schedule, "--recipe", RECIPES, text)
+    parser.add_other(LIGHT_SEG)
     return parser
 
 
 def find_weights(args, classifiers):
-    """--pretrained, its `auto` resolved: a path, `timm` or `none`. classifiers: checkpoints, the newest first."""
-    if args.pretrained != "auto":
-        return args.pretrained
-    own = classifiers[:1] if args.arch == DEEPLAB + args.trunk else []
-    if args.arch == RESNET38D:
-        return first_weights([*own, *START_WEIGHTS])
-    return str(own[0]) if own else "timm"
+    """--pretrained, its `auto` resolved. classifiers: checkpoints, the newest first."""
+    own = classifiers if args.arch == DEEPLAB + args.trunk else []
+    trunk = args.arch.removeprefix(DEEPLAB)
+    if args.arch.startswith(SMP):
+        trunk = TIMM + args.arch.rpartition(":")[2]
+    return start_weights(args.pretrained, trunk, own)
 
 
 def build_net(args, weights, num_labels):
     """The network with its start weights."""
-    network = network_settings(args.arch, vars(args))
+    network = deeplab.network_settings(args.arch, vars(args))
     options = {"fetch": weights == "timm", "dropout": args.dropout_rates}
-    net = make_segmentation_net(**network, num_labels=num_labels, **options)
+    net = deeplab.make_segmentation_net(**network, num_labels=num_labels, **options)
     if args.train_b2 and args.arch == RESNET38D:
         net.trunk.stem = STEM[:1]
     return net.start(weights, args.dropout, args.checkpoint_activations)
@@ -101,12 +96,14 @@ def build_net(args, weights, num_labels):
 def build_data(args, folder, num_labels, look):
     """The training set. folder: the label masks'."""
     ids = read_list(args.train_list)
-    if args.on_error == "stop":
-        check_images(ids, args.voc12_root)
-        check_scores(ids, folder, args.train_list, "run infer_aff.py on that list, or check --labels", suffix="png")
+    flags.fit_batches(args, len(ids))
     view = SegView(args.random_scale, args.crop_size, args.jitter, args.padding, look, args.max_side)
     batch_size = args.batch_size if args.scale_by_batch else None
     dataset = SegSet(args.voc12_root, ids, folder, num_labels, view, args.seed, batch_size)
+    dataset.correct(args.corrected)
+    if args.on_error == "stop":
+        check_images(ids, args.voc12_root)
+        dataset.require(folder, args.train_list)
     say_odd_masks(dataset.labels.values())
     return dataset
 
@@ -132,7 +129,7 @@ def describe_selection(args, validation):
 
 def main(args):
     args.arch = args.arch or DEEPLAB + args.trunk
-    if args.arch.startswith(SMP) and args.batch_size < 2 * processes():
+    if args.arch.startswith(deeplab.SMP) and args.batch_size < 2 * processes():
         raise UserError(f"--batch_size {args.batch_size}: {args.arch} needs at least 2 images a process")
     torch.manual_seed(args.seed)
     classes, experiment = load_classes(args.classes), Experiment.of(args)
@@ -141,16 +138,14 @@ def main(args):
 
     weights = find_weights(args, experiment.classifier.newest())
     net = build_net(args, weights, len(classes) + 1)
-    groups = net.param_groups(args.lr, args.wt_dec, args.scratch_lr_mult)
-    optimizer = build_optimizer(args.optimizer, groups, args.momentum)
 
     folder = experiment.labels(args.labels)
     dataset = build_data(args, folder, len(classes) + 1, look_of(net.trunk))
-    scales = MSC_SCALES if args.msc else MSC_SCALES[:1]
+    scales = deeplab.MSC_SCALES if args.msc else deeplab.MSC_SCALES[:1]
 
     def criterion(model, image, label, run):
         """image: B x 3 x H x W; label: B x H x W of ids, 255 ignored."""
-        loss = multi_scale_loss(model, image, label, scales, run.world.sum, args.loss_at)
+        loss = deeplab.multi_scale_loss(model, image, label, scales, run.world.sum, args.loss_at)
         return loss, run.world.sum_all({"total": loss})
 
     data = {
@@ -158,14 +153,16 @@ def main(args):
         "class names": fingerprint(list(classes)),
         "masks of --labels": origin(folder) or dataset.fingerprint(),
         "images of --val_list": fingerprint(val_ids),
+        **dataset.corrections(),
     }
     lists = [args.train_list] + [args.val_list] * (val_ids is not None)
     lines = [f"{args.arch}: {{}}; starts from {weights}", describe_selection(args, validation)]
     facts = Facts(data, lists, weights, lines, {"masks": dataset.check})
-    arch = [] if args.arch == DEEPLAB + args.trunk else flags.words("--arch", args.arch)
-    following = "infer_seg.py", arch, flags.words("--infer_list", args.val_list if val_ids else args.train_list)
+    arch = None if args.arch == DEEPLAB + args.trunk else args.arch
+    scored = args.val_list if val_ids else args.train_list
+    following = "infer_seg.py", {"arch": arch, "weights": None, "infer_list": scored}
     plan = Plan(experiment.segmentation(args.arch), [Phase("", 0, args.epochs, args.batch_size)], following)
-    with Training(args, net, criterion, optimizer, dataset, plan, facts, validation) as run:
+    with Training(args, net, criterion, dataset, plan, facts, validation) as run:
         for _ in run.epochs():
             means = train_one_epoch(run)
             run.finish_epoch(means)

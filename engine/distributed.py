@@ -104,7 +104,9 @@ class World:
         The gradients of what is wrapped are averaged over ranks. Where BatchNorm trains, it normalises over the whole
         batch (SyncBatchNorm, which is for CUDA only). Seeds dropout, differently on every rank.
         """
-        trains = any(isinstance(m, nn.modules.batchnorm._BatchNorm) and m.training for m in net.modules())
+        norms = [m for m in net.modules() if isinstance(m, nn.modules.batchnorm._BatchNorm)]
+        # of those that train alone: bn8 of the classifier is in train mode, and in no forward
+        trains = any(m.training and any(p.requires_grad for p in m.parameters()) for m in norms)
         if self.size > 1 and trains:
             if self.device.type == "cuda":
                 net.synchronise_batchnorm()
@@ -118,6 +120,10 @@ class World:
             # a step runs the network twice (image, erased image); broadcasting buffers between would undo the first run
             model = DistributedDataParallel(net, device_ids=own, broadcast_buffers=False)
         return torch.compile(model) if compiled else model
+
+    def autocast(self, amp):
+        """The context in which networks run: half precision with --amp, see `half_precision`; float32 without."""
+        return torch.autocast(self.device.type, dtype=half_precision(self.device), enabled=amp)
 
     def leave(self):
         """End the group of processes. The gradient averaging of `prepare` may go after it."""
@@ -147,10 +153,14 @@ def join_world(name):
     return World(dist.get_rank(), size, device)
 
 
-def warn(text):
-    """A warning of a run, said by one of its processes."""
+def say(text, how=print):
+    """A line of a run, said by one of its processes."""
     if os.environ.get("RANK", "0") == "0":
-        print_warning(text)
+        how(text)
+
+
+def warn(text):
+    say(text, print_warning)
 
 
 def processes():
@@ -166,19 +176,41 @@ def local_processes():
 def choose_device(name):
     """`auto`, `cpu`, `cuda`, `cuda:1` -> torch.device; UserError where it cannot be had.
 
-    On the CPU this process keeps the memory that it frees from here on.
+    auto: a GPU that runs a kernel, else the CPU; where there is one that does not, a line says why. On the CPU this
+    process keeps the memory that it frees from here on.
     """
     if name == "auto":
-        name = "cuda" if torch.cuda.is_available() else "cpu"
-    try:
-        device = torch.device(name)
-        torch.empty(1, device=device)
-    except (RuntimeError, AssertionError) as error:
-        reason = str(error).strip().splitlines()[0]
-        raise UserError(f"--device {name}: not available here ({reason}); try --device cpu") from None
+        reason = torch.cuda.is_available() and failure("cuda")
+        if reason:
+            warn(f"--device auto: the CPU, as the GPU runs nothing ({reason})")
+        name = "cuda" if torch.cuda.is_available() and not reason else "cpu"
+    elif reason := failure(name):
+        raise UserError(f"--device {name}: not available here ({reason}); try --device cpu")
+    device = torch.device(name)
     if device.type == "cpu":
         keep_freed_memory()
     return device
+
+
+def failure(name):
+    """Why a device does not compute, in a line; None where it does. On that GPU alone a context is made."""
+    try:
+        device = torch.device(name)
+        if device.type == "cuda" and device.index is not None:
+            torch.cuda.set_device(device)  # else pinned memory and the like would open GPU 0 as well
+        (torch.ones(2, device=device) + 1).sum()  # an architecture that torch was not built for fails here, not before
+        if device.type == "cuda":
+            torch.cuda.synchronize(device)
+    except (RuntimeError, AssertionError) as error:
+        return (str(error).strip().splitlines() or [type(error).__name__])[0]
+    return None
+
+
+def half_precision(device):
+    """What --amp computes in: bfloat16; float16 on GPUs that have none, before Ampere, where gradients are scaled."""
+    if device.type == "cuda" and not torch.cuda.is_bf16_supported(including_emulation=False):
+        return torch.float16
+    return torch.bfloat16
 
 
 def memory_format(device, amp):

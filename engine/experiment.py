@@ -1,42 +1,24 @@
 """An experiment: every path below experiment/NAME, and what it remembers for its later stages.
 
 experiment/NAME/settings.json   flags that train.py was given (or the stage that came first): a flag that contradicts
-                                them is refused
-VOC12_ROOT/classes.txt, cls_labels.npy, ImageSets/Segmentation/{train,val}.txt   --classes, --cls_labels, list flags
+                                them is refused; the names of the classes, so that it can go without its data
+                                set; "chosen": what choose.py chose, where flags that are given win
+VOC12_ROOT/classes.txt, cls_labels.npy, ImageSets/Segmentation/{train,val,masks}.txt   --classes, --cls_labels, lists;
+                                masks.txt: the images of train.txt that have masks, where not all of them do
 
 For VOC itself, told by the kit's ImageSets/Main/trainval.txt, the released defaults stay.
 """
 
 import os
+import shlex
 from pathlib import Path
-from typing import NamedTuple
 
+from models.trained import classifier_place, place_with_best, segmentation_place
 from tool.io.files import UserError, portable, read_json, write_json
+from voc12.classes import CLASS_NAMES, load_classes
 
+CHOSEN = "chosen"  # what of settings.json is choose.py's
 VOC_ROOT, VOC_LABELS = "./data/VOC2012", "voc12/cls_labels.npy"
-
-
-class Place(NamedTuple):
-    """Where a training leaves its checkpoints (file: a name with {} for the epoch) and, in the experiment, its log.
-
-    best: the path of best.pth, None for a training that has none.
-    """
-
-    folder: Path
-    file: str
-    log: str
-    best: Path | None = None
-
-    def checkpoint(self, epoch):
-        return self.folder / self.file.format(epoch)
-
-    def newest(self):
-        """Checkpoints of epochs, the newest first."""
-        return sorted(self.folder.glob(self.file.replace("{:03d}", "*").replace("{:02d}", "*")), reverse=True)
-
-
-def place_with_best(folder, log):
-    return Place(folder, "{:02d}.pth", log, folder / "best.pth")
 
 
 class Experiment:
@@ -47,7 +29,7 @@ class Experiment:
         self.settings = self.folder / "settings.json"
         self.maps, self.overlays = self.folder / "dict", self.folder / "vis"
         self.report = self.folder / "report"
-        self.classifier = Place(self.folder / "ckpt", "{:03d}net_main.pth", "log")
+        self.classifier = classifier_place(self.folder)
 
     @classmethod
     def of(cls, args):
@@ -56,6 +38,9 @@ class Experiment:
 
     def crf(self, alpha):
         return self.folder / "crf" / f"{alpha:02d}"
+
+    def crf_labels(self, alpha):
+        return self.folder / "crf_png" / f"{alpha:02d}"
 
     def affinity(self, powers):
         """powers: (low, high, dup)."""
@@ -66,8 +51,7 @@ class Experiment:
         return self.folder / ("rw_vis" if overlays else "rw") / "{:02d}_{:02d}{:02d}".format(*powers)
 
     def segmentation(self, arch):
-        folder = portable(self.folder / "ckpt_seg" / arch)
-        return place_with_best(folder, f"log_seg_{folder.name}")
+        return segmentation_place(self.folder, arch)
 
     def segmented(self, arch, crf=False, overlays=False):
         """Labels of the segmentation network; of photographs of no data set without arch."""
@@ -121,9 +105,11 @@ def remember(args):
     A later stage, which is the first one where weights or labels come from elsewhere, leaves what is there.
     """
     path = Experiment.of(args).settings
-    values = {name: getattr(args, name) for name in args.remembered}
-    if (args.begins or not path.is_file()) and read_settings(path, args.remembered) != values:
-        write_json(path, values)
+    values, stored = {name: getattr(args, name) for name in args.remembered}, read_settings(path, args.remembered)
+    if (args.begins or not stored) and stored != values:
+        chosen = read_settings(path, {CHOSEN: dict})  # of maps of another method, which were there first
+        names = {CLASS_NAMES: list(load_classes(args.classes))}
+        write_json(path, values | names | ({} if stored else chosen))
 
 
 def check_contradictions(args, experiment, stored):
@@ -139,7 +125,7 @@ def check_contradictions(args, experiment, stored):
 
 
 def same(key, flag, stored):
-    """Whether a flag's value is the stored one; of files, whether they are one or hold the same bytes."""
+    """Whether a flag's value is the stored one; of files, whether they are one or hold the same bytes or names."""
     if flag == stored or (key == "cls_labels" and stored is None):  # a table of what the XMLs say
         return True
     if not isinstance(flag, str) or not isinstance(stored, str):
@@ -147,21 +133,70 @@ def same(key, flag, stored):
     files = [Path(flag), Path(stored)]
     if os.path.realpath(flag) == os.path.realpath(stored):
         return True
-    return all(path.is_file() for path in files) and files[0].read_bytes() == files[1].read_bytes()
+    if not all(path.is_file() for path in files):
+        return False
+    if key == "classes":
+        return load_classes(flag) == load_classes(stored)
+    return files[0].read_bytes() == files[1].read_bytes()
+
+
+# ---------------------------------------------------------------- the command of the next stage
+
+UNREMEMBERED = {"voc12_root": VOC_ROOT, "classes": None, "trunk": "resnet38d", "output_stride": None, "width": 1.0}
+
+
+def next_command(script, args, **flags):
+    """The command of the next stage, to be pasted into a shell; what its experiment remembers is left out.
+
+    args: of this stage. flags: the next one's own; True where one has no value, None where it is left out. What an
+    experiment has of a published checkpoint it does not remember, nor where a data set has moved to.
+    """
+    settings, words = Experiment.of(args).settings, ["python", script]
+    stored = read_settings(settings, args.remembered)
+    own = {"name": args.name, "experiment": None if args.experiment == "experiment" else args.experiment}
+    for name, default in UNREMEMBERED.items():
+        value = getattr(args, name, None)
+        of_trunk = name in ("trunk", "output_stride", "width")
+        known = value in (None, stored.get(name, default), str(settings))
+        if not known and not (of_trunk and script == "evaluation.py"):
+            own[name] = value
+    for name, value in (own | flags).items():
+        if value is not None:  # one word where the value begins like a flag
+            joined = value is not True and str(value).startswith("-")
+            words += [f"--{name}={value}"] if joined else [f"--{name}", *([] if value is True else [str(value)])]
+    return shlex.join(words)
+
+
+def scored_list(path):
+    """The list to score results of a list with: of training images, VOC's or one's own, not all may have masks."""
+    own = Path(path).with_name("masks.txt")
+    if Path(path).name == "train.txt" and own.is_file():
+        return str(own)
+    return "voc12/train.txt" if path == "voc12/train_aug.txt" else path
 
 
 # ---------------------------------------------------------------- the data set
 
 
+def is_voc(root):
+    """Whether a data set is VOC itself, or says of itself nothing else."""
+    lists = root / "ImageSets"
+    return (lists / "Main" / "trainval.txt").is_file() or not (lists / "Segmentation" / "train.txt").is_file()
+
+
 def folder_defaults(root, splits):
-    """{argument: value} that a data set's folder says of itself. splits: {list argument: "train" or "val"}."""
+    """{argument: value} that a data set's folder says of itself.
+
+    splits: {list argument: "train", "val", or "masks", which is train where there is no such list}.
+    """
     own = {"classes": root / "classes.txt", "cls_labels": root / "cls_labels.npy"}
     values = {"cls_labels": VOC_LABELS if Path(VOC_LABELS).exists() else None}
-    lists = root / "ImageSets"
-    if not (lists / "Main" / "trainval.txt").is_file() and (lists / "Segmentation" / "train.txt").is_file():
+    if not is_voc(root):
         values["cls_labels"] = None  # VOC's table knows nothing of these images
         for key, split in splits.items():
-            path = lists / "Segmentation" / f"{split}.txt"
+            path = root / "ImageSets" / "Segmentation" / f"{split}.txt"
+            if split == "masks" and not path.is_file():
+                path = path.with_name("train.txt")
             values[key] = str(path) if path.is_file() else "none"
     return values | {key: str(path) for key, path in own.items() if path.is_file()}
 
@@ -171,6 +206,13 @@ def expand_list(value, root):
     if value == "none" or "/" in value or "." in value or Path(value).is_file():
         return value
     return str(Path(root) / "ImageSets" / "Segmentation" / f"{value}.txt")
+
+
+def named(stored, settings):
+    """What an experiment remembers, with its own names of the classes where the file they came from is gone."""
+    path = stored.get("classes")
+    gone = path and not Path(path).is_file() and settings.is_file() and CLASS_NAMES in read_json(settings)
+    return stored | {"classes": str(settings)} if gone else stored
 
 
 def moved(stored, root):

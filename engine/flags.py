@@ -1,22 +1,14 @@
 """Flags: a parser that knows what each of them means for results, and those that several stages share."""
 
 import argparse
-import shlex
 from functools import partial
 from pathlib import Path
-from typing import NamedTuple
 
-from engine.distributed import local_processes
-from engine.experiment import (
-    VOC_ROOT,
-    Experiment,
-    check_contradictions,
-    expand_list,
-    folder_defaults,
-    moved,
-    read_common,
-    read_settings,
-)
+from engine import experiment
+from engine.chosen import describe_chosen, read_chosen
+from engine.distributed import local_processes, say
+from engine.experiment import VOC_ROOT, Experiment
+from engine.recipes import OTHERS, Following
 from tool import cli
 from tool.cam import MAX_SIDE
 from tool.cli import fraction, natural, nonnegative, positive, positive_int, power, workers
@@ -25,48 +17,36 @@ from tool.metrics import RELEASED_RANGE
 from tool.workers import usable_cores
 
 RESULT, CONTENT, FREE = "result", "content", "free"
-UNREMEMBERED = {"voc12_root": VOC_ROOT, "classes": None, "trunk": "resnet38d", "output_stride": None, "width": 1.0}
+PAPER = "resnet38d"  # its trunk
 SWITCH = argparse.BooleanOptionalAction
 
 
-class Meaning(NamedTuple):
-    """What is said of a flag where it is added.
-
-    role: RESULT, its value determines what is computed, so that a run which goes on must have the same; CONTENT, it
-    names a file whose content does; FREE, neither. remembered: type of the value where the experiment's settings.json
-    keeps it for later stages, else None.
-    """
-
-    role: str
-    remembered: object
-
-
 class Arguments(argparse.Namespace):
-    """The arguments of a stage; its script, and what its Parser says of that and of its flags."""
+    """The arguments of a stage; its script, and what its Parser says of that and of its flags. given: names of those
+    that were given, and are no defaults."""
 
-    __slots__ = ("script", "begins", "remembers", "meanings")  # not among vars(), which are the arguments
+    __slots__ = ("script", "begins", "remembers", "roles", "remembered", "given")  # not among vars(), the arguments
 
     def __init__(self, parser):
         super().__init__()
-        self.script, self.begins, self.remembers = parser.script, parser.begins, parser.remembers
-        self.meanings = parser.meanings
+        for name in self.__slots__[:-1]:
+            setattr(self, name, getattr(parser, name))
+        self.given = set()
 
     @property
     def results(self):
         """{name: value} of what determines results."""
-        return {name: getattr(self, name) for name, meaning in self.meanings.items() if meaning.role == RESULT}
-
-    @property
-    def remembered(self):
-        """{name: type} of what an experiment remembers."""
-        return {name: meaning.remembered for name, meaning in self.meanings.items() if meaning.remembered}
+        return {name: getattr(self, name) for name, role in self.roles.items() if role == RESULT}
 
 
 class Parser(cli.Parser):
     """A script's flags, in groups: `parser.data("--flag", role=..., remembered=..., and what add_argument takes)`.
 
-    Flags of the groups data, network, schedule and method determine results where nothing else is said; those of run
-    do not.
+    role: RESULT, its value determines what is computed, so that a run which goes on must have the same; CONTENT, it
+    names a file whose content does; FREE, neither. Flags of the groups data, network, schedule and method are RESULT
+    where nothing else is said, those of run FREE. remembered: type of the value where the experiment's settings.json
+    keeps it for later stages. chosen: where what choose.py chose is its default, a function of the arguments that were
+    given, which says whether it is in this run.
     """
 
     def __init__(self, script, description, begins=False, remembers=False):
@@ -81,16 +61,20 @@ class Parser(cli.Parser):
             partial(self.declare, groups[name]) for name in ("data", "network", "schedule", "method")
         )
         self.run = partial(self.declare, groups["run"], role=FREE)
-        self.meanings = {}  # {dest of a flag: Meaning}
+        self.roles, self.remembered, self.takes = {}, {}, {}  # {dest of a flag: role}; {dest: type}; {dest: chosen}
         self.splits = {}  # {dest of a list flag: name of the data set's own list that is its default}
         self.presets = {}  # {dest of a flag: {its value: {dest: default}}}
+        self.others = []  # (whether they hold for every other data set too, {dest: default}), see `add_other`
         self.ranges = []  # flags of MIN and MAX
         self.ignored = []  # released flags that change nothing
 
-    def declare(self, group, *names, role=RESULT, remembered=None, **options):
+    def declare(self, group, *names, role=RESULT, remembered=None, chosen=None, **options):
         """A flag of a group; returns its dest. One of MIN and MAX has to be a range."""
         dest = group.add_argument(*names, **options).dest
-        self.meanings[dest] = Meaning(role, remembered)
+        self.roles[dest] = role
+        for of, value in ((self.remembered, remembered), (self.takes, chosen)):
+            if value:
+                of[dest] = value
         if options.get("metavar") == ("MIN", "MAX"):
             self.ranges.append(dest)
         return dest
@@ -106,6 +90,18 @@ class Parser(cli.Parser):
         self.presets[group(flag, type=str, default=first, choices=list(presets), help=text)] = presets
         self.set_defaults(**presets[first])
 
+    def add_other(self, defaults, data=False):
+        """Defaults where the trunk is not ResNet-38, with `data` also where the data set is not VOC; --help shows both.
+
+        defaults: {dest: value}, a `Following` where it follows from other arguments, which stand before it.
+        """
+        self.others.append((data, defaults))
+        where = "another trunk or data set" if data else "another trunk"
+        for action in self._actions:
+            if action.dest in defaults and "(default" not in action.help:
+                own, other = (cli.shown(value) for value in (action.default, defaults[action.dest]))
+                action.help += f" (default: {own}; {where}: {other})"
+
     def ignore(self, *names):
         """Take flags of the released code that change nothing."""
         for name in names:
@@ -113,49 +109,85 @@ class Parser(cli.Parser):
             self.ignored.append(name)
 
     def parse_args(self, args=None, namespace=None):
-        """Two passes: the first says which experiment, data set and presets; what these say are the second's defaults.
+        """Two passes: the first says which experiment, data, trunk and presets; their defaults are the second's.
 
         UserError where a flag contradicts what the experiment remembers.
         """
-        first = super().parse_args(args, Arguments(self))
+        first = split_methods(super().parse_args(args, Arguments(self)))
+        experiments, stored, chosen, recipe = [], {}, {}, {}
         for name, presets in self.presets.items():
-            self.set_defaults(**presets[getattr(first, name)])
-        experiments, stored = [], {}
-        if "voc12_root" in self.meanings:
+            value = getattr(first, name)
+            self.set_defaults(**presets[value])
+            recipe |= {} if value == next(iter(presets)) else presets[value]
+        if "voc12_root" in self.roles:
             names = first.name if isinstance(first.name, list) else [first.name] if first.name else []
             experiments = [Experiment(first.experiment, name) for name in names]
-            stored = self.stored(first, experiments)
+            stored = self.recall(first, experiments)
             root = first.voc12_root or stored.get("voc12_root", VOC_ROOT)
-            defaults = {"voc12_root": root} | folder_defaults(Path(root), self.splits) | stored
-            self.set_defaults(**{name: value for name, value in defaults.items() if name in self.meanings})
-        second = super().parse_args(args, Arguments(self))
+            chosen, about = self.chosen(first, experiments)
+            defaults = {"voc12_root": root} | experiment.folder_defaults(Path(root), self.splits)
+            defaults |= ({} if recipe else self.elsewhere(first, stored, Path(root))) | stored | chosen
+            self.set_defaults(**{name: value for name, value in defaults.items() if name in self.roles})
+        second = split_methods(super().parse_args(args, Arguments(self)))
+        blank = argparse.Namespace(**dict.fromkeys(self.roles))  # no default is put where there is a value
+        second.given = {
+            name for name, value in vars(self.parse_known_args(args, blank)[0]).items() if value is not None
+        }
+        if "voc12_root" in second.given and not Path(second.voc12_root).is_dir():
+            raise UserError(f"--voc12_root {second.voc12_root}: no such folder")
         if stored:
-            check_contradictions(second, experiments[0], stored)
+            experiment.check_contradictions(second, experiments[0], stored)
         for name in self.ranges:
             low, high = getattr(second, name)
             if low > high:
                 raise UserError(f"--{name} {low} {high}: MIN must not be above MAX")
+        if {"images", "out"} <= self.roles.keys() and (second.images is None) != (second.out is None):
+            raise UserError("--images PATH and --out DIR go together")
         for name in self.splits:
-            setattr(second, name, expand_list(getattr(second, name), second.voc12_root))
+            setattr(second, name, experiment.expand_list(getattr(second, name), second.voc12_root))
+        for name, value in [pair for _, defaults in self.others for pair in defaults.items()]:
+            if getattr(second, name) is value and isinstance(value, Following):
+                setattr(second, name, value.of(second))
+        if used := {name: value for name, value in chosen.items() if getattr(second, name) == value}:
+            say(describe_chosen(used, about))
         for name in self.ignored:
             if getattr(second, name) is not None:
                 print_warning(f"--{name} has no effect")
             delattr(second, name)
         return second
 
-    def stored(self, first, experiments):
+    def elsewhere(self, first, stored, root):
+        """The defaults of `add_other` that hold. first: what the first pass gave; root: the data set's folder."""
+        trunks = getattr(first, "trunk", PAPER), stored.get("trunk", PAPER)
+        light, voc = trunks != (PAPER, PAPER), experiment.is_voc(root)
+        holding = [defaults for data, defaults in self.others if light or (data and not voc)]
+        return {name: value for defaults in holding for name, value in defaults.items()}
+
+    def chosen(self, first, experiments):
+        """What choose.py chose of the flags that take it in this run, {dest: value}, and of what."""
+        if len(experiments) != 1 or self.begins:
+            return {}, ""
+        values, about = read_chosen(experiments[0])
+        return {name: value for name, value in values.items() if name in self.takes and self.takes[name](first)}, about
+
+    def recall(self, first, experiments):
         """What the experiments remember, for a data set that may have moved. first: what the first pass gave."""
         if self.begins and begins_anew(first, experiments[0]):
             return {}
-        stored = read_common(experiments, first.remembered)
+        stored = experiment.read_common(experiments, first.remembered)
         if first.voc12_root and "voc12_root" in stored:
-            stored = moved(stored, first.voc12_root)
-        return stored
+            stored = experiment.moved(stored, first.voc12_root)
+        return experiment.named(stored, experiments[0].settings) if stored else stored
 
 
 def begins_anew(args, experiment):
     """Whether the first stage forgets what its experiment remembers: told to, or nothing was trained yet."""
     return (args.overwrite and not args.resume) or not experiment.classifier.newest()  # both: goes on where it can
+
+
+def always(first):
+    """For `chosen` of a flag that takes what choose.py chose in every run."""
+    return True
 
 
 def experiment_name(text):
@@ -165,12 +197,35 @@ def experiment_name(text):
     return text
 
 
+def split_methods(args):
+    """The arguments, `--name her=a,b ours=c,d` as methods {"her": ["a", "b"], ...} and name ["a", "b", "c", "d"]."""
+    if not isinstance(getattr(args, "name", None), list):
+        return args
+    pairs = [name.partition("=") for name in args.name if not Experiment(args.experiment, name).folder.is_dir()]
+    methods = {method: names.split(",") for method, equals, names in pairs if equals and method}
+    if methods:
+        if len(methods) < len(args.name):
+            raise UserError(
+                f"--name {' '.join(args.name)}: give experiments, or METHOD=NAME,NAME,... with each method once"
+            )
+        args.methods, args.name = methods, sum(methods.values(), [])
+        for name in args.name:
+            try:
+                experiment_name(name)
+            except argparse.ArgumentTypeError as error:
+                raise UserError(f"--name: {error}") from None
+    return args
+
+
 # ---------------------------------------------------------------- flags of several scripts
 
 
 def add_experiment(parser, name=None, several=False, required=True):
     """--name, --experiment. name: a default, without which the flag is required. several: none, one or more names."""
-    text = "names of experiments, folders" if several else "name of the experiment, a folder"
+    text = "name of the experiment, a folder"
+    if several:
+        text = "names of experiments, or METHOD=NAME,NAME,... for each method: means and deviations are then a method's"
+        parser.set_defaults(methods=None)
     more = {"nargs": "+"} if several else {"required": required and name is None}
     parser.run("--name", type=experiment_name, default=name, help=text, **more)
     parser.run("--experiment", type=str, default="experiment", help="folder of all experiments")
@@ -214,12 +269,18 @@ def add_data(parser, labels=True):
     parser.data("--classes", role=CONTENT, remembered=str | None, help=text, **more)
 
 
+def fit_batches(args, images):
+    """Lower --batch_size and --batch_size_triplet to the number of images where they were not given."""
+    for name in ({"batch_size", "batch_size_triplet"} & vars(args).keys()) - args.given:
+        setattr(args, name, min(getattr(args, name), images))
+
+
 def add_trunk(parser):
     """--trunk, --output_stride, --width: what the networks of the method stand on."""
     add = parser.network
     text = "resnet38d, or timm:NAME for a classifier of timm (default: the experiment's, else resnet38d)"
-    add("--trunk", remembered=str, type=str, default="resnet38d", help=text)
-    text = "pixels a cell of a timm CNN (default: the experiment's, else the trunk's own)"
+    add("--trunk", remembered=str, type=str, default=PAPER, help=text)
+    text = "pixels a cell of a timm CNN (default: the experiment's; of a new one 16 where the trunk can, else its own)"
     add("--output_stride", remembered=int | None, type=int, default=None, choices=[8, 16, 32], help=text)
     text = "factor on the channels of resnet38d, 1 = the paper's (default: the experiment's, else 1)"
     add("--width", remembered=float | int, type=positive, default=1.0, help=text)
@@ -304,11 +365,12 @@ def add_arch(parser):
 
 def add_walk(parser):
     """--low, --high, --dup, --scale: what names and shapes an AffinityNet run."""
-    add = parser.method
-    add("--low", type=power, required=True, help="background power of the CRF with sure objects, 1 to 99")
-    add("--high", type=power, required=True, help="background power of the CRF with sure background, 1 to 99")
-    add("--dup", type=power, required=True, help="background power of the maps that are walked, 1 to 99")
-    add("--scale", type=positive, default=1.0, help="factor on the image's sides before AffinityNet sees it")
+    add = partial(parser.method, chosen=always)
+    add("--low", type=power, default=2, help="background power of the CRF with sure objects, 1 to 99")
+    add("--high", type=power, default=21, help="background power of the CRF with sure background, 1 to 99")
+    add("--dup", type=power, default=19, help="background power of the maps that are walked, 1 to 99")
+    parser.add_other({name: OTHERS[name] for name in ("high", "dup")}, data=True)
+    parser.method("--scale", type=positive, default=1.0, help="factor on the image's sides before AffinityNet sees it")
 
 
 def add_truth(parser):
@@ -325,40 +387,3 @@ def check_powers(args):
     if args.low >= args.high:
         raise UserError(f"--low {args.low} --high {args.high}: low must be below high")
     return args.low, args.high, args.dup
-
-
-def check_places(args):
-    """UserError where --images and --out do not go together."""
-    if (args.images is None) != (args.out is None):
-        raise UserError("--images PATH and --out DIR go together")
-
-
-# ---------------------------------------------------------------- the command of the next stage
-
-
-def next_command(script, args, *more):
-    """The command of the next stage, to be pasted into a shell; what its experiment remembers is left out.
-
-    args: of this stage. more: the next one's own flags and their values, as they stand on a command line. What an
-    experiment has of a published checkpoint it does not remember, nor where a data set has moved to.
-    """
-    own = words("--name", args.name)
-    if args.experiment != "experiment":
-        own += words("--experiment", args.experiment)
-    stored = read_settings(Experiment.of(args).settings, args.remembered)
-    for name, default in UNREMEMBERED.items():
-        value = getattr(args, name, None)
-        of_trunk = name in ("trunk", "output_stride", "width")
-        if value not in (None, stored.get(name, default)) and not (of_trunk and script == "evaluation.py"):
-            own += words(f"--{name}", value)
-    return shlex.join(["python", script, *own, *map(str, more)])
-
-
-def words(name, value):
-    """Words of a command line: a flag and its value, or one word where the value begins like a flag."""
-    return [f"{name}={value}"] if str(value).startswith("-") else [name, str(value)]
-
-
-def scored_list(path):
-    """The list to score results of a list with: of the VOC's training images not all have masks."""
-    return "voc12/train.txt" if path == "voc12/train_aug.txt" else path

@@ -5,9 +5,12 @@ origin)} of those that are to be written, with {class: path} in place of the pat
 None in place of both where nothing is written and only the time counts.
 """
 
-from tool.crf import crf_of_large
+import numpy as np
+
+from tool.crf import RELEASED, crf_of_large
 from tool.io.images import heat_overlay, label_image, label_overlay, save_image
 from tool.io.scores import write_scores
+from tool.metrics import best_labels
 from tool.pseudo_labels import refine_labels
 from tool.segmentation import label_map, refine_scores
 from tool.workers import WRITING
@@ -28,18 +31,24 @@ def write_overlays(image, cams, files):
             save_image(paths[k], heat_overlay(image, cam), origin)
 
 
-def refine_maps(image, cams, files, compressed, max_side=0):
-    """Dense CRF of the maps, for every background power. files: {alpha: ...}. max_side: see `inner_size`."""
-    for alpha, scores in crf_of_large(image, cams, list(files), max_side):
-        if files[alpha]:
+def refine_maps(image, cams, files, compressed, max_side=0, pairwise=RELEASED):
+    """Dense CRF of the maps, for every background power. max_side: see `inner_size`.
+
+    files: {alpha: file of the scores, (alpha, "png"): of the best labels}.
+    """
+    alphas = list(dict.fromkeys(name[0] if isinstance(name, tuple) else name for name in files))
+    for alpha, scores in crf_of_large(image, cams, alphas, max_side, pairwise):
+        if files.get(alpha):
             path, origin = files[alpha]
             with WRITING:
                 write_scores(path, scores, compressed, origin)
+        if png := files.get((alpha, "png")):
+            write_labels(image, best_labels(scores).astype(np.uint8), {"labels": png}, ())
 
 
-def refine_walk(image, walked, files, names, max_side=0):
+def refine_walk(image, walked, files, names, max_side=0, pairwise=RELEASED):
     """Dense CRF of walked scores, then `write_labels`. walked: (keys, scores K x H x W)."""
-    write_labels(image, refine_labels(image, *walked, max_side), files, names)
+    write_labels(image, refine_labels(image, *walked, max_side, pairwise), files, names)
 
 
 def refine_segmentation(image, scores, files, names):

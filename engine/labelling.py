@@ -24,42 +24,18 @@ from tqdm import tqdm
 from engine.background import Background
 from engine.check import Check
 from engine.distributed import join_world, memory_format
-from engine.flags import next_command, scored_list, words
-from engine.outputs import NONE, Inputs, Outputs, split_classes
+from engine.experiment import next_command, scored_list
+from engine.outputs import Inputs, Outputs
 from engine.record import this_run
 from engine.summary import Summary
 from tool.cam import inner_size
-from tool.io.failures import FAILED_FILE, Failures
+from tool.io.failures import Failures
 from tool.io.files import UserError, read_list
 from tool.io.images import open_image
 from tool.io.lock import locked
 from tool.threads import one_thread
-from voc12.data import (
-    Broken,
-    check_images,
-    image_path,
-    in_range,
-    inference_loader,
-    mask_path,
-    read_maps,
-    require_images,
-)
+from voc12.data import Broken, InferenceSet, in_range, inference_loader, mask_path, read_maps
 from voc12.labels import describe_negatives
-from voc12.layout import find_images
-
-CLASSES_AN_IMAGE = 1.5  # VOC's mean, for images whose classes are not known beforehand
-
-
-class Images(NamedTuple):
-    """What is labelled. photograph, maps: functions ID -> path; maps is for stages that read stored ones.
-
-    labels: {ID: vector of 0 and 1} where it is known beforehand which classes an image shows.
-    """
-
-    ids: list
-    photograph: object
-    maps: object = None
-    labels: object = None
 
 
 class Job(NamedTuple):
@@ -69,63 +45,23 @@ class Job(NamedTuple):
     work: object
     crf: bool = False
 
+    @property
+    def folder(self):
+        """That of the first output."""
+        return next(iter(self.outputs.values())).folder
+
 
 class Facts(NamedTuple):
     """What a run reads, beside its arguments. list, weights: paths, for the record; both may be None.
 
-    maps: the Output of maps that need not be made again where they are there, see `Labelling.split`.
+    maps: the Output of maps that need not be made again where they are there, see `Labelling.split`; num_classes: what
+    the keys of such maps are below.
     """
 
     list: str | None
     weights: object
     maps: object = None
-
-
-def find_photographs(args, jobs):
-    """Images of --images, or of --infer_list, and Failures, which hold those that are missing with --on_error skip."""
-    first = next(iter(jobs[0].outputs.values()))
-    failures = Failures(args.on_error, first.folder / FAILED_FILE, held=True)
-    if args.images:
-        found = find_images(args.images, args.out)
-        return Images(list(found), found.get), failures
-    ids = usable_images(read_list(args.infer_list), args.voc12_root, failures)
-    return Images(ids, partial(image_path, args.voc12_root)), failures
-
-
-def usable_images(ids, voc12_root, failures):
-    """The IDs that have an image; see --on_error for the others. UserError where none has any."""
-    if not failures.skip:
-        check_images(ids, voc12_root)
-        return ids
-    usable = failures.usable(ids, lambda image_id: require_images([image_id], voc12_root))
-    if not usable:
-        reason = failures.noted[-1].split("\t")[1]
-        raise UserError(f"no image is left: all {len(ids)} failed, the last with: {reason}")
-    return usable
-
-
-class Larger:
-    """Photographs that --max_side brings down: the first one is said at once, how many there were at the end."""
-
-    def __init__(self, max_side):
-        self.max_side, self.count = max_side, 0
-
-    def inner(self, image_id, size):
-        """`inner_size` of a photograph of `size` (h, w), which is counted."""
-        seen = inner_size(size, self.max_side)
-        if seen != tuple(size):
-            self.count += 1
-            if self.count == 1:
-                tqdm.write(
-                    f"{image_id}: {size[1]} x {size[0]} pixels, seen at {seen[1]} x {seen[0]} (--max_side "
-                    f"{self.max_side}, as all that are larger); results have its own size",
-                    file=sys.stderr,
-                )
-        return seen
-
-    def say(self):
-        if self.count:
-            print(f"{self.count} photographs were larger than --max_side {self.max_side}", file=sys.stderr)
+    num_classes: int = 0
 
 
 class Labelling:
@@ -136,12 +72,12 @@ class Labelling:
     def __init__(self, args, net, images, jobs, failures, facts):
         """net: None where stored maps alone are used. images: of all processes. failures: those found before."""
         self.args, self.net, self.images, self.jobs = args, net, images, jobs
-        self.failures, self.facts = failures, facts
-        self.world = join_world(args.device)
+        self.failures, self.facts = Failures("stop", "") if args.check else failures, facts
+        self.world, self.summary = join_world(args.device), Summary()
         self.device = self.world.device
-        self.summary = Summary(self.device)
-        self.inputs = Inputs(self.world.share(images.ids), images.photograph, images.maps, images.labels)
         self.folders = [output for job in jobs for output in job.outputs.values()]
+        for output in self.folders:
+            output.check_names(images.ids, images.labels)
         self.there, self.todo = [], []  # see `split`
         self.next = self.last = None  # of `when_done`
         self.network = "network"  # what --check calls the time of a sample
@@ -151,55 +87,35 @@ class Labelling:
                 net.to(self.device, memory_format=memory_format(self.device, args.amp)).eval()
         with contextlib.ExitStack() as stack:
             if args.check:
-                self.begin_check()
+                self.check = Check(self.world, f"{self.device} works, lists and labels are read, weights fit")
+                for output in self.folders:
+                    output.check(args.overwrite)
             else:
-                self.begin(stack)
+                stack.enter_context(locked([output.folder for output in self.folders], self.world))
+                crf = args.crf_workers * any(job.crf for job in jobs)
+                self.crf, self.thread = map(stack.enter_context, (Background(processes=crf), Background(threads=1)))
+                self.failures.begin(self.world)
+                run = this_run(args, self.world, [facts.list] if facts.list else [], facts.weights)
+                for output in self.folders:
+                    self.world.first(partial(output.claim, args.overwrite, run))
+            inputs = Inputs(self.world.share(images.ids), images.photograph, images.maps, images.labels)
+            self.outputs = Outputs(self.folders, inputs)
+            lacking = self.outputs.lacking(facts.maps) if facts.maps else set()
+            self.left = self.look() if args.check else list(self.outputs.left)
+            parts = self.split(lacking) if facts.maps else ""
+            if not args.check:
+                self.outputs.renew()
+                where = f"{self.device}, process {self.world.rank} of {self.world.size}"
+                about = f"{self.outputs.describe()}{parts}{describe_negatives(images.labels)}"
+                print(f"{args.script}: {facts.weights or 'stored maps'}, {where}: {about}", flush=True)
+            self.clock = time.perf_counter()
             self.stack = stack.pop_all()
 
-    def begin(self, stack):
-        """Take the folders, start the workers, find out what is left."""
-        stack.enter_context(locked([output.folder for output in self.folders], self.world))
-        self.crf = stack.enter_context(Background(processes=self.args.crf_workers * any(job.crf for job in self.jobs)))
-        self.thread = stack.enter_context(Background(threads=1))
-        self.failures.begin(self.world)
-        lists = [self.facts.list] if self.facts.list else []
-        run = this_run(self.args, self.world, lists, self.facts.weights)
-        self.world.first(lambda: self.claim(run))
-        self.outputs = Outputs(self.folders, self.inputs)
-        self.left = list(self.outputs.left)
-        self.outputs.renew()
-        where = f"{self.facts.weights or 'stored maps'}, {self.device}, process {self.world.rank} of {self.world.size}"
-        about = f"{self.outputs.describe()}{self.split()}{describe_negatives(self.images.labels)}"
-        print(f"{self.args.script}: {where}: {about}", flush=True)
-
-    def claim(self, run):
-        """The folders are those of these results. For rank 0."""
-        for output in self.folders:
-            output.claim(self.args.overwrite, run)
-
-    def begin_check(self):
-        """--check: folders, images, disk; one image is left."""
-        self.check = Check(self.world, f"{self.device} works, lists and labels are read, weights fit")
-        for output in self.folders:
-            output.check(self.args.overwrite)
-        self.failures = Failures("stop", "")
-        self.outputs = Outputs(self.folders, self.inputs)
-        self.sizes = self.check.images({image_id: self.images.photograph(image_id) for image_id in self.outputs.left})
-        self.check.disks(self.disk_needed())
-        self.left = sorted(self.sizes, key=lambda i: not self.inputs.classes[i])[:1]  # with classes, which takes longer
-        self.split()
-        self.clock = time.perf_counter()
-
-    def disk_needed(self):
-        """{folder: bytes, about} of what is left."""
-        needed = {output.folder: 0 for output in self.folders}
-        for image_id, lacking in self.outputs.left.items():
-            width, height = self.sizes.get(image_id, (0, 0))
-            classes = self.inputs.classes[image_id]
-            count = CLASSES_AN_IMAGE if classes == NONE else len(split_classes(classes))
-            for output in lacking:
-                needed[output.folder] += width * height * output.pixel_bytes(count)
-        return needed
+    def look(self):
+        """--check: photographs, disk -> [ID of one image], with classes where there are such, which takes longer."""
+        sizes = self.check.images({image_id: self.images.photograph(image_id) for image_id in self.outputs.left})
+        self.check.disks(self.outputs.bytes_needed(sizes))
+        return sorted(sizes, key=lambda i: not self.outputs.inputs.classes[i])[:1]
 
     def each(self, stage, samples):
         """The samples, with a bar, timed as a stage of the summary; those that are written are counted."""
@@ -212,22 +128,19 @@ class Labelling:
     @contextlib.contextmanager
     def inference(self):
         """Without gradients, in autocast where that is asked for."""
-        with torch.no_grad(), torch.autocast(self.device.type, dtype=torch.bfloat16, enabled=self.args.amp):
+        with torch.no_grad(), self.world.autocast(self.args.amp):
             yield
 
-    def split(self):
+    def split(self, lacking):
         """Part what is left into `there`, whose maps are stored, and `todo`, for the network; in words.
 
-        UserError where there is no network for the latter, or these are failures.
+        lacking: IDs without maps. UserError where there is no network for the latter, or these are failures.
         """
         maps = self.facts.maps
-        if maps is None:
-            return ""
-        lacking = self.outputs.lacking(maps)
         self.there = [image_id for image_id in self.left if image_id not in lacking]
         self.todo = [image_id for image_id in self.left if image_id in lacking]
         if self.todo and not self.net:
-            first, of = self.todo[0], f"{len(self.todo)} of {len(self.inputs.classes)} images"
+            first, of = self.todo[0], f"{len(self.todo)} of {len(self.outputs.inputs.classes)} images"
             if not self.failures.skip:
                 text = f"no maps of {of}, or of other photographs (first {first})"
                 raise UserError(f"{maps.folder}: {text}; give --load_epo EPOCH, or put maps there")
@@ -236,13 +149,13 @@ class Labelling:
             self.todo = []
         return f", {len(self.there)} from stored maps, {len(self.todo)} through the network"
 
-    def stored(self, maps, ids, num_classes):
-        """Maps of `ids` that were written before, from the Output `maps` -> samples for `write`."""
-        said = set()
-        for image_id in self.each("from dict", ids):
+    def stored(self):
+        """Maps that were written before -> samples for `write`."""
+        maps, said = self.facts.maps, set()
+        for image_id in self.each("from dict", self.there):
             try:
                 image = np.array(open_image(self.images.photograph(image_id)))
-                cams = read_maps(maps.path(image_id), image.shape[:2], num_classes)
+                cams = read_maps(maps.path(image_id), image.shape[:2], self.facts.num_classes)
             except UserError as error:
                 self.failures.add(image_id, error)
                 continue
@@ -258,16 +171,25 @@ class Labelling:
             else:
                 yield sample
 
-    def seen(self, stage, samples):
-        """Samples of an InferenceSet as the network takes them.
+    def seen(self, stage, ids, views):
+        """The images `ids` as the network takes them.
 
         -> (ID, H x W x 3 uint8, views on the device, label, (h, w) at which --max_side shows it).
         """
-        form, larger = memory_format(self.device, self.args.amp), Larger(self.args.max_side)
+        form, side, larger = memory_format(self.device, self.args.amp), self.args.max_side, 0
+        samples = InferenceSet(self.images.photograph, ids, self.images.labels, views)
         for image_id, image, views, label in self.samples(stage, samples):
             views = [view.to(self.device, non_blocking=True).contiguous(memory_format=form) for view in views]
-            yield image_id, image.numpy(), views, label, larger.inner(image_id, image.shape[:2])
-        larger.say()
+            size = inner_size(image.shape[:2], side)
+            if size != image.shape[:2]:
+                if not larger:
+                    now = f"{image.shape[1]} x {image.shape[0]} pixels, seen at {size[1]} x {size[0]}"
+                    text = f"(--max_side {side}, as all that are larger); results have its own size"
+                    tqdm.write(f"{image_id}: {now} {text}", file=sys.stderr)
+                larger += 1
+            yield image_id, image.numpy(), views, label, size
+        if larger:
+            print(f"{larger} photographs were larger than --max_side {side}", file=sys.stderr)
 
     def write(self, image_id, image, classes, data):
         """Have an image's missing files made. image: H x W x 3 uint8; classes: indices it shows; data: for the jobs."""
@@ -313,14 +235,13 @@ class Labelling:
         """The summary, to console and run.json."""
         counts = self.summary.counts
         counts["done"] = sum(stage["images"] for stage in self.summary.stages.values())
-        counts["skipped"] = len(self.inputs.classes) - len(self.outputs.left)
+        counts["skipped"] = len(self.outputs.inputs.classes) - len(self.outputs.left)
         self.summary.add("crf", self.crf)
         self.summary.add("writing", self.thread)
-        folders = [output.folder for output in self.folders]
         if self.last:
             self.world.collect(None)  # all have written theirs
             self.world.first(self.last)
-        self.summary.end(self.args.script, self.world, folders, self.failures, self.next)
+        self.summary.end(self.args.script, self.world, [o.folder for o in self.folders], self.failures, self.next)
 
     def scoring(self, task, folder):
         """The command that scores results of the run's list; None where images of it have no masks."""
@@ -333,4 +254,4 @@ class Labelling:
             return None
         if not all(mask_path(self.args.voc12_root, image_id).is_file() for image_id in ids):
             return None
-        return next_command("evaluation.py", self.args, "--task", task, "--dict_dir", folder, *words("--list", scored))
+        return next_command("evaluation.py", self.args, task=task, dict_dir=folder, list=scored)

@@ -72,22 +72,20 @@ def epoch_of(line):
         return math.inf
 
 
-def describe_run(log, args, world, lines, optimizer):
+def describe_run(args, world, lines, optimizer):
     """The first lines of a log: version, machine, processes, settings; `lines`; parameter groups."""
     device = world.device
     name = torch.cuda.get_device_name(device) if device.type == "cuda" else platform.processor() or platform.machine()
-    log.line(
-        f"AEFT {VERSION}, {args.script}: torch {torch.__version__}, {device} ({name}), "
-        f"{world.size} process{'es' if world.size > 1 else ''}, seed {args.seed}"
-    )
-    log.line("settings: " + " ".join(f"{k}={v}" for k, v in sorted(vars(args).items())))
-    for line in lines:
-        log.line(line)
-    for group in optimizer.param_groups:
-        log.line(
-            f"group {group['name']}: {len(group['params'])} tensors, {sum(p.numel() for p in group['params']):,} "
-            f"values, lr {group['initial_lr']:g}, weight decay {group['weight_decay']:g}"
-        )
+    machine = f"torch {torch.__version__}, {device} ({name})"
+    processes = f"{world.size} process{'es' if world.size > 1 else ''}"
+    settings = " ".join(f"{k}={v}" for k, v in sorted(vars(args).items()))
+    groups = [
+        f"group {group['name']}: {len(group['params'])} tensors, {sum(p.numel() for p in group['params']):,} "
+        f"values, lr {group['initial_lr']:g}, weight decay {group['weight_decay']:g}"
+        for group in optimizer.param_groups
+    ]
+    first = f"AEFT {VERSION}, {args.script}: {machine}, {processes}, seed {args.seed}"
+    return [first, f"settings: {settings}", *lines, *groups]
 
 
 def describe_terms(record, terms):

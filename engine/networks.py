@@ -3,11 +3,41 @@
 from pathlib import Path
 
 from engine.experiment import Experiment
-from engine.record import folder_settings
-from models.checkpoint import find_epoch, load_weights
-from models.deeplab import DEEPLAB, make_segmentation_net, network_settings
+from models.affinity import AffinityNet
+from models.checkpoint import load_trained
+from models.deeplab import DEEPLAB
+from models.trained import load_classifier as trained_classifier
+from models.trained import load_segmentation
+from models.trunks import make_trunk
 from tool.io.files import UserError, file_hash
-from tool.threads import one_thread
+
+
+def find_checkpoint(args, best, training):
+    """--weights, or best.pth; UserError names the `training` that writes it."""
+    weights = Path(args.weights or best)
+    if not weights.is_file():
+        hint = "" if args.weights else f"; run {training}"
+        raise UserError(f"{weights}: no such checkpoint{hint}")
+    return weights
+
+
+def load_classifier(args, num_classes):
+    """(network, path of its weights); None twice where stored maps alone are used. UserError names the epochs there."""
+    given = (args.load_epo is not None) + (args.weights is not None)
+    if not given and not args.dict and args.labels == "given":
+        return None, None
+    if given != 1:
+        raise UserError("give one of --load_epo EPOCH and --weights FILE")
+    weights = Path(args.weights) if args.weights else Experiment.of(args).classifier.find(args.load_epo)
+    return trained_classifier(vars(args), weights, num_classes), weights
+
+
+def load_affinity_net(args):
+    """(network, path): the weights of --weights or best.pth."""
+    powers = args.low, args.high, args.dup
+    training = "train_aff.py --name {} --low {} --high {} --dup {}".format(args.name, *powers)
+    weights = find_checkpoint(args, Experiment.of(args).affinity(powers).best, training)
+    return load_trained(lambda: AffinityNet(make_trunk(args.trunk, args.width, args.output_stride)), weights), weights
 
 
 def load_segmentation_net(args, num_labels):
@@ -16,24 +46,7 @@ def load_segmentation_net(args, num_labels):
     Sets args.arch where it was not given.
     """
     args.arch = args.arch or DEEPLAB + args.trunk
-    weights = Path(args.weights or Experiment.of(args).segmentation(args.arch).best)
-    if not weights.is_file():
-        hint = "" if args.weights else f"; run train_seg.py --name {args.name} --arch {args.arch}"
-        raise UserError(f"{weights}: no such checkpoint{hint}")
-    network = network_settings(args.arch, vars(args) | (folder_settings(weights.parent) or {}))
-    with one_thread():  # worker processes are forked later, and a fork does not copy torch's threads
-        net = make_segmentation_net(**network, num_labels=num_labels)
-        load_weights(net, weights, part="all")
+    best = Experiment.of(args).segmentation(args.arch).best
+    weights = find_checkpoint(args, best, f"train_seg.py --name {args.name} --arch {args.arch}")
+    net, network = load_segmentation(args.arch, vars(args), weights, num_labels)
     return net, weights, network | {"weights": file_hash(weights)}
-
-
-def find_classifier(args):
-    """Path of the weights; None where stored maps alone are used. UserError says which epochs there are."""
-    given = (args.load_epo is not None) + (args.weights is not None)
-    if not given and not args.dict and args.labels == "given":
-        return None
-    if given != 1:
-        raise UserError("give one of --load_epo EPOCH and --weights FILE")
-    if args.weights:
-        return Path(args.weights)
-    return find_epoch(Experiment.of(args).classifier.folder, args.load_epo)

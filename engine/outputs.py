@@ -23,11 +23,12 @@ from typing import NamedTuple
 
 import numpy as np
 
-from engine.record import difference, folder_settings, origin_of, write_record
-from tool.io.files import UserError, file_checksum, remove_stale
+from engine.record import difference, origin_of, write_record
+from tool.io.files import UserError, file_checksum, folder_settings, remove_stale
 
 NONE = "-"
 TIMES = "times"  # an answer of `Inputs.compare`
+CLASSES_AN_IMAGE = 1.5  # VOC's mean, for images whose classes are not known beforehand
 
 
 class Output:
@@ -46,17 +47,49 @@ class Output:
         """The mark of these results, in each of their files."""
         return origin_of(self.settings)
 
+    def check_names(self, ids, labels=None):
+        """UserError where two images would share a file: a with the class b_c, and a_b with the class c.
+
+        labels: {ID: vector of 0 and 1} where it is known which classes an image shows.
+        """
+        known, names = set(ids), list(enumerate(self.class_names or ()))
+        for (k, long), (j, short) in ((one, other) for one in names for other in names):
+            for image_id in ids if long.endswith(f"_{short}") else ():
+                other = f"{image_id}_{long.removesuffix(f'_{short}')}"
+                if other in known and (labels is None or (labels[image_id][k] and labels[other][j])):
+                    text = f"would be of {image_id} with the class {long} and of {other} with the class {short}"
+                    raise UserError(f"{self.path(image_id, k)}: {text}; rename a photograph, or leave --vis away")
+
     def pixel_bytes(self, classes):
         """About how many bytes a pixel takes in an image of so many classes."""
         return self.bytes_a_pixel[0] + self.bytes_a_pixel[1] * classes
 
     def check(self, overwrite):
-        """UserError where the folder holds results of other settings that are not to be overwritten."""
-        check_claim(self.folder, self.settings, f"*{self.suffix}", overwrite)
+        """Whether the folder is of these results.
+
+        UserError where it holds others, or results of unknown origin, that are not to be overwritten.
+        """
+        old = folder_settings(self.folder)
+        if old != self.settings and not overwrite and any(self.files_there()):
+            text = f"{self.folder}: holds results of {difference(old, self.settings)}"
+            raise UserError(f"{text}; --overwrite replaces them, another --name keeps both")
+        return old == self.settings
+
+    def files_there(self):
+        """Paths of all results in the folder, at any depth: IDs may have slashes."""
+        return self.folder.rglob(f"*{self.suffix}")
 
     def claim(self, overwrite, run):
         """Make the folder the place of these results; with `overwrite` others are removed. run: see `this_run`."""
-        claim_folder(self.folder, self.settings, f"*{self.suffix}", overwrite, run)
+        self.folder.mkdir(parents=True, exist_ok=True)
+        remove_stale(self.folder)
+        same = self.check(overwrite)
+        if not same:
+            for path in self.files_there():
+                path.unlink()
+            inputs_path(self.folder).unlink(missing_ok=True)
+        mend_inputs(self.folder)
+        write_record(self.folder, self.settings, run, keep=same)
 
     def name(self, image_id, class_index=None):
         """The name in the folder of an image's file, or of that of one of its classes."""
@@ -138,6 +171,17 @@ class Outputs:
         """IDs that have no file in an output folder, of this run or another, that belongs to its inputs."""
         return (self.surveys.get(output) or output.survey(self.inputs)).left
 
+    def bytes_needed(self, sizes):
+        """{folder: bytes, about} of what is left. sizes: {ID: (width, height)} of the photographs."""
+        needed = {output.folder: 0 for output in self.surveys}
+        for image_id, lacking in self.left.items():
+            width, height = sizes.get(image_id, (0, 0))
+            classes = self.inputs.classes[image_id]
+            count = CLASSES_AN_IMAGE if classes == NONE else len(split_classes(classes))
+            for output in lacking:
+                needed[output.folder] += width * height * output.pixel_bytes(count)
+        return needed
+
     def describe(self):
         """How many images are done, and which are done again because what they were made from has changed."""
         text = f"{len(self.inputs.classes)} images, {len(self.inputs.classes) - len(self.left)} done before"
@@ -168,40 +212,6 @@ class Outputs:
                     os.remove(f"{output.folder}/{name}")
             add_inputs(output.folder, [line])
         return self.left[image_id]
-
-
-# ---------------------------------------------------------------- whose a folder is
-
-
-def check_claim(folder, settings, pattern, overwrite=False):
-    """Whether results of `settings` may go to `folder`; returns whether such are there.
-
-    settings: what determines the results, plain values. pattern: for names of result files, at any depth: IDs may
-    have slashes. UserError where the folder holds results of other settings or of unknown origin, unless they are to be
-    overwritten.
-    """
-    old = folder_settings(folder)
-    if old != settings and any(Path(folder).rglob(pattern)) and not overwrite:
-        text = f"{folder}: holds results of {difference(old, settings)}"
-        raise UserError(f"{text}; --overwrite replaces them, another --name keeps both")
-    return old == settings
-
-
-def claim_folder(folder, settings, pattern, overwrite=False, run=None):
-    """Make `folder` the place of results of `settings`, see `check_claim`; returns their origin.
-
-    With `overwrite` results of other settings are deleted. run: see `this_run`.
-    """
-    folder = Path(folder)
-    folder.mkdir(parents=True, exist_ok=True)
-    remove_stale(folder)
-    same = check_claim(folder, settings, pattern, overwrite)
-    if not same:
-        for path in folder.rglob(pattern):
-            path.unlink()
-        inputs_path(folder).unlink(missing_ok=True)
-    mend_inputs(folder)
-    return write_record(folder, settings, run or {}, keep=same)
 
 
 # ---------------------------------------------------------------- what files were made from

@@ -18,10 +18,9 @@ from collections import Counter
 from pathlib import Path
 
 from tool import VERSION
-from tool.io.files import UserError, file_hash, fingerprint, read_json, write_json
+from tool.io.files import RUN_FILE, UserError, file_hash, fingerprint, read_record, write_json
 from tool.io.scores import file_origin
 
-RUN_FILE = "run.json"
 PACKAGES = ("torch", "torchvision", "numpy", "pillow", "pydensecrf2")
 
 
@@ -82,19 +81,6 @@ def finish_record(folder, summary):
     record = read_record(folder)
     if record is not None:
         write_json(Path(folder) / RUN_FILE, record | {"ended": now(), "summary": summary})
-
-
-def read_record(folder):
-    """run.json of a folder as a dict; None where there is none (files of another tool)."""
-    path = Path(folder) / RUN_FILE
-    record = read_json(path) if path.is_file() else None
-    return record if isinstance(record, dict) and isinstance(record.get("settings"), dict) else None
-
-
-def folder_settings(folder):
-    """The settings that made a folder's results; None where it has no run.json."""
-    record = read_record(folder)
-    return record and record["settings"]
 
 
 def origin(folder):

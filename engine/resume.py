@@ -10,6 +10,7 @@ from tool.io.files import UserError, print_warning, shorten
 from tool.io.torch_files import read_torch, save_torch
 
 RESUME_FILE = "resume.pth"
+WEIGHTS = "weights of --pretrained"  # of what a run reads; resume files of earlier versions do not say which
 
 
 @dataclass
@@ -97,7 +98,7 @@ def _is_resume_state(state):
 
 def check_resumable(path, state, facts, args):
     """Warnings about a resume file's state; UserError where this run cannot go on from it. facts: see `save_resume`."""
-    old = {k: v for k, v in state["settings"].items() if k in args.results or k not in args.meanings}
+    old = {k: v for k, v in state["settings"].items() if k in args.results or k not in args.roles}
     warnings = compare_settings(path, old, facts["settings"], ("epochs",))
     if "data" in state:
         compare_data(path, state["data"], facts["data"])
@@ -134,7 +135,8 @@ def compare_settings(path, old, new, may_change=()):
 
 def compare_data(path, old, new):
     """UserError where a run would go on with other data. old, new: {what it is, in words: fingerprint}."""
-    changed = [what for what in {**old, **new} if old.get(what) != new.get(what)]
+    old = {WEIGHTS: new.get(WEIGHTS)} | old
+    changed = [what for what in old | new if old.get(what) != new.get(what)]
     if changed:
         raise UserError(
             f"{path}: not the {' and '.join(changed)} that the run was started with; give back the old, or "

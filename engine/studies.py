@@ -8,7 +8,8 @@ from dataclasses import dataclass, field
 from engine.report.comparison import Row
 
 TRUNK = "timm:tf_efficientnet_lite0"
-GPP, METHOD, TRUTH = "gpp", "soft_repel", "truth"  # truth: runs whose segmentation network sees true masks
+GPP, METHOD = "gpp", "soft_repel"
+CRF, TRUTH = "crf", "truth"  # runs whose segmentation network sees the CRF's labels of METHOD, and true masks
 ALONE = "--attract none --no-repel"
 POOLING = {
     "gap": Row("average (GAP)", f"--pool gap {ALONE}"),
@@ -39,7 +40,8 @@ def rows_of(rows, flags, own=(), ending="", words=""):
 
 @dataclass(frozen=True)
 class Study:
-    """One data set. train, infer, aff, walk, seg, infer_seg: flags of each stage; powers: (low, high, dup).
+    """One data set. train, infer, aff, walk, seg, infer_seg: flags of each stage; crf: of its kernels, for two
+    of them; powers: (low, high, dup).
 
     tables: {part of the page: {name: Row}}. tried: rows of --tune. own_lists: whether train_aug.txt, train.txt and
     val.txt of the set are for training, for scoring labels and for the network; else train.txt is parted by seeds.
@@ -51,6 +53,7 @@ class Study:
     walk: str
     seg: str
     infer_seg: str
+    crf: str
     powers: tuple
     tables: dict
     tried: dict = field(default_factory=dict)
@@ -67,6 +70,11 @@ class Study:
         low, high, dup = self.powers
         return f"rw/{low:02d}_{high:02d}{dup:02d}"
 
+    @property
+    def crf_labels(self):
+        """The folder of the CRF's labels, there."""
+        return f"crf_png/{self.powers[2]:02d}"
+
 
 # ---------------------------------------------------------------- MSRC-v2, 272 photographs of 320 x 213 pixels
 
@@ -80,7 +88,7 @@ _MSRC_TRIED = {
     "soft_w1": Row("soft attract, weight 1", f"{_SOFT} --W 1.0 1.0 0.15"),
     "soft_w2": Row("soft attract, weight 2", f"{_SOFT} --W 1.0 2.0 0.15"),
     "soft_w5": Row("soft attract, weight 5", f"{_SOFT} --W 1.0 5.0 0.15"),
-    "released": Row("soft 0.2, repel 0.15, margin 0.5 (released)", f"{_REPEL} --W 1.0 0.2 0.15"),
+    "released": Row("soft 0.2, repel 0.15, margin 0.5 (released)", f"{_REPEL} --W 1.0 0.2 0.15 --M 0.5"),
     "soft_w1_repel_m01": Row("soft 1, repel 0.15, margin 0.1", f"{_REPEL} --W 1.0 1.0 0.15 --M 0.1"),
     "soft_w1_repel_w003_m01": Row("soft 1, repel 0.03, margin 0.1", f"{_REPEL} {_TRIPLET}"),
     "gpp_m1": Row("GPP, rate of the head 1", f"{POOLING[GPP].flags} {_SLOWER}"),
@@ -92,6 +100,7 @@ MSRC12 = Study(
     train="--epochs 10 --T 6 --crop_size 224 --resize 192 352 --batch_size 8 --batch_size_triplet 8 --optimizer sgd "
     "--lr 0.01 --momentum 0.9 --scratch_lr_mult 10",
     infer="--load_epo 9 --scales 0.75 1.25",
+    crf="--sxy 80 --srgb 13 --sxy_side 0",
     powers=(2, 12, 4),
     aff="--epochs 4 --batch_size 8 --crop_size 320 --optimizer sgd --lr 0.01 --momentum 0.9 --scale 2",
     walk="--beta 16 --scale 2",
@@ -112,7 +121,8 @@ VOC6 = Study(
     train="--epochs 6 --T 3 --crop_size 224 --resize 192 384 --batch_size 8 --batch_size_triplet 8 --optimizer adamw "
     "--lr 0.0002 --scratch_lr_mult 10",
     infer="--load_epo 5 --scales 0.5 1.0",
-    powers=(18, 26, 18),
+    crf="--sxy 80 --srgb 5 --sxy_side 500",
+    powers=(2, 12, 4),
     aff="--epochs 4 --batch_size 8 --crop_size 320 --optimizer sgd --lr 0.01 --momentum 0.9",
     walk="",
     seg="--no-msc --optimizer sgd --lr 0.003 --epochs 8 --batch_size 8 --crop_size 224 --random_scale 0.5 1.0",

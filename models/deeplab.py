@@ -42,10 +42,9 @@ def make_segmentation_net(arch, num_labels=21, width=1.0, output_stride=None, fe
             if output_stride is not None:
                 raise
             return DeepLab(make_trunk(trunk, width, None, dropout, fetch), num_labels)
-    parts = arch.split(":")
-    if not arch.startswith(SMP) or len(parts) != 3:
+    if not arch.startswith(SMP) or arch.count(":") != 2:
         raise UserError(f"--arch {shorten(arch, 100)}: there are {', '.join(ARCHITECTURES)}")
-    return SmpNet(*parts[1:], num_labels, fetch)
+    return SmpNet(*arch.split(":")[1:], num_labels, fetch)
 
 
 def network_settings(arch, settings):
@@ -161,13 +160,15 @@ def pyramid_logits(net, image, scales=MSC_SCALES):
 
     image: B x 3 x H x W; the first scale gives the cells of the maximum, to which the others are brought.
     """
-    views = [resized(image, scale) for scale in scales]
+    views = [upsample(image, scaled(image, scale)) for scale in scales]
     pyramid = [net(view) for view in views]
     if len(pyramid) == 1:
         return pyramid
     first, size = pyramid[0], views[0].shape[-2:]
-    others = [on_cells(net, logits, view.shape[-2:], first, size) for logits, view in zip(pyramid[1:], views[1:])]
-    return [*pyramid, torch.stack([first, *others]).amax(0)]
+    rest = zip(pyramid[1:], views[1:])
+    others = [on_cells(net, logits.float(), view.shape[-2:], first, size) for logits, view in rest]
+    # in float32 also under autocast: where two scales round to one value, half of the gradient would go astray
+    return [*pyramid, torch.stack([first.float(), *others]).amax(0)]
 
 
 def on_cells(net, logits, seen, first, size):
@@ -181,20 +182,9 @@ def on_cells(net, logits, seen, first, size):
     return upsample(logits, first.shape[-2:])
 
 
-def resized(image, scale):
-    """B x 3 x H x W, both sides times `scale`, rounded."""
-    return upsample(image, scaled(image, scale))
-
-
 def scaled(image, scale):
     """(height, width) of an image ... x H x W, times `scale`."""
     return [max(1, round(side * scale)) for side in image.shape[-2:]]
-
-
-def padded_label(net, label, seen):
-    """The label of an image that the network sees at `seen` (H, W): as it is, or with 255 where the network pads."""
-    padding = padding_of(net, *seen)
-    return F.pad(nearest(label, seen), padding, value=IGNORE) if any(padding) else label
 
 
 def multi_scale_loss(net, image, label, scales=MSC_SCALES, over_all=lambda x: x, at="cells"):
@@ -205,9 +195,10 @@ def multi_scale_loss(net, image, label, scales=MSC_SCALES, over_all=lambda x: x,
     sizes = [scaled(image, scale) for scale in (*scales, scales[0])]  # the last one for the maximum
     loss = 0
     for logits, seen in zip(pyramid_logits(net, image, scales), sizes):
+        target, padding = label, padding_of(net, *seen)
         if at == "pixels":
-            logits, target = on_pixels(net, logits.float(), seen, label.shape[-2:]), label
-        else:
-            target = padded_label(net, label, seen)
+            logits = on_pixels(net, logits.float(), seen, label.shape[-2:])
+        elif any(padding):  # what the network adds to the image counts for nothing
+            target = F.pad(nearest(label, seen), padding, value=IGNORE)
         loss = loss + label_loss(logits, target, over_all)
     return loss

@@ -1,9 +1,14 @@
-"""A segmentation network as an ONNX file, for programs without torch."""
+"""A segmentation network as an ONNX file, for programs without torch, with what they have to know of it.
+
+Metadata of the file, texts: classes (JSON, background first), mean and std (of RGB in [0, 1]; the network applies them
+itself), size ("any"), max_side (pixels of the longer side at which infer_seg.py sees larger photographs), equals.
+"""
 
 import contextlib
 import importlib.util
 import inspect
 import io
+import json
 import os
 import sys
 import warnings
@@ -12,11 +17,12 @@ from pathlib import Path
 import torch
 from torch import nn
 
-from tool.cam import on_pixels
+from tool.cam import MAX_SIDE, on_pixels
 from tool.io.files import UserError, print_warning, remove_stale, shorten, write_bytes
 
 OPSET = 17
 TRACED, TRIED = (65, 80), ((96, 64), (33, 47))  # height, width
+EQUALS = "infer_seg.py --scales 1 --no-mirror"  # whose labels are those of the largest logits
 TOLERANCE = 1e-4  # between torch and onnxruntime, relative to the largest logit
 
 
@@ -42,9 +48,10 @@ def check_export(path):
         raise UserError("--out: torch needs the package onnx for that (pip install onnx)")
 
 
-def export_onnx(net, path, write=True):
-    """Write `Deployed(net)` with input "image" and output "logits", of any batch size, height and width.
+def export_onnx(net, path, classes=(), write=True):
+    """Write `Deployed(net)` with input "image" and output "logits", whose axes batch, height and width are free.
 
+    classes: names of the labels, for the metadata, background first.
     UserError where the network cannot be written so; `path` is then as it was. Where onnxruntime is installed, the
     file's results are compared with torch's at other sizes than the one that was traced. write: False for all but
     the file.
@@ -59,14 +66,28 @@ def export_onnx(net, path, write=True):
     with warnings.catch_warnings(), torch.no_grad(), silent_stdout():
         warnings.simplefilter("ignore")
         try:
-            torch.onnx.export(deployed, (torch.rand(1, 3, *TRACED),), data, opset_version=OPSET, **options)
+            traced = torch.rand(1, 3, *TRACED)
+            torch.onnx.export(deployed, (traced,), data, opset_version=OPSET, **options)
+            labels = deployed(traced).shape[1]
         except (RuntimeError, torch.onnx.OnnxExporterError) as error:
             raise UserError(f"--out {path}: this network has no ONNX form ({shorten(error, 150)})") from None
         compare(deployed, data.getvalue(), path)
     net.to(device).train(was_training)
     if write:
         remove_stale(Path(path).parent, Path(path).name)
-        write_bytes(path, data.getbuffer())
+        write_bytes(path, with_metadata(data.getvalue(), net.trunk, labels, classes))
+
+
+def with_metadata(data, trunk, labels, classes):
+    """The bytes of an ONNX file with the metadata, and with the number of labels, which torch loses at a resize."""
+    import onnx  # `check_export`
+
+    model = onnx.load_from_string(data)
+    model.graph.output[0].type.tensor_type.shape.dim[1].dim_value = labels
+    mean, std = (json.dumps(list(values)) for values in (trunk.mean, trunk.std))
+    about = {"classes": json.dumps(list(classes)), "mean": mean, "std": std, "size": "any", "max_side": str(MAX_SIDE)}
+    onnx.helper.set_model_props(model, about | {"equals": EQUALS})
+    return model.SerializeToString()
 
 
 @contextlib.contextmanager
@@ -101,7 +122,5 @@ def compare(deployed, data, path):
         except Exception as error:  # onnxruntime's own, and other sizes than expected
             difference = shorten(error, 100)
         if not isinstance(difference, float) or difference > TOLERANCE:
-            raise UserError(
-                f"--out {path}: in ONNX this network gives other results than in torch on images of "
-                f"{size[1]} x {size[0]} ({difference}); its trunk cannot be exported"
-            )
+            text = f"--out {path}: in ONNX this network gives other results than in torch"
+            raise UserError(f"{text} on images of {size[1]} x {size[0]} ({difference}); its trunk cannot be exported")

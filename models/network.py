@@ -4,7 +4,7 @@ from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.modules.dropout import _DropoutNd
 
-from models.checkpoint import load_released_state, load_weights, released_state
+from models.checkpoint import load_weights, released_names, released_state
 
 
 class TrunkNet(nn.Module):
@@ -21,8 +21,9 @@ class TrunkNet(nn.Module):
         From pretrained weights the network is frozen as `freeze` says. dropout: whether the trunk's stays.
         """
         self.trunk.checkpoint_activations = checkpoint_activations
-        if not dropout:
-            self.drop_dropout()
+        for module in self.modules() if not dropout else ():
+            if isinstance(module, _DropoutNd):
+                module.p = 0.0
         if weights not in ("timm", "none"):
             load_weights(self, weights, part="trunk")
         return self if weights == "none" else self.freeze()
@@ -52,12 +53,6 @@ class TrunkNet(nn.Module):
                     module.eval()
         return self
 
-    def drop_dropout(self):
-        """No value is dropped any more while training."""
-        for module in self.modules():
-            if isinstance(module, _DropoutNd):
-                module.p = 0.0
-
     def param_groups(self, lr, weight_decay, scratch_lr_mult):
         """Trainable parameters as optimiser groups: decay on weights, none on biases; what is not trunk apart.
 
@@ -86,4 +81,7 @@ class TrunkNet(nn.Module):
 
     def load_released_state(self, state):
         """Take what `released_state` gave; ValueError or RuntimeError where it is another network's."""
-        load_released_state(self, state)
+        names = released_names(self)
+        if names.keys() != state.keys():
+            raise ValueError(f"{min(names.keys() ^ state.keys())} is not in both the file and the network")
+        self.load_state_dict({names[name]: tensor for name, tensor in state.items()})

@@ -101,7 +101,6 @@ class ResNet38d(nn.Module):
     forward: B x 3 x H x W, ImageNet-normalised -> B x out_channels x ceil(H/8) x ceil(W/8), after bn7 and ReLU.
     """
 
-    STAGES = {2: 2, 3: 2, 4: 5, 5: 2}  # number of b{k}_1, b{k}_2 ... that follow b{k}
     stride = 8  # pixels a cell
     mean, std, interpolation = MEAN, STD, "bicubic"  # of the images it is trained with
 
@@ -147,19 +146,14 @@ class ResNet38d(nn.Module):
     def levels(self, x):
         """x: B x 3 x H x W -> (b5's preact B x 512 x h x w, b6's B x 1024 x h x w, output B x 4096 x h x w)."""
         x = self.conv1a(x)
-        for stage in (2, 3, 4):
-            x = self._stage(stage, x)
+        for name, block in self.named_children():
+            if name.startswith(("b2", "b3", "b4")):
+                x = self._run(block, x)
         x, level4 = self._run(self.b5, x, return_preact=True)
         x = self._run(self.b5_2, self._run(self.b5_1, x))
         x, level5 = self._run(self.b6, x, return_preact=True)
         x = F.relu(self.bn7(self._run(self.b7, x)))
         return level4, level5, x
-
-    def _stage(self, stage, x):
-        x = self._run(getattr(self, f"b{stage}"), x)
-        for k in range(1, self.STAGES[stage] + 1):
-            x = self._run(getattr(self, f"b{stage}_{k}"), x)
-        return x
 
     def _run(self, block, x, **options):
         if not (self.checkpoint_activations and torch.is_grad_enabled()):

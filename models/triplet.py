@@ -96,10 +96,6 @@ class TripletErasing:
         """The maps that embeddings are taken from."""
         return cam if self.metric == "cam" else gpp
 
-    def classify(self, logits, label):
-        """Binary cross entropy of the first `cls_batch` samples."""
-        return F.binary_cross_entropy_with_logits(logits[: self.cls_batch], label[: self.cls_batch])
-
     def erase(self, image, cam, label, net=None):
         """The positive image: what is most active is removed, the rest kept in proportion to its activation.
 
@@ -110,17 +106,6 @@ class TripletErasing:
         activation = maxnorm(on_pixels(net, F.relu(cam), size, size))  # B x C x H x W
         f = (activation * label[:, :, None, None]).amax(dim=1, keepdim=True)  # B x 1 x H x W
         return image * f * (f < self.high)
-
-    def attract(self, e_anchor, e_positive):
-        """Mean L1 distance between class embeddings of image and positive image, B x C each."""
-        return F.l1_loss(e_positive, e_anchor)
-
-    def rigid(self, logits, label):
-        """Binary cross entropy of the positive images with the labels of their images, in place of `attract`.
-
-        What classic erasing asks for, also where the whole object is gone; the paper's ablation has it as `rigid`.
-        """
-        return F.binary_cross_entropy_with_logits(logits, label)
 
     def repel(self, e_background, e_object, label, generator=None):
         """Hinge on the squared distance between each anchor and the object embedding of a class-disjoint image.
@@ -173,18 +158,24 @@ class Seen(NamedTuple):
 
 
 def classification(losses, seen):
-    return losses.classify(seen.gather(seen.logits), seen.gather(seen.label))
+    """Binary cross entropy of the first `cls_batch` samples."""
+    logits, label = seen.gather(seen.logits), seen.gather(seen.label)
+    return F.binary_cross_entropy_with_logits(logits[: losses.cls_batch], label[: losses.cls_batch])
 
 
 def attraction(losses, seen):
-    """`attract`, or `rigid` in its place; 0 where nothing is erased."""
+    """Mean L1 distance between class embeddings of image and positive image; 0 where nothing is erased.
+
+    Or rigid, in its place: binary cross entropy of the positive images with the labels of their images. That is what
+    classic erasing asks for, also where the whole object is gone.
+    """
     if seen.erased is None:
         return seen.cam.new_zeros(())
     logits, maps = seen.erased
     if losses.attraction == "rigid":
-        return losses.rigid(seen.gather(logits), seen.gather(seen.label))
-    embeddings = (seen.gather(class_embedding(one, seen.label)) for one in (seen.maps, maps))
-    return losses.attract(*embeddings)
+        return F.binary_cross_entropy_with_logits(seen.gather(logits), seen.gather(seen.label))
+    anchor, positive = (seen.gather(class_embedding(one, seen.label)) for one in (seen.maps, maps))
+    return F.l1_loss(positive, anchor)
 
 
 def repulsion(losses, seen):

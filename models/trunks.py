@@ -24,6 +24,7 @@ from torch import nn
 from models.resnet38d import ResNet38d
 from tool.io.files import UserError, shorten
 
+FINER_STRIDE = 16  # pixels a cell of a CNN that is trained with no other choice; most have 32
 TIMM = "timm:"
 LEVEL_STRIDE = 8  # pixels a cell of AffinityNet's first level
 TRUNKS = {"resnet38d": ResNet38d}  # made from (width, dropout); stride is an attribute of the class
@@ -48,6 +49,16 @@ def make_trunk(name, width=1.0, output_stride=None, dropout=(0.2, 0.2), fetch=Fa
     if fetch:
         raise UserError(f"timm has no weights of {name}; pretrained/README.md says where they are")
     return TRUNKS[name](width, dropout)
+
+
+def finer_stride(name):
+    """FINER_STRIDE for a CNN of timm that can have it, None for any other trunk."""
+    if not name.startswith(TIMM):
+        return None
+    with torch.device("meta"):
+        model = create_timm(name.removeprefix(TIMM), FINER_STRIDE, fetch=False)
+    stages = getattr(model, "feature_info", None) or [{"reduction": None}]
+    return FINER_STRIDE if stages[-1]["reduction"] == FINER_STRIDE else None
 
 
 class TimmTrunk(nn.Module):

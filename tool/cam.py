@@ -71,7 +71,7 @@ def class_cams(net, views, classes, size):
     """The maps of `multi_scale_cam` of some classes alone, K indices -> K x H x W: the others are never upsampled."""
     total = views[0].new_zeros((len(classes), *size), dtype=torch.float32)
     classes = classes.to(total.device, non_blocking=True)
-    for view in views:
+    for view in views if len(classes) else ():
         maps = map_views(net.class_maps, view).index_select(1, classes)
         # upsampled first, then ReLU (released): a cell without evidence lowers those beside it
         maps = F.relu(on_pixels(net, maps, view.shape[-2:], size))  # n x K x H x W
@@ -93,8 +93,12 @@ def inner_size(size, max_side):
 def labelled_cam(net, views, label, seen, size):
     """`multi_scale_cam` at the size `seen`, brought to `size` -> {class of the label: H x W float32 array}."""
     shown = label.nonzero().flatten()
-    cams = resize_maps(class_cams(net, views, shown, seen), size).cpu().numpy()
-    return dict(zip(shown.tolist(), cams))
+    return maps_of(class_cams(net, views, shown, seen), shown, size)
+
+
+def maps_of(cams, classes, size):
+    """K x h x w maps of K classes (indices), at `size` -> {class: H x W float32 array}."""
+    return dict(zip(classes.tolist(), resize_maps(cams, size).cpu().numpy())) if len(classes) else {}
 
 
 def predict_label(logits, min_score):

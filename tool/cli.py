@@ -1,8 +1,10 @@
 """How every script runs: flags in, `main(args)`, and one line instead of a traceback for a user's mistake."""
 
 import argparse
+import datetime
 import difflib
 import errno
+import os
 import re
 import signal
 import sys
@@ -28,11 +30,14 @@ class HelpFormatter(argparse.RawDescriptionHelpFormatter):
         no_default = action.default in (None, argparse.SUPPRESS) or action.required or not action.option_strings
         if no_default or "(default" in text:
             return text
-        if isinstance(action.default, bool):
-            return f"{text} (default: {'on' if action.default else 'off'})"
-        if isinstance(action.default, list | tuple):
-            return f"{text} (default: {' '.join(map(str, action.default))})"
-        return f"{text} (default: %(default)s)"
+        return f"{text} (default: {shown(action.default)})"
+
+
+def shown(value):
+    """A flag's value as --help shows it."""
+    if isinstance(value, bool):
+        return "on" if value else "off"
+    return " ".join(map(str, value)) if type(value) in (list, tuple) else str(value)
 
 
 class Parser(argparse.ArgumentParser):
@@ -45,36 +50,47 @@ class Parser(argparse.ArgumentParser):
     def parse_args(self, args=None, namespace=None):
         args, unknown = self.parse_known_args(args, namespace)
         if unknown:
-            self.error(f"unrecognized arguments: {' '.join(unknown)}{self.nearest(unknown[0])}")
-        self.check_texts(args)
-        return args
-
-    def nearest(self, flag):
-        """A hint at the flag that was meant, or nothing."""
-        known = [option for option in self._option_string_actions if option.startswith("--")]
-        close = difflib.get_close_matches(flag.split("=")[0], known, 1)
-        return f" (did you mean {close[0]}?)" if close else ""
-
-    def error(self, message):
-        print(f"{self.script}: error: {message}; --help lists all flags", file=sys.stderr)
-        sys.exit(2)
-
-    def check_texts(self, args):
-        """Refuse values that can only be an accident: empty ones (--weights "$UNSET"), and what is no text."""
-        for name, value in vars(args).items():
+            known = [option for option in self._option_string_actions if option.startswith("--")]
+            close = difflib.get_close_matches(unknown[0].split("=")[0], known, 1)
+            hint = f" (did you mean {close[0]}?)" if close else ""
+            self.error(f"unrecognized arguments: {' '.join(unknown)}{hint}")
+        for name, value in vars(args).items():  # what can only be an accident: --weights "$UNSET", and what is no text
             for text in value if isinstance(value, list) else [value]:
                 if isinstance(text, str) and (not text or CONTROL.search(text)):
                     what = "holds characters that are no text" if text else "is empty"
                     self.fail(f"--{name}: {text!r} {what}")
+        return args
+
+    def error(self, message):
+        self.end(f"{message}; --help lists all flags")
 
     def fail(self, message):
         """End the script with one line and exit code 2."""
-        print(f"{self.script}: error: {shorten(message, 1500)}", file=sys.stderr)
+        self.end(shorten(message, 1500))
+
+    def end(self, message):
+        text = f"{self.script}: error: {message}"
+        if not said_by_another(text):
+            print(text, file=sys.stderr)
         sys.exit(2)
 
     def how_to_go_on(self):
         """What continues a run of this script that was cut off."""
         return "--resume continues" if "--resume" in self._option_string_actions else "run it again and it continues"
+
+
+def said_by_another(text):
+    """Whether another process of those that torchrun started has said it: they share the store of their launcher."""
+    if os.environ.get("TORCHELASTIC_USE_AGENT_STORE") != "True":
+        return False
+    from torch.distributed import TCPStore
+
+    place = os.environ["MASTER_ADDR"], int(os.environ["MASTER_PORT"])
+    try:
+        store = TCPStore(*place, is_master=False, timeout=datetime.timedelta(seconds=5))
+        return store.add(f"said {os.environ.get('TORCHELASTIC_RESTART_COUNT')}: {text}", 1) > 1
+    except RuntimeError:  # the launcher is gone
+        return False
 
 
 # ---------------------------------------------------------------- types
@@ -146,19 +162,13 @@ def run_script(main, parser, argv=None):
             parser.fail(f"{shared}; {parser.how_to_go_on()}")
         if error.errno not in DISK_ERRORS and error.filename is None:  # with a name it is about a file of the user's
             raise
-        parser.fail(explain_os_error(error, parser.how_to_go_on()))
+        full = error.errno in (errno.ENOSPC, errno.EDQUOT)
+        hint = f"free some space, then {parser.how_to_go_on()}" if full else "check the path and its permissions"
+        parser.fail(f"{error.filename or 'the output folder'}: {error.strerror or error}; {hint}")
     except (MemoryError, RuntimeError) as error:  # torch has no types of its own for those that are meant here
         parser.fail(explain_memory_error(error, parser.how_to_go_on()))
     finally:
         signal.signal(signal.SIGTERM, previous)
-
-
-def explain_os_error(error, go_on):
-    """One line for an operating-system error: what, where, what to do. go_on: what continues the run."""
-    where = error.filename or "the output folder"
-    full = error.errno in (errno.ENOSPC, errno.EDQUOT)
-    hint = f"free some space, then {go_on}" if full else "check the path and its permissions"
-    return f"{where}: {error.strerror or error}; {hint}"
 
 
 def explain_memory_error(error, go_on):
@@ -166,10 +176,8 @@ def explain_memory_error(error, go_on):
     if shared := shared_memory_lacks(error):
         return f"{shared}; {go_on}"
     if isinstance(error, MemoryError) or re.search(NO_MEMORY, str(error)):
-        return (
-            f"not enough memory ({shorten(error, 200) or 'MemoryError'}); lower the batch, crop, image or "
-            "network size, or the number of processes"
-        )
+        reason = shorten(error, 200) or "MemoryError"
+        return f"not enough memory ({reason}); lower the batch, crop, image or network size, or the number of processes"
     if "DataLoader worker" in str(error):
         return f"a process that loads data was killed, probably for lack of memory; with fewer --num_workers {go_on}"
     raise error

@@ -15,13 +15,22 @@ TOGETHER_VALUES = 2**23  # labels x pixels refined at once: 32 MiB of float32 in
 
 
 class Pairwise(NamedTuple):
-    """The two kernels: a Gaussian of position, and a bilateral one of position and colour; widths s, weights compat."""
+    """The two kernels: a Gaussian of position, and a bilateral one of position and colour; widths s, weights compat.
+
+    side: pixels of the longer side of an image for which widths in position are meant, see `at`; 0: of every image.
+    """
 
     sxy: float
     compat: float
     bilateral_sxy: float
     srgb: float
     bilateral_compat: float
+    side: int = 0
+
+    def at(self, size):
+        """The kernels for an image of `size` (h, w), widths in position in proportion to its longer side."""
+        factor = max(size) / self.side if self.side else 1
+        return self._replace(sxy=self.sxy * factor, bilateral_sxy=self.bilateral_sxy * factor)
 
 
 RELEASED = Pairwise(sxy=3, compat=3, bilateral_sxy=80, srgb=13, bilateral_compat=10)
@@ -59,7 +68,7 @@ class DenseCRF:
     def __init__(self, image, num_labels, unaries=1, pairwise=RELEASED):
         image = np.array(image, dtype=np.uint8, order="C")  # a copy: pydensecrf refuses read-only arrays
         self.shape = (num_labels, *image.shape[:2])
-        self.unaries = unaries
+        self.unaries, pairwise = unaries, pairwise.at(image.shape[:2])
         self.crf = load_crf()(image.shape[1], image.shape[0], unaries * num_labels)
         self.crf.addPairwiseGaussian(sxy=pairwise.sxy, compat=pairwise.compat)
         self.crf.addPairwiseBilateral(
@@ -98,13 +107,14 @@ class DenseCRF:
         return np.array(q, order="C").reshape(self.unaries, *self.shape)
 
 
-def refine(image, probabilities, iterations):
+def refine(image, probabilities, iterations, pairwise=RELEASED):
     """Refine several unaries of one image: H x W x 3 uint8, unaries x labels x H x W -> the same, on one lattice."""
-    if len(probabilities) > 1 and probabilities.size <= TOGETHER_VALUES:
-        result = DenseCRF(image, probabilities.shape[1], len(probabilities)).together(probabilities, iterations)
+    unaries, labels = probabilities.shape[:2]
+    if unaries > 1 and probabilities.size <= TOGETHER_VALUES:
+        result = DenseCRF(image, labels, unaries, pairwise).together(probabilities, iterations)
         if result is not None:
             return result
-    crf = DenseCRF(image, probabilities.shape[1])
+    crf = DenseCRF(image, labels, pairwise=pairwise)
     return np.stack([crf(unary, iterations) for unary in probabilities])
 
 
@@ -121,7 +131,7 @@ def fit(array, size):
     return cv2.resize(array, tuple(size)[::-1], interpolation=method)
 
 
-def crf_of_large(image, cams, alphas, max_side):
+def crf_of_large(image, cams, alphas, max_side, pairwise=RELEASED):
     """`crf_with_alphas` at most `max_side` pixels long, see `inner_size`: gives (alpha, maps of the image's own size).
 
     One alpha at a time: those of a phone's photograph take 50 MB a label.
@@ -129,11 +139,11 @@ def crf_of_large(image, cams, alphas, max_side):
     size = image.shape[:2]
     seen = inner_size(size, max_side)
     small = {k: fit(cam, seen) for k, cam in cams.items()}
-    for alpha, scores in crf_with_alphas(fit(image, seen), small, alphas).items():
+    for alpha, scores in crf_with_alphas(fit(image, seen), small, alphas, pairwise=pairwise).items():
         yield alpha, {key: fit(score, size) for key, score in scores.items()}
 
 
-def crf_with_alphas(image, cams, alphas, iterations=ITERATIONS):
+def crf_with_alphas(image, cams, alphas, iterations=ITERATIONS, pairwise=RELEASED):
     """Refine class activation maps, once for each background power alpha.
 
     image: H x W x 3 uint8 RGB. cams: {class index from 0: H x W float32 in [0, 1]}. alphas: background powers > 0.
@@ -146,4 +156,5 @@ def crf_with_alphas(image, cams, alphas, iterations=ITERATIONS):
     stack = np.stack([cams[k] for k in keys])
     unaries = np.stack([np.concatenate([background_score(stack, alpha)[None], stack]) for alpha in alphas])
     labels = (0, *(k + 1 for k in keys))
-    return {alpha: dict(zip(labels, scores)) for alpha, scores in zip(alphas, refine(image, unaries, iterations))}
+    refined = refine(image, unaries, iterations, pairwise)
+    return {alpha: dict(zip(labels, scores)) for alpha, scores in zip(alphas, refined)}

@@ -85,8 +85,7 @@ def measures(counts, boundary, names):
     union = predicted + true - hit
     values, absent = iou(counts), union == 0
     miou, present = mean_iou(values)
-    objects = slice(BACKGROUND + 1, None)
-    overall = hit[objects].sum()
+    hits, guesses, objects = (pixels[BACKGROUND + 1 :].sum() for pixels in (hit, predicted, true))
 
     def mean(figures):
         return 100 * mean_iou(figures)[1]
@@ -104,8 +103,8 @@ def measures(counts, boundary, names):
         "recall": by_name(recall),
         "mean_precision": mean(precision),
         "mean_recall": mean(recall),
-        "foreground_precision": 100 * float(divide(overall, predicted[objects].sum(), False)),
-        "foreground_recall": 100 * float(divide(overall, true[objects].sum(), False)),
+        "foreground_precision": 100 * float(divide(hits, guesses, False)),
+        "foreground_recall": 100 * float(divide(hits, objects, False)),
         "false_positive": mean(divide(predicted - hit, union, absent)),
         "false_negative": mean(divide(true - hit, union, absent)),
         "boundary_iou": mean(boundaries),
@@ -135,14 +134,69 @@ def kfold(counts, thresholds):
     }
 
 
+def choice(counts, settings):
+    """The setting that is best on all images, and how such a choice does on images that it did not see.
+
+    counts: folds x settings x L x L. -> (setting, {"miou": `kfold`'s over present labels, "std": of the folds' own,
+    "folds": the setting of each fold}), in percent.
+    """
+    unseen = kfold(counts, range(len(settings)))
+    picked = unseen["thresholds"]
+    own = [100 * mean_iou(iou(fold[k]))[1] for fold, k in zip(counts, picked)]
+    figures = {
+        "miou": unseen["miou_present"],
+        "std": float(np.std(own, ddof=1)),
+        "folds": [settings[k] for k in picked],
+    }
+    return settings[best_threshold(counts.sum(0))], figures
+
+
+def sure_powers(counts, alphas, dup):
+    """(low, high): of the background powers up to `dup` that with the surest objects, from it that with the surest
+    background, by F-measures in which precision weighs four times as much as recall.
+
+    counts: alphas x L x L, of images together. alphas: powers in order, two at least; low is below high.
+    """
+    hit, predicted, true = areas(counts)
+    overall = hit[:, 1:].sum(1), predicted[:, 1:].sum(1), true[:, 1:].sum(1)
+    objects, background = f_measure(*overall), f_measure(hit[:, 0], predicted[:, 0], true[:, 0])
+    pairs = [
+        (a, b) for a, low in enumerate(alphas) for b, high in enumerate(alphas) if low <= dup <= high and low < high
+    ]
+    low, high = max(pairs, key=lambda pair: objects[pair[0]] + background[pair[1]])
+    return alphas[low], alphas[high]
+
+
+def f_measure(hit, predicted, true, beta=0.25):
+    """Precision and recall in one, recall weighing `beta` times as much; arrays of one shape."""
+    return divide((1 + beta**2) * hit, predicted + beta**2 * true, False)
+
+
 def split_folds(ids, k, seed):
     """{ID: number of its fold}: k folds whose sizes differ by one at most; the order of `ids` plays no part."""
     order = np.random.default_rng(seed).permutation(len(ids))
     return {image_id: int(place) % k for image_id, place in zip(sorted(ids), order)}
 
 
+def deviation(values):
+    """Standard deviation of a sample; None of a single value."""
+    return float(np.std(values, ddof=1)) if len(values) > 1 else None
+
+
+def over_methods(results, methods, figures):
+    """`over_experiments` of each method. results: {experiment: result}; methods: {name: its experiments}, or None."""
+    if not methods:
+        return over_experiments(list(results.values()), figures)
+    return {
+        "methods": {
+            method: {"names": names} | over_experiments([results[name] for name in names], figures)
+            for method, names in methods.items()
+        }
+    }
+
+
 def over_experiments(results, figures):
-    """Mean and standard deviation (of a sample, n - 1) of several results -> {"mean": ..., "std": ...}.
+    """Mean and standard deviation (of a sample, n - 1; None of one) of results -> {"mean": ..., "std": ...}.
 
     results: as `measures` gives them, perhaps with "kfold". figures: names of numbers in them. Both values have these
     figures, "classes" {class: IoU}, and "kfold_miou".
@@ -150,7 +204,7 @@ def over_experiments(results, figures):
 
     def both(value):
         values = [value(result) for result in results]
-        return float(np.mean(values)), float(np.std(values, ddof=1))
+        return float(np.mean(values)), deviation(values)
 
     pairs = {key: both(lambda result, key=key: result[key]) for key in figures}
     classes = {name: both(lambda result, name=name: result["classes"][name]) for name in results[0]["classes"]}

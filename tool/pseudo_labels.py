@@ -6,7 +6,7 @@ import torch.nn.functional as F
 
 from tool.affinity_labels import pool_scores
 from tool.cam import inner_size, resize_maps
-from tool.crf import DenseCRF, background_score, fit
+from tool.crf import RELEASED, DenseCRF, background_score, fit
 from tool.pairs import pair_affinity
 from tool.random_walk import propagate, sparse_affinity
 from tool.segmentation import label_map
@@ -47,7 +47,7 @@ def walk_scores(net, view, scores, device, beta=8, steps=64):
     return resize_maps(full, scores.shape[-2:]).float().cpu().numpy()
 
 
-def refine_labels(image, keys, scores, max_side=0):
+def refine_labels(image, keys, scores, max_side=0, pairwise=RELEASED):
     """One CRF iteration over the classes present, then the best label a pixel.
 
     image: H x W x 3 uint8; keys: K label ids; scores: K x H x W -> H x W uint8. max_side: the CRF's, see `inner_size`.
@@ -55,5 +55,5 @@ def refine_labels(image, keys, scores, max_side=0):
     size = image.shape[:2]
     seen = inner_size(size, max_side)
     small = np.stack([fit(score, seen) for score in scores])
-    refined = DenseCRF(fit(image, seen), len(keys))(small, CRF_ITERATIONS)
+    refined = DenseCRF(fit(image, seen), len(keys), pairwise=pairwise)(small, CRF_ITERATIONS)
     return keys[label_map(refined, size)].astype(np.uint8)

@@ -1,21 +1,21 @@
 """Results of any stage or method, file by file beside their truth: class activation maps, CRF scores, label images."""
 
-import contextlib
 from pathlib import Path
 
 import numpy as np
 from tqdm import tqdm
 
 from tool.io.files import UserError, print_warning
-from tool.io.images import BACKGROUND, IGNORE, check_size, fit_mask, mask_oddities, open_mask
+from tool.io.images import BACKGROUND, check_size, fit_mask, mask_oddities, open_mask
 from tool.io.scores import read_scores
 from tool.metrics import Counts, ThresholdSweep, best_labels, best_threshold, confusion, iou, kfold, mean_iou, measures
 
 SUFFIX = {"cam": "npy", "crf": "npy", "png": "png"}  # of each task
 MADE_BY = {"cam": "infer.py --dict", "crf": "infer.py --crf", "png": "infer_aff.py"}
+# a setting of a run -> its task
+MADE_WITH = {"png": "png", "alpha": "crf", "steps": "png", "arch": "png", "scales": "cam"}
 ROUNDING = 1e-3  # of half floats around 0 and 1
 NEAR, FAR = 0.01, 0.25  # mean distance of a pixel's sum from 1: that of a CRF, that of no CRF
-MASKS_LOOKED_AT = 200  # of a list, before a training
 SAMPLE = 5  # files of unknown origin that are looked at before all are scored
 
 
@@ -47,19 +47,17 @@ def read_results(ids, folder, mask, task, num_labels, photo=None):
 def read_result(path, task, num_labels):
     """What a stage says of an image: {class: H x W} of task cam, {label: H x W} of crf, H x W uint8 labels of png."""
     if task != "png":
-        return read_keys(path, num_labels - (task == "cam"), task == "cam")
+        is_cam = task == "cam"
+        scores, limit = read_scores(path, empty=is_cam), num_labels - is_cam
+        if max(scores, default=-1) >= limit:
+            raise UserError(
+                f"{path}: holds key {max(scores)}, but there are {limit} labels; check --task and --classes"
+            )
+        return scores
     labels = open_mask(path, num_labels)
     if labels.max() >= num_labels:
         raise UserError(f"{path}: a pseudo label has 255 (ignored) pixels; every pixel needs a class")
     return labels
-
-
-def read_keys(path, limit, empty):
-    """A score file whose keys are below `limit`, else UserError. empty: whether it may hold none."""
-    scores = read_scores(path, empty)
-    if max(scores, default=-1) >= limit:
-        raise UserError(f"{path}: holds key {max(scores)}, but there are {limit} labels; check --task and --classes")
-    return scores
 
 
 def score(ids, folder, mask, task, thresholds, names, parts=None, photo=None):
@@ -126,7 +124,7 @@ def check_kind(ids, folder, task, settings, forced=False):
 
     settings: those in the folder's run.json, None where it has none; then a few files are looked at, unless `forced`.
     """
-    kind = recorded_kind(settings)
+    kind = next((kind for key, kind in MADE_WITH.items() if key in (settings or {})), None)
     if kind not in (None, task):
         raise UserError(f"{folder}: its run.json says that {MADE_BY[kind]} made it; score it with --task {kind}")
     if settings is not None or task == "png" or forced:
@@ -134,14 +132,6 @@ def check_kind(ids, folder, task, settings, forced=False):
     reason = unlike(task, [read_scores(Path(folder) / f"{i}.npy") for i in ids[:: -(-len(ids) // SAMPLE)]])
     if reason:
         raise UserError(f"{folder}: not what --task {task} scores: {reason}; --mixed_origins scores them all the same")
-
-
-def recorded_kind(settings):
-    """Which task a run of these settings wrote files of; None where they do not tell."""
-    for key, kind in (("alpha", "crf"), ("steps", "png"), ("arch", "png"), ("scales", "cam")):
-        if key in (settings or {}):
-            return kind
-    return None
 
 
 def unlike(kind, sample):
@@ -171,15 +161,6 @@ def oddities(kind, scores):
     if kind == "cam" and (low < -ROUNDING or high > 1 + ROUNDING):
         return ["has values outside [0, 1], which the thresholds are meant for"]
     return []
-
-
-def say_odd_masks(paths):
-    """Warn of masks that can hardly be meant as they are (`mask_oddities`); of many, MASKS_LOOKED_AT are looked at."""
-    paths, notes = list(paths), Notes()
-    for path in paths[:: -(-len(paths) // MASKS_LOOKED_AT) or 1]:
-        with contextlib.suppress(UserError):  # said by who uses them
-            notes.add(path, mask_oddities(open_mask(path, IGNORE)))
-    notes.say()
 
 
 class Notes:

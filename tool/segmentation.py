@@ -7,6 +7,7 @@ from tool.cam import map_views, on_pixels
 from tool.crf import DenseCRF, Pairwise, fit
 
 MERGES = ("mean", "max")
+VIEWS = {"scales": [0.5, 0.75, 1.0, 1.25, 1.5, 1.75], "mirror": True, "merge": "mean"}  # infer_seg.py's defaults
 CRF_PAIRWISE = Pairwise(sxy=4, compat=3, bilateral_sxy=83, srgb=5, bilateral_compat=3)
 CRF_ITERATIONS = 10
 

@@ -82,12 +82,11 @@ def control_groups(root):
         return []
     folders = []
     for line in lines:
-        _, controllers, group = line.split(":", 2)
-        if controllers and "cpu" not in controllers.split(","):
-            continue
-        tops = {"cpu", controllers} if controllers else {""}  # version 1 mounts a controller, version 2 all
+        _, controllers, group = line.split(":", 2)  # version 1 mounts a controller or some together, version 2 all
         group = PurePosixPath(group.lstrip("/"))
-        folders += [root / "sys/fs/cgroup" / top / one for top in tops for one in (group, *group.parents)]
+        folders += [
+            root / "sys/fs/cgroup" / top / one for top in ("cpu", controllers) for one in (group, *group.parents)
+        ]
     return folders
 
 
@@ -116,12 +115,9 @@ def shared_memory_lacks(error):
     """
     if isinstance(error, OSError):
         found = error.filename is None and error.errno in (errno.ENOSPC, errno.ENOENT, errno.ENOSYS, errno.EACCES)
-        found = found and sys.platform == "linux" and not has_room(SHARED)
+        has_room = os.access(SHARED, os.W_OK) and shutil.disk_usage(SHARED).free >= LITTLE
+        found = found and sys.platform == "linux" and not has_room
     else:
         found = re.search("[Bb]us error|shared memory|</torch_", f"{error} {error.__cause__}")
     advice = "docker run --shm-size=8g makes it larger, --num_workers 0 needs little of it"
     return f"{SHARED}, by which processes share memory, is full or missing: {advice}" if found else ""
-
-
-def has_room(folder):
-    return os.access(folder, os.W_OK) and shutil.disk_usage(folder).free >= LITTLE

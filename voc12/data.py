@@ -4,11 +4,13 @@ What a training sample looks like depends on seed, epoch and image alone, and th
 the number of workers changes nothing, and a run can be taken up again at any step.
 """
 
+import contextlib
 import os
 import zlib
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import lru_cache, partial
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -20,19 +22,21 @@ from tool.io.files import (
     IMAGE_SUFFIXES,
     UserError,
     after_id,
+    file_checksum,
     fingerprint,
     missing_files,
     print_warning,
     read_list,
     require_files,
 )
-from tool.io.images import check_size, fit_mask, header_size, open_image, open_mask
+from tool.io.images import IGNORE, check_size, fit_mask, header_size, mask_oddities, open_image, open_mask
 from tool.io.scores import read_scores
-from tool.results import say_odd_masks
+from tool.results import Notes
 from tool.workers import follow_parent
-from voc12.layout import say_turned
+from voc12.layout import find_images, find_labels, say_turned
 from voc12.transforms import IMAGENET, at_most, normalise, rescale
 
+MASKS_LOOKED_AT = 200  # of a list, before a training
 TOLERANCE = 1e-3  # of maps beyond 0 and 1: half floats are that coarse
 
 
@@ -106,7 +110,8 @@ def check_images(ids, voc12_root):
 
     Says how many are stored turned.
     """
-    say_turned(require_images(ids, voc12_root))
+    paths = require_images(ids, voc12_root)
+    say_turned(paths)
 
 
 def require_images(ids, voc12_root):
@@ -115,6 +120,38 @@ def require_images(ids, voc12_root):
     paths = {i: _find_image(folder, i) for i in ids}
     require_files(paths, "image", "check --voc12_root and the list (one ID a line)")
     return paths.values()
+
+
+class Images(NamedTuple):
+    """What is labelled. photograph, maps: functions ID -> path; maps is for stages that read stored ones.
+
+    labels: {ID: vector of 0 and 1} where it is known beforehand which classes an image shows.
+    """
+
+    ids: list
+    photograph: object
+    maps: object = None
+    labels: object = None
+
+
+def images_of(args, failures):
+    """Images of --images, or of --infer_list; those that are missing go to the failures. UserError where none is there.
+
+    args: with on_error, voc12_root and these.
+    """
+    if args.images:
+        found = find_images(args.images, args.out)
+        return Images(list(found), found.get)
+    ids = read_list(args.infer_list)
+    if failures.skip:
+        usable = failures.usable(ids, lambda image_id: require_images([image_id], args.voc12_root))
+        if not usable:
+            reason = failures.noted[-1].split("\t")[1]
+            raise UserError(f"no image is left: all {len(ids)} failed, the last with: {reason}")
+        ids = usable
+    else:
+        check_images(ids, args.voc12_root)
+    return Images(ids, partial(image_path, args.voc12_root))
 
 
 def masked_ids(list_path, voc12_root, required=False):
@@ -134,6 +171,15 @@ def masked_ids(list_path, voc12_root, required=False):
     return ids
 
 
+def say_odd_masks(paths):
+    """Warn of masks that can hardly be meant as they are (`mask_oddities`); of many, MASKS_LOOKED_AT are looked at."""
+    paths, notes = list(paths), Notes()
+    for path in paths[:: -(-len(paths) // MASKS_LOOKED_AT) or 1]:
+        with contextlib.suppress(UserError):  # said by who uses them
+            notes.add(path, mask_oddities(open_mask(path, IGNORE)))
+    notes.say()
+
+
 def check_scores(ids, folder, list_path, hint, suffix="npy"):
     """UserError where files ID.suffix of an earlier stage are missing; counts them. hint: what to do about it."""
     missing = missing_files({i: f"{folder}/{i}.{suffix}" for i in ids})
@@ -142,11 +188,6 @@ def check_scores(ids, folder, list_path, hint, suffix="npy"):
         stage = "/".join(Path(folder).parts[-2:]) if inner else Path(folder).name
         text = f"{folder}: no {stage} for {len(missing)} of {len(ids)} images of {list_path} (first {missing[0]})"
         raise UserError(f"{text}; {hint}{after_id(missing[0])}")
-
-
-def sample_rng(seed, epoch, image_id):
-    """The random generator of one sample."""
-    return np.random.default_rng([seed, epoch, zlib.crc32(image_id.encode())])
 
 
 class ImageSet(Dataset):
@@ -163,7 +204,8 @@ class TrainingSet(ImageSet):
         """-> (ID, photograph, the sample's random generator)."""
         epoch, index = key
         image_id = self.ids[index]
-        return image_id, open_image(image_path(self.root, image_id)), sample_rng(self.seed, epoch, image_id)
+        rng = np.random.default_rng([self.seed, epoch, zlib.crc32(image_id.encode())])
+        return image_id, open_image(image_path(self.root, image_id)), rng
 
 
 class TrainSet(TrainingSet):
@@ -219,7 +261,10 @@ def read_maps(path, size, num_keys, empty=True):
     empty: see `read_scores`.
     """
     scores = read_scores(path, empty)
-    check_score_size(path, scores, size)
+    shape = next((score.shape for score in scores.values()), tuple(size))
+    if shape != tuple(size):
+        text = f"{path}: scores of {shape[1]} x {shape[0]} pixels for an image of {size[1]} x {size[0]}"
+        raise UserError(f"{text}; scores need the image's own size")
     if max(scores, default=-1) >= num_keys:
         raise UserError(f"{path}: holds class {max(scores)}, but there are {num_keys}; check --classes")
     return scores
@@ -236,14 +281,6 @@ def in_range(maps, path, said):
         said.add(path)
         print_warning(f"{path}: values from {low:.3g} to {high:.3g}; maps have 0 to 1, what is beyond is cut off")
     return {k: np.clip(m, 0, 1).astype(np.float32, copy=False) for k, m in maps.items()}
-
-
-def check_score_size(path, scores, size):
-    """UserError where score maps are not of the image's size (h, w)."""
-    shape = next((score.shape for score in scores.values()), tuple(size))
-    if shape != tuple(size):
-        text = f"{path}: scores of {shape[1]} x {shape[0]} pixels for an image of {size[1]} x {size[0]}"
-        raise UserError(f"{text}; scores need the image's own size")
 
 
 class Substituting(Dataset):
@@ -396,11 +433,6 @@ def share_tensors(value):
 # ---------------------------------------------------------------- the segmentation network
 
 
-def label_paths(folder, ids):
-    """{ID: path of its label mask in a folder}."""
-    return {i: Path(folder) / f"{i}.png" for i in ids}
-
-
 class SegSet(TrainingSet):
     """Samples (id, image 3 x crop x crop float32, label crop x crop uint8 with 255 ignored) under keys (epoch, index).
 
@@ -411,7 +443,29 @@ class SegSet(TrainingSet):
 
     def __init__(self, voc12_root, ids, labels_dir, num_labels, view, seed, batch_size=None):
         self.root, self.ids, self.view, self.seed = voc12_root, ids, view, seed
-        self.labels, self.num_labels, self.batch_size = label_paths(labels_dir, ids), num_labels, batch_size
+        self.labels, self.corrected = {i: Path(labels_dir) / f"{i}.png" for i in ids}, {}
+        self.num_labels, self.batch_size = num_labels, batch_size
+
+    def correct(self, folder):
+        """Let the masks that a folder holds, ID.png, win over those that are there; None: none do.
+
+        UserError where it has none of these images'; masks of others are counted.
+        """
+        if folder is None:
+            return
+        found = find_labels(folder)
+        self.corrected = {i: found[i] for i in self.ids if i in found}
+        if not self.corrected:
+            raise UserError(f"--corrected {folder}: no mask (ID.png) there of any of the {len(self)} images")
+        if len(found) > len(self.corrected):
+            print_warning(f"{folder}: {len(found) - len(self.corrected)} masks there are of no image of the list")
+
+    def require(self, folder, list_path):
+        """UserError where the folder of labels lacks some that are not corrected, or a corrected one cannot be used."""
+        rest = [image_id for image_id in self.ids if image_id not in self.corrected]
+        check_scores(rest, folder, list_path, "run infer_aff.py on that list, or check --labels", suffix="png")
+        for image_id in self.corrected:
+            self.check(image_id)
 
     def __getitem__(self, key):
         image_id, image, rng = self.opened(key)
@@ -421,7 +475,9 @@ class SegSet(TrainingSet):
     def label(self, image_id, size):
         """The mask of an image of `size` (w, h), H x W uint8."""
         path = image_path(self.root, image_id)
-        label = fit_mask(open_mask(self.labels[image_id], self.num_labels), size[::-1], path)
+        label = fit_mask(
+            open_mask(self.corrected.get(image_id, self.labels[image_id]), self.num_labels), size[::-1], path
+        )
         check_size(label, size[::-1], path)
         return label
 
@@ -432,6 +488,11 @@ class SegSet(TrainingSet):
     def fingerprint(self):
         """16 hex digits that stand for the sizes of the masks' files."""
         return fingerprint([path.stat().st_size if path.is_file() else None for path in self.labels.values()])
+
+    def corrections(self):
+        """{what they are, in words: fingerprint of their contents} of corrected masks; {} without any."""
+        sums = [[image_id, file_checksum(path)] for image_id, path in self.corrected.items()]
+        return {"masks of --corrected": fingerprint(sums)} if sums else {}
 
     def batch_rng(self, epoch, index):
         """The random generator that the images of a batch share; None where there is no such."""

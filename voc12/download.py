@@ -37,7 +37,9 @@ def fetch_archive(what, url, folder):
         from torchvision.datasets.utils import download_url
 
         try:
-            size = remote_size(url)
+            with urllib.request.urlopen(urllib.request.Request(url, method="HEAD"), timeout=60) as answer:
+                size = answer.headers["Content-Length"]
+            size = size and int(size)  # None where the server does not say
         except OSError:
             if path.is_file():
                 return
@@ -53,13 +55,6 @@ def fetch_archive(what, url, folder):
 
     fetch(what, url, folder, download)
     return path
-
-
-def remote_size(url):
-    """Bytes of the file at `url`, None where the server does not say."""
-    with urllib.request.urlopen(urllib.request.Request(url, method="HEAD"), timeout=60) as answer:
-        length = answer.headers["Content-Length"]
-        return None if length is None else int(length)
 
 
 def unpack(archive, folder, begins=""):

@@ -1,10 +1,15 @@
-"""Image labels of a CSV, read row by row, in either form: `image,labels` or `image,<class>,<class>,...`."""
+"""Image labels of a CSV, read row by row, in either form: `image,labels` or `image,<class>,<class>,...`.
+
+Spreadsheets write ; in place of the commas where numbers have those, or tabs; the first line says which.
+"""
 
 import csv
+import re
 from pathlib import PureWindowsPath
 
 from tool.io.files import UserError, without_suffix
 
+SEPARATOR = re.compile(r'\s*"?image"?\s*([;\t])')
 FORMS = "the first line must be `image,labels` (labels separated by ;) or `image,<class>,<class>,...` (0 or 1)"
 AMBIGUOUS = ("label", "labels", "class", "classes", "category", "categories")  # no names that one class would have
 
@@ -20,13 +25,18 @@ def read_table(path, locate):
     labels, begin = {}, 1
     try:
         with open(path, encoding="utf-8-sig", newline="") as stream:
-            rows = csv.reader(stream, strict=True)
+            found = SEPARATOR.match(stream.readline())
+            stream.seek(0)
+            separator = found[1] if found else ","
+            rows = csv.reader(stream, strict=True, delimiter=separator)
             header = [cell.strip() for cell in next(rows, [])]
             read_names = row_reader(path, header)
             begin = rows.line_num + 1
             for row in rows:
                 if any(map(str.strip, row)):
                     where = f"{path}: line {begin}"
+                    if separator == ";" and header == ["image", "labels"] and len(row) > 2:
+                        row[1:] = [";".join(row[1:])]  # several labels without quotes
                     if len(row) != len(header):
                         raise UserError(f"{where}: {len(row)} fields where the header has {len(header)}")
                     names, key = read_names(where, row), locate(image_name(where, row[0]))

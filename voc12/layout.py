@@ -1,7 +1,7 @@
 """What the scripts that make a data set in VOC layout share: IDs, links, lists, and an output that is whole or absent.
 
 JPEGImages/ID.* (links to the photographs), SegmentationClass/ID.png, classes.txt, cls_labels.npy,
-ImageSets/Segmentation/train.txt and val.txt, and dataset.json, which says what made the folder.
+ImageSets/Segmentation/train.txt, val.txt and masks.txt, and dataset.json, which says what made the folder.
 """
 
 import contextlib
@@ -79,6 +79,18 @@ def find_photographs(images, without=()):
         text = f"{others.total()} files are passed over: {passed}; convert what is a photograph to JPEG"
         print_warning(f"{images}: {text}")
     return dict.fromkeys(sorted(photos))
+
+
+def find_labels(folder):
+    """{ID: path} of the label masks (ID.png) in a folder and below it; UserError where there are none."""
+    if not Path(folder).is_dir():
+        raise UserError(f"{folder}: no such folder")
+    paths = sorted(path for path in Path(folder).rglob("*.png") if not path.name.startswith("."))
+    if not paths:
+        raise UserError(
+            f"{folder}: no label masks there; labels are ID.png, as infer_aff.py and infer_seg.py write them"
+        )
+    return {path.relative_to(folder).with_suffix("").as_posix(): path for path in paths}
 
 
 def warn_of_empty_folders(images, photos, without=()):
@@ -169,7 +181,7 @@ def link_all(pairs, folder, final, copy=False):
 
 
 def write_set(folder, classes, labels, lists):
-    """Labels and lists of a data set. labels: {ID: class indices}; lists: {"train": IDs, "val": IDs}."""
+    """Labels and lists of a data set. labels: {ID: class indices}; lists: {"train": IDs, ...}."""
     vectors = {}  # one a combination of classes: a million images share some thousands
     table = {}
     for image_id, indices in labels.items():
@@ -206,7 +218,9 @@ def print_set(out, classes, labels, lists, sizes, left_out=None):
             print(f"left out: {len(names)} {what} ({first_names(names)})")
     for name, ids in lists.items():
         print(f"{Path(out) / 'ImageSets' / 'Segmentation' / name}.txt: {len(ids)} images")
-    print(f"next: python train.py --name NAME --voc12_root {shlex.quote(str(out))}")
+    name = os.path.basename(os.path.abspath(out))
+    command = ["python", "train.py", "--name", name, "--voc12_root", str(out), "--trunk", "timm:tf_efficientnet_lite0"]
+    print(f"next: {shlex.join(command)}")
 
 
 def print_classes(classes, labels, lists):
@@ -268,7 +282,7 @@ def find_images(images, out):
     if path.is_file():
         found = {fold_id(path.stem): path}
     else:
-        names = fold_names(find_photographs(path, without=[out]))
-        found = {image_id: path / name for image_id, name in names.items()}
+        photographs = find_photographs(path, without=[out])
+        found = {image_id: path / name for image_id, name in fold_names(photographs).items()}
     say_turned(found.values())
     return found

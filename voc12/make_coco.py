@@ -32,13 +32,18 @@ COCO_ADDRESS = "http://images.cocodataset.org"
 STUFF_ADDRESS = "http://calvin.inf.ed.ac.uk/wp-content/uploads/data/cocostuffdataset"
 SPLITS = ("train", "val")
 EXPECTED = {"train": (82081, 82783), "val": (40137, 40504)}  # images with an object, all images
+# keys of each part: type, and what it is where a file lacks it, for those that labels do not need
 KEYS = {
-    "images": {"id": int, "file_name": str, "height": int, "width": int},
-    "annotations": {"id": int, "image_id": int, "category_id": int},
-    "categories": {"id": int, "name": str},
+    "images": {"id": (int,), "file_name": (str,), "height": (int,), "width": (int,)},
+    "annotations": {"id": (int,), "image_id": (int,), "category_id": (int,)},
+    "categories": {"id": (int,), "name": (str,)},
 }
-# keys of annotations, and what they are where a file lacks them: labels need none of these
-OPTIONAL = {"iscrowd": (int, 0), "area": ((int, float), 0), "segmentation": ((list, dict), []), "bbox": (list, [])}
+KEYS["annotations"] |= {
+    "iscrowd": (int, 0),
+    "area": (int | float, 0),
+    "segmentation": (list | dict, []),
+    "bbox": (list, []),
+}
 
 
 def get_args_parser():
@@ -71,15 +76,11 @@ def read_instances(path):
         if not isinstance(data, dict) or not isinstance(data.get(part), list):
             raise UserError(f"{path}: lacks the key {part!r}; --coco takes COCO's instances_*.json")
         for k, entry in enumerate(data[part]):
-            for key, kind in keys.items():
+            for key, (kind, *default) in keys.items():
+                if default and isinstance(entry, dict) and entry.get(key) is None:
+                    entry[key] = default[0]
                 if not isinstance(entry, dict) or not isinstance(entry.get(key), kind):
                     raise UserError(f"{path}: {part}[{k}] lacks the key {key!r}, or it is of another type")
-    for k, entry in enumerate(data["annotations"]):
-        for key, (kind, default) in OPTIONAL.items():
-            if entry.get(key) is None:
-                entry[key] = default
-            elif not isinstance(entry[key], kind):
-                raise UserError(f"{path}: annotations[{k}]: the key {key!r} is of another type")
     for entry in data["images"]:
         entry["file_name"] = image_name(path, entry["file_name"])
     if not all(entry["height"] > 0 and entry["width"] > 0 for entry in data["images"]):
@@ -112,22 +113,15 @@ def read_split(path):
     """The Split of an instances_*.json; UserError as `read_instances`."""
     coco = read_instances(path)
     classes = check_class_names([entry["name"].strip() for _, entry in sorted(coco.cats.items())], path)
-    labels, sizes = {}, {}
-    for image, indices in image_labels(coco).items():
-        entry = coco.imgs[image]
-        if entry["file_name"] in labels:
-            raise UserError(f"{path}: two images are called {entry['file_name']}; fetch it again")
-        labels[entry["file_name"]], sizes[entry["file_name"]] = indices, (entry["width"], entry["height"])
+    index, labels, sizes = class_index(coco), {}, {}
+    for image, entry in sorted(coco.imgs.items()):
+        shown = {index[one["category_id"]] for one in coco.imgToAnns[image] if not one["iscrowd"]}  # crowds are none
+        name = entry["file_name"]
+        if shown and name in labels:
+            raise UserError(f"{path}: two images are called {name}; fetch it again")
+        if shown:
+            labels[name], sizes[name] = tuple(sorted(shown)), (entry["width"], entry["height"])
     return Split(classes, labels, sizes, len(coco.imgs))
-
-
-def image_labels(coco):
-    """{image id: sorted class indices} of the images with an object; crowds are none."""
-    index, labels = class_index(coco), {}
-    for entry in coco.dataset["annotations"]:
-        if not entry["iscrowd"]:
-            labels.setdefault(entry["image_id"], set()).add(index[entry["category_id"]])
-    return {image: tuple(sorted(indices)) for image, indices in sorted(labels.items())}
 
 
 def check_outline(outline, size):
@@ -234,16 +228,6 @@ def annotation_path(coco_root, split):
     return coco_root / "annotations" / f"instances_{split}2014.json"
 
 
-def check_photographs(coco_root, found):
-    """UserError where photographs of the JSONs are not there."""
-    for split in SPLITS:
-        folder, names = coco_root / f"{split}2014", list(found[split].labels)
-        missing = [name for name in names if not (folder / name).is_file()]
-        if missing:
-            text = f"{folder}: {len(missing)} of {len(names)} photographs are not there ({first_names(missing)})"
-            raise UserError(f"{text}; --download fetches them")
-
-
 def main(args):
     coco_root = Path(args.coco)
     check_out(args.out, args.overwrite)
@@ -253,7 +237,11 @@ def main(args):
     classes = found["train"].classes
     if found["val"].classes != classes:
         raise UserError(f"{annotation_path(coco_root, 'val')}: other categories than in training; fetch both again")
-    check_photographs(coco_root, found)
+    for split in SPLITS:
+        folder, names = coco_root / f"{split}2014", list(found[split].labels)
+        if missing := [name for name in names if not (folder / name).is_file()]:
+            text = f"{folder}: {len(missing)} of {len(names)} photographs are not there ({first_names(missing)})"
+            raise UserError(f"{text}; --download fetches them")
     names = fold_names(name for split in SPLITS for name in found[split].labels)
     ids = {split: {name: i for i, name in names.items() if name in found[split].labels} for split in SPLITS}
     labels = {ids[split][name]: indices for split in SPLITS for name, indices in found[split].labels.items()}

@@ -56,12 +56,6 @@ def get_args_parser():
 # ---------------------------------------------------------------- reading the two data sets
 
 
-def is_kit(root):
-    """Whether `root` is the folder VOC2012 of the kit."""
-    root = Path(root)
-    return (root / "JPEGImages").is_dir() and (root / "ImageSets" / "Segmentation" / "val.txt").is_file()
-
-
 def kit_list(voc12_root, kind, split):
     """IDs of ImageSets/kind/split.txt; UserError where the kit lacks it."""
     path = Path(voc12_root) / "ImageSets" / kind / f"{split}.txt"
@@ -104,19 +98,6 @@ def build_lists(voc12_root, sbd):
     return lists
 
 
-def report(out, lists, with_sbd):
-    """Print every list's length beside the expected one; a difference is no error, since subsets are in use too."""
-    for name, ids in lists.items():
-        if name == "train_aug.txt" and not with_sbd:
-            print(f"{Path(out) / name}: {len(ids)} images")
-            text = f"{name} is VOC's trainval without val, another set than the paper's {EXPECTED[name]:,} images"
-            print_warning(f"{text}: results do not compare")
-            continue
-        print(f"{Path(out) / name}: {len(ids)} images (expected {EXPECTED[name]})")
-        if len(ids) != EXPECTED[name]:
-            print_warning(f"{name} has {len(ids)} images instead of {EXPECTED[name]}")
-
-
 # ---------------------------------------------------------------- fetching
 
 
@@ -131,18 +112,16 @@ def download_voc(voc12_root):
     """The VOC2012 kit by torchvision, into the folder above `voc12_root`, which becomes a link to it."""
     from torchvision import datasets
 
-    root = Path(voc12_root)
+    root, kit = Path(voc12_root), Path("VOCdevkit") / "VOC2012"
     if root.is_symlink() or root.exists():
         raise UserError(f"{root}: is there, but is not the whole VOC2012 kit; move it away or change --voc12_root")
     get = partial(datasets.VOCSegmentation, root.parent, year="2012", image_set="train", download=True)
     fetch("VOC2012", VOC_ARCHIVE, root.parent, get)
-    kit = Path("VOCdevkit") / "VOC2012"
     try:
         root.symlink_to(kit, target_is_directory=True)
     except OSError:  # no links on this file system
-        raise UserError(
-            f"{root}: cannot be linked to {root.parent / kit}; run this again with --voc12_root {root.parent / kit}"
-        ) from None
+        kit = root.parent / kit
+        raise UserError(f"{root}: cannot be linked to {kit}; run this again with --voc12_root {kit}") from None
 
 
 def download_sbd(sbd_root):
@@ -200,7 +179,9 @@ def main(args):
     wants_sbd = args.download and not args.without_sbd and find_sbd(args.sbd_root) is None
     if args.masks or wants_sbd:
         require_scipy()  # torchvision needs it too, and says so only after 2 GB of VOC
-    if args.download and not is_kit(args.voc12_root):
+    kit = Path(args.voc12_root)
+    is_kit = (kit / "JPEGImages").is_dir() and (kit / "ImageSets" / "Segmentation" / "val.txt").is_file()
+    if args.download and not is_kit:
         download_voc(args.voc12_root)
     if wants_sbd:
         download_sbd(args.sbd_root)
@@ -216,7 +197,14 @@ def main(args):
             print_warning(f"{missing} images have no mask, neither VOC's nor SBD's")
     for name, ids in lists.items():
         write_text(Path(args.out) / name, "".join(f"{image_id}\n" for image_id in ids))
-    report(args.out, lists, sbd is not None)
+    for name, ids in lists.items():  # another length is no error, since subsets are in use too
+        is_papers = name != "train_aug.txt" or sbd is not None
+        print(f"{Path(args.out) / name}: {len(ids)} images{f' (expected {EXPECTED[name]})' if is_papers else ''}")
+        if not is_papers:
+            text = f"{name} is VOC's trainval without val, another set than the paper's {EXPECTED[name]:,} images"
+            print_warning(f"{text}: results do not compare")
+        elif len(ids) != EXPECTED[name]:
+            print_warning(f"{name} has {len(ids)} images instead of {EXPECTED[name]}")
 
 
 if __name__ == "__main__":

@@ -12,6 +12,7 @@ import re
 import sys
 from pathlib import Path
 
+import cv2
 import numpy as np
 from tqdm import tqdm
 
@@ -81,9 +82,8 @@ def boxes(mask):
     """[(class name, (xmin, ymin, xmax, ymax))], one box around all pixels of a class; VOC counts pixels from 1."""
     found = []
     for k in sorted(classes_in(mask)):
-        rows, columns = np.nonzero(mask == k)
-        box = (columns.min() + 1, rows.min() + 1, columns.max() + 1, rows.max() + 1)
-        found.append((VOC_CLASSES[k - 1], box))
+        x, y, width, height = cv2.boundingRect((mask == k).view(np.uint8))
+        found.append((VOC_CLASSES[k - 1], (x + 1, y + 1, x + width, y + height)))
     return found
 
 

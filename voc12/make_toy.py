@@ -12,6 +12,7 @@ import math
 import sys
 from pathlib import Path
 
+import cv2
 import numpy as np
 from PIL import Image, ImageFilter
 
@@ -102,15 +103,8 @@ def draw_object(rng, canvas, mask, name, centre, half):
     part = body & (np.hypot(pu, pv) <= 1)
     canvas[part] = part_pattern(name, pu, pv)[part]
     mask[body] = VOC_CLASSES.index(name) + 1
-    rows, columns = np.flatnonzero(body.any(1)), np.flatnonzero(body.any(0))
-    return columns[0] + 1, rows[0] + 1, columns[-1] + 1, rows[-1] + 1
-
-
-def ignore_rim(mask):
-    """The VOC rim: pixels next to another label become 255."""
-    image = Image.fromarray(mask)
-    differs = np.asarray(image.filter(ImageFilter.MaxFilter(3))) != np.asarray(image.filter(ImageFilter.MinFilter(3)))
-    return np.where(differs, IGNORE, mask).astype(np.uint8)
+    x, y, width, height = cv2.boundingRect(body.view(np.uint8))
+    return x + 1, y + 1, x + width, y + height
 
 
 def draw_image(rng, size):
@@ -123,17 +117,17 @@ def draw_image(rng, size):
         half = rng.uniform(0.26, 0.44) * height / (1 + 0.15 * (wanted - 1))
         centre = (rng.uniform(0.12, 0.88) * width, rng.uniform(0.2, 0.8) * height)
         name = TOY_CLASSES[rng.integers(len(TOY_CLASSES))]
-        reach = mask[
-            max(0, int(centre[1] - half)) : int(centre[1] + half), max(0, int(centre[0] - half)) : int(centre[0] + half)
-        ]
+        left, top = (max(0, int(c - half)) for c in centre)
         if len(objects) == wanted:
             break
-        if reach.any():
-            continue  # objects do not overlap, so that every image label stays visible
-        objects.append((name, draw_object(rng, canvas, mask, name, centre, half)))
+        # objects do not overlap, so that every image label stays visible
+        if not mask[top : int(centre[1] + half), left : int(centre[0] + half)].any():
+            objects.append((name, draw_object(rng, canvas, mask, name, centre, half)))
     canvas = canvas + rng.normal(0, 6, canvas.shape)
     image = Image.fromarray(np.clip(canvas, 0, 255).astype(np.uint8)).filter(ImageFilter.GaussianBlur(0.6))
-    return image, ignore_rim(mask), objects
+    label = Image.fromarray(mask)  # pixels next to another label become 255, as VOC's rim
+    rim = np.not_equal(label.filter(ImageFilter.MaxFilter(3)), label.filter(ImageFilter.MinFilter(3)))
+    return image, np.where(rim, IGNORE, mask).astype(np.uint8), objects
 
 
 def write_image(out, seed, index, mean_size):

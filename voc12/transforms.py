@@ -47,11 +47,6 @@ def resize(image, size, look=IMAGENET):
     return image if (width, height) == image.size else image.resize((width, height), RESAMPLING[look.interpolation])
 
 
-def resize_long_side(image, length, look=IMAGENET):
-    """Resample so that the longer side has `length` pixels."""
-    return rescale(image, length / max(image.size), look)
-
-
 def rescale(image, scale, look=IMAGENET):
     """Resample, both sides times `scale`, rounded."""
     return resize(image, (round(image.width * scale), round(image.height * scale)), look)
@@ -119,7 +114,8 @@ class TrainView:
         self.resize, self.crop, self.jitter, self.jitter_p, self.look = resize, crop, jitter, jitter_p, look
 
     def __call__(self, image, rng):
-        image = resize_long_side(image, int(rng.integers(self.resize[0], self.resize[1] + 1)), self.look)
+        length = int(rng.integers(self.resize[0], self.resize[1] + 1))
+        image = rescale(image, length / max(image.size), self.look)
         if rng.random() < 0.5:
             image = TF.hflip(image)
         if rng.random() < self.jitter_p:

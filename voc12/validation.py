@@ -27,10 +27,6 @@ def each_sample(dataset, world, num_workers):
         yield sample
 
 
-def device_of(net):
-    return next(net.parameters()).device
-
-
 def cam_sweep(net, world, voc12_root, labels, num_workers):
     """Best CAM mIoU over the thresholds: {"miou", "miou_present"} in percent, and "threshold".
 
@@ -42,7 +38,7 @@ def cam_sweep(net, world, voc12_root, labels, num_workers):
     sweep = ThresholdSweep(num_labels)
     for image_id, image, views, label in each_sample(dataset, world, num_workers):
         size = image.shape[:2]
-        cams = labelled_cam(net, [v.to(device_of(net)) for v in views], label, inner_size(size, MAX_SIDE), size)
+        cams = labelled_cam(net, [v.to(world.device) for v in views], label, inner_size(size, MAX_SIDE), size)
         sweep.add(true_mask(voc12_root, image_id, num_labels, size), cams)
     sweep.histogram = world.sum(sweep.histogram)
     mious, present = sweep.mious()
@@ -56,19 +52,22 @@ def mean_ious(counts, world):
     return {"miou": 100 * miou, "miou_present": 100 * present}
 
 
-def walk_score(net, world, walks, dup, num_workers, crf=False):
+def walk_score(net, world, walks, dup, num_workers, kernels=None):
     """`mean_ious` of the walked maps' best label.
 
-    walks: WalkSet of a list with masks; dup: background power of the maps. crf: after one CRF iteration, as released,
-    which takes longer than a GPU takes for the walk.
+    walks: WalkSet of a list with masks; dup: background power of the maps. kernels: of one CRF iteration before that, as
+    released, which takes longer than a GPU takes for the walk; None: there is none.
     """
     num_labels = walks.num_classes + 1
     counts = np.zeros((num_labels, num_labels), dtype=np.int64)
     share = Subset(walks, world.share(range(len(walks))))
     for image_id, photo, view, maps in each_sample(share, world, num_workers):
         keys, stack = stack_scores({k: m.numpy() for k, m in maps.items()}, dup, photo.shape[:2])
-        walked = walk_scores(net, view, stack, device_of(net))
-        predicted = refine_labels(photo.numpy(), keys, walked) if crf else keys[walked.argmax(0)]
+        walked = walk_scores(net, view, stack, world.device)
+        if kernels:
+            predicted = refine_labels(photo.numpy(), keys, walked, pairwise=kernels)
+        else:
+            predicted = keys[walked.argmax(0)]
         counts += confusion(true_mask(walks.root, image_id, num_labels, predicted.shape), predicted, num_labels)
     return mean_ious(counts, world)
 
@@ -78,6 +77,6 @@ def segmentation_score(net, world, voc12_root, ids, num_labels, num_workers, max
     samples = MaskedSet(voc12_root, world.share(ids), num_labels, look_of(net.trunk), max_side)
     counts = np.zeros((num_labels, num_labels), dtype=np.int64)
     for view, truth in each_sample(samples, world, num_workers):
-        scores = multi_scale_scores(net, [view[None].to(device_of(net))], view.shape[-2:])
+        scores = multi_scale_scores(net, [view[None].to(world.device)], view.shape[-2:])
         counts += confusion(truth.numpy(), label_map(scores, truth.shape), num_labels)
     return mean_ious(counts, world)

@@ -79,7 +79,7 @@ def threshold_chart(result):
     """The mIoU of class activation maps over the background threshold. result: what `tool.results.score` gives."""
 
     def draw(ax):
-        draw_curves(ax, {"class activation maps": result})
+        draw_curves(ax, {"class activation maps": [result]})
         ax.set(title="", ylabel="mIoU (%)")
 
     text = (

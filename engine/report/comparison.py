@@ -70,17 +70,20 @@ def row_table(folder, rows):
     return pipe_table(lines, headers)
 
 
-def stage_table(folder, stages, share=()):
+def stage_table(folder, stages, of=None):
     """Stages as (name of the row, kind of its scores, key in them), a line for each that is done: {title: stage}.
 
-    share: titles of two stages; a last line has the mIoU of the first in percent of the second's, seed by seed.
+    of: title of the last stage; a line for each before it that is of the same kind has its mIoU in percent of that
+    one's, seed by seed.
     """
     results = {title: stage_results(folder, stage) for title, stage in stages.items()}
     lines = [[title, *cells(list(found.values()))] for title, found in results.items() if found]
-    if share:
-        ours, theirs = (results[title] for title in share)
-        parts = [100 * miou(ours[seed]) / miou(theirs[seed]) for seed in ours if seed in theirs]
-        lines += [["share of the two, %", spread(parts), "", "", str(len(parts))]] if parts else []
+    for title in stages if of else ():
+        if title == of or stages[title][1:] != stages[of][1:]:
+            continue
+        whole = results[of]
+        parts = [100 * miou(found) / miou(whole[seed]) for seed, found in results[title].items() if seed in whole]
+        lines += [[f"{title}, % of {of}", spread(parts), "", "", str(len(parts))]] if parts else []
     return pipe_table(lines, ["", *HEADERS])
 
 

@@ -4,8 +4,7 @@ import json
 from pathlib import Path
 from typing import NamedTuple
 
-from engine.record import RUN_FILE, read_record
-from tool.io.files import UserError, portable, read_json
+from tool.io.files import RUN_FILE, UserError, portable, read_json, read_record
 from tool.results import SUFFIX
 
 

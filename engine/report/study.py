@@ -7,7 +7,7 @@ from typing import NamedTuple
 import numpy as np
 
 from engine.report.comparison import class_table, curve_table, filled, gather, row_table, stage_table
-from engine.studies import GPP, METHOD, TRUTH, Study
+from engine.studies import CRF, GPP, METHOD, TRUTH, Study
 from tool.io.files import atomic, write_text
 from tool.io.images import classes_in, contact_sheet, heat_overlay, label_overlay, open_image, open_mask, save_image
 from tool.io.scores import read_scores
@@ -31,18 +31,19 @@ def make_parts(done):
     folder, study = done.folder, done.study
     cams = {f"CAM, {study.rows[row].title}": (row, "maps", "report") for row in ("gap", GPP, METHOD)}
     behind = {
-        "dense CRF of the last": (METHOD, "labels", "crf"),
+        "dense CRF of the last": (METHOD, "crf", "crf"),
         "pseudo labels: AffinityNet, walk, CRF": (METHOD, "labels", "labels"),
     }
     networks = {
+        "network on the CRF's labels": (CRF, "segmentation", "seg"),
         "network on pseudo labels": (METHOD, "segmentation", "seg"),
         "network on true masks": (TRUTH, "segmentation", "seg"),
     }
     tried = {row.title: (name, "maps", "tune") for name, row in ({GPP: study.rows[GPP]} | study.tried).items()}
     parts = {part: row_table(folder, rows) for part, rows in study.tables.items()} | {
-        "summary": stage_table(folder, cams | behind | networks, share=tuple(networks)),
+        "summary": stage_table(folder, cams | behind | networks, of="network on true masks"),
         "stages": stage_table(folder, {"CAM": (METHOD, "maps", "report")} | behind),
-        "segmentation": stage_table(folder, networks, share=tuple(networks)),
+        "segmentation": stage_table(folder, networks, of="network on true masks"),
         "classes": class_table(folder, networks),
         "curves": curve_table(folder, study.rows),
         "tried": stage_table(folder, tried),

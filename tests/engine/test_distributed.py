@@ -1,5 +1,6 @@
 """torchrun: N processes give the losses and weights of one, and share the images that have to be inferred."""
 
+import shutil
 import signal
 import subprocess
 
@@ -7,8 +8,20 @@ import numpy as np
 import pytest
 import torch
 from conftest import ROOT, infer_flags, succeeds, train_flags
-from stage_runs import assert_same_losses, assert_same_weights, read_log, torchrun, torchrun_command
+from stage_runs import (
+    assert_same_losses,
+    assert_same_weights,
+    read_log,
+    torchrun,
+    torchrun_command,
+    train_aff_flags,
+    train_seg_flags,
+)
 
+from engine import distributed
+from models.aeft import AEFTNet
+from models.resnet38d import ResNet38d
+from tool.io.files import UserError
 from tool.io.scores import read_scores
 
 
@@ -80,48 +93,26 @@ def test_a_signal_stops_all_processes_with_one_line_and_they_resume_as_one(alone
     assert_same_weights(tmp_path / "n/ckpt/002net_main.pth", folder / "n/ckpt/002net_main.pth")
 
 
-def test_processes_train_affinitynet_as_one(toy, inferred, tmp_path):
-    flags = [
-        "--name",
-        "n",
-        "--voc12_root",
-        toy,
-        "--train_list",
-        toy / "train.txt",
-        "--low",
-        2,
-        "--high",
-        19,
-        "--dup",
-        19,
-        "--pretrained",
-        inferred / "n/ckpt/003net_main.pth",
-        "--no-dropout",
-        "--width",
-        0.0625,
-        "--epochs",
-        2,
-        "--batch_size",
-        5,
-        "--crop_size",
-        64,
-        "--select",
-        "last",
-        "--num_workers",
-        0,
-        "--device",
-        "cpu",
-    ]
+ARCH = "deeplab_resnet38d"
+AFF = ["--epochs", 2, "--batch_size", 5, "--crop_size", 64, "--scale", 1, "--select", "last"]
+OTHERS = {  # script: (flags, more of them, log, checkpoints, terms)
+    "train_aff.py": (train_aff_flags, AFF, "log_aff021908.jsonl", "ckpt_aff/aff021908", ("total", "bg", "fg", "neg")),
+    "train_seg.py": (train_seg_flags, ["--lr", 0.001], f"log_seg_{ARCH}.jsonl", f"ckpt_seg/{ARCH}", ("total", "miou")),
+}
+
+
+@pytest.mark.parametrize("script", OTHERS)
+def test_processes_train_the_other_networks_as_one(toy, inferred, tmp_path, script):
+    """Batches of 5, masks with different numbers of ignored pixels, no dropout."""
+    make_flags, more, log, checkpoints, terms = OTHERS[script]
     for name in ("one", "two"):
-        (tmp_path / name).mkdir()
-        (tmp_path / name / "n").symlink_to(tmp_path / f"{name}_n")
-        (tmp_path / f"{name}_n").mkdir()
-        (tmp_path / f"{name}_n/crf").symlink_to(inferred / "n/crf")
-    succeeds("train_aff.py", "--experiment", tmp_path / "one", *flags)
-    torchrun(2, "train_aff.py", "--experiment", tmp_path / "two", *flags)
-    logs = [read_log(tmp_path / k / "n/log_aff021919.jsonl") for k in ("two", "one")]
-    assert_same_losses(*logs, ("total", "bg", "fg", "neg"))
-    assert_same_weights(*(tmp_path / k / "n/ckpt_aff/aff021919/best.pth" for k in ("two", "one")))
+        shutil.copytree(inferred / "n", tmp_path / name / "n")
+    one, two = ([*make_flags(toy, tmp_path / name), *more, "--no-dropout"] for name in ("one", "two"))
+    succeeds(script, *one)
+    out = torchrun(2, script, *two)
+    assert "2 processes" in out and out.count("epoch 0:") == 1
+    assert_same_losses(*(read_log(tmp_path / name / "n" / log) for name in ("two", "one")), terms)
+    assert_same_weights(*(tmp_path / name / "n" / checkpoints / "best.pth" for name in ("two", "one")))
 
 
 def test_processes_share_the_list(toy, inferred, tmp_path):
@@ -157,3 +148,47 @@ def test_ranks_without_an_image_have_nothing_to_do(broken, trained, tmp_path):
     assert "1 images done, 0 skipped (done before), 1 failed" in out
     for folder in ("dict", "crf/02"):
         assert [path.stem for path in (tmp_path / "n" / folder).glob("*.npy")] == ids[:1]
+
+
+# ---------------------------------------------------------------- devices
+
+
+def test_a_gpu_that_runs_no_kernel_is_not_taken(monkeypatch, capsys):
+    """As where torch was built for other architectures: it is there, and its first kernel fails."""
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+
+    def fails(*_, device, **__):
+        raise RuntimeError("CUDA error: no kernel image is available for execution on the device\nmore lines")
+
+    monkeypatch.setattr(torch, "ones", fails)
+    assert distributed.choose_device("auto") == torch.device("cpu")
+    assert "--device auto: the CPU, as the GPU runs nothing (CUDA error: no kernel image" in capsys.readouterr().err
+    with pytest.raises(UserError, match=r"--device cpu: not available here \(CUDA error: no kernel .* device\)"):
+        distributed.choose_device("cpu")
+
+
+def test_a_gpu_by_its_number_is_the_only_one_that_is_opened(monkeypatch):
+    calls = []
+    monkeypatch.setattr(torch.cuda, "set_device", lambda device: calls.append(str(device)))
+    monkeypatch.setattr(torch.cuda, "synchronize", lambda device: calls.append("kernel"))
+    monkeypatch.setattr(torch, "ones", lambda *_, device: calls.append("kernel") or torch.zeros(2))
+    assert str(distributed.choose_device("cuda:1")) == "cuda:1" and calls == ["cuda:1", "kernel", "kernel"]
+
+
+def test_half_precision_of_old_gpus(monkeypatch):
+    monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda including_emulation: False)
+    assert distributed.half_precision(torch.device("cuda")) == torch.float16
+    assert distributed.half_precision(torch.device("cpu")) == torch.bfloat16
+    monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda including_emulation: True)
+    assert distributed.half_precision(torch.device("cuda")) == torch.bfloat16
+
+
+@pytest.mark.parametrize("scratch", [False, True])
+def test_only_batchnorm_that_trains_is_of_all_processes(monkeypatch, capsys, scratch):
+    """bn8 of the classifier is in no forward."""
+    net = AEFTNet(ResNet38d(1 / 16))
+    if not scratch:
+        net.freeze()
+    monkeypatch.setattr(distributed, "DistributedDataParallel", lambda net, **_: net)
+    distributed.World(0, 2).prepare(net.train(), False, 0, False)
+    assert ("training BatchNorm on CPU" in capsys.readouterr().err) == scratch

@@ -6,9 +6,10 @@ from pathlib import Path
 
 import pytest
 
-from engine.experiment import Experiment, remember
+from engine.experiment import Experiment, next_command, remember
 from engine.flags import Parser, add_common, add_data, add_trunk
 from tool.io.files import UserError
+from voc12.classes import load_classes
 
 SETS = ("VOC", "own")
 
@@ -39,6 +40,7 @@ def parse(*argv, begins=False):
     add_trunk(parser)
     parser.add_list("--train_list", "voc12/train_aug.txt", "train", "")
     parser.add_list("--val_list", "voc12/train.txt", "val", "")
+    parser.add_list("--list", "voc12/train.txt", "masks", "")
     parser.run("--resume", action="store_true")
     return parser.parse_args(["--name", "n", *map(str, argv)])
 
@@ -69,8 +71,11 @@ def test_a_folder_says_all_that_is_to_be_known_of_it(here):
     assert args.cls_labels == "own/cls_labels.npy"
     assert args.train_list == "own/ImageSets/Segmentation/train.txt"
     assert args.val_list == "own/ImageSets/Segmentation/val.txt"
+    assert args.list == args.train_list
+    Path("own/ImageSets/Segmentation/masks.txt").touch()
     Path("own/ImageSets/Segmentation/val.txt").unlink()
-    assert parse("--voc12_root", "own").val_list == "none"
+    args = parse("--voc12_root", "own")
+    assert (args.val_list, args.list) == ("none", "own/ImageSets/Segmentation/masks.txt")
 
 
 def test_the_released_label_table_is_not_asked_about_other_images(here):
@@ -138,6 +143,27 @@ def test_a_data_set_that_was_moved_or_copied(here):
     assert args.classes == "elsewhere/classes.txt"
     remember(args)
     assert parse().voc12_root == "elsewhere"
+
+
+def test_class_names_are_known_without_the_data_set(here):
+    train("--voc12_root", "own")
+    Path("own").rename("elsewhere")
+    args = parse()
+    assert load_classes(args.classes) == ("zebra", "lion")
+    assert next_command("stage.py", args) == "python stage.py --name n"
+    assert parse("--classes", "elsewhere/classes.txt").classes == "elsewhere/classes.txt"
+    Path("other.txt").write_text("lion\nzebra\n")
+    with pytest.raises(UserError, match="--classes other.txt: "):
+        parse("--classes", "other.txt")
+    Path("experiment/n").rename("experiment/moved")
+    assert load_classes(parse("--name", "moved").classes) == ("zebra", "lion")
+    remember(parse("--name", "moved", "--width", 0.5, "--overwrite", begins=True))
+    Path("experiment/n").mkdir()
+    Path("experiment/n/settings.json").write_text('{"voc12_root": "own", "classes": "own/classes.txt"}')  # of before
+    assert parse().classes == "own/classes.txt"
+    Path("experiment/n/settings.json").write_text('{"classes": "gone", "class_names": ["a", 3]}')
+    with pytest.raises(UserError, match="settings.json: needs 1 to 254 different class names"):
+        load_classes(parse().classes)
 
 
 @pytest.mark.parametrize("text", ["{", "[]", '{"width": "wide"}', '{"voc12_root": 3}'])

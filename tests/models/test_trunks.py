@@ -16,10 +16,10 @@ from torch import nn
 
 from models.aeft import AEFTNet
 from models.affinity import AffinityNet, affinity_loss
-from models.checkpoint import load_weights, released_state, save_weights, timm_name
+from models.checkpoint import load_weights, released_state, save_weights, start_weights, timm_name
 from models.resnet38d import ResNet38d, running_statistics_kept
 from models.triplet import TripletErasing
-from models.trunks import choose_levels, make_trunk
+from models.trunks import choose_levels, finer_stride, make_trunk
 from tool.io.files import UserError
 from tool.pseudo_labels import walk_scores
 from voc12.data import AffinitySet
@@ -52,6 +52,18 @@ def trunk_like(model, name, **options):
 
 
 # ---------------------------------------------------------------- features
+
+
+@pytest.mark.parametrize(
+    ("name", "stride"),
+    [("vit_base_patch16_clip_224.openai", 16), ("vit_small_patch14_dinov2", 14), ("vit_small_patch16_dinov3", 16)],
+)
+def test_pretrained_transformers_are_trunks(name, stride):
+    """CLIP's, DINOv2's and DINOv3's, with random weights."""
+    trunk = make_trunk(f"timm:{name}").eval()
+    with torch.no_grad():
+        maps = [trunk(torch.rand(1, 3, 70, 100)), *trunk.levels(torch.rand(1, 3, 70, 100))]
+    assert {tuple(m.shape) for m in maps} == {(1, trunk.out_channels, -(-70 // stride), -(-100 // stride))}
 
 
 @pytest.mark.parametrize("size", [(1, 1), (33, 47), (97, 75), (64, 160)])
@@ -111,6 +123,15 @@ def test_features_with_the_packaged_weights_are_timms_own(lite0, size):
         ours, theirs = trunk(x), lite0.forward_features(x)
     torch.testing.assert_close(ours, theirs, rtol=1e-5, atol=1e-5)
     assert theirs.std() > 0.1
+
+
+@pytest.mark.parametrize("k", [1, 2])
+def test_the_packaged_weights_of_the_larger_sisters_are_found_and_fit_entry_by_entry(k):
+    name = f"timm:tf_efficientnet_lite{k}"
+    trunk, path = make_trunk(name), start_weights("auto", name)
+    assert load_weights(trunk, path) == []
+    for (own, ours), theirs in zip(trunk.state_dict().items(), torch.load(path, weights_only=True).values()):
+        assert torch.equal(ours, theirs), own
 
 
 def test_a_vits_map_is_its_tokens_in_their_places():
@@ -444,3 +465,17 @@ def test_resnet38d_needs_no_timm():
     )
     environment = os.environ | {"PYTHONPATH": str(ROOT)}
     subprocess.run([sys.executable, "-c", code], cwd=ROOT, env=environment, check=True, timeout=100)
+
+
+@pytest.mark.parametrize(
+    ("name", "stride"),
+    [
+        (RESNET, 16),
+        (VIT, 16),
+        ("timm:vit_small_patch14_dinov2", None),
+        ("timm:ghostnet_100", None),
+        ("resnet38d", None),
+    ],
+)
+def test_a_finer_stride_is_wanted_where_it_can_be_had(name, stride):
+    assert finer_stride(name) == stride

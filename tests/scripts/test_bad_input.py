@@ -297,7 +297,8 @@ def bad_values():
                 continue
             values = []
             if kind:
-                values = ["x", "nan", "inf", "1e999", "1,5", "0x10", "--", "-5"]
+                values = ["x", "nan", "inf", "1e999", "1,5", "0x10", "-5"]
+                values += ["--"] if action.nargs not in ("?", "*") else []  # there it ends the flag's values
             if kind is int:
                 values += ["2.5", "1e3", str(10**30)]
             if kind is float:
@@ -351,7 +352,7 @@ CONTRADICTIONS = [
     (TRAIN, ["--jitter", 0, 0, 0, 0.6], "--jitter: hue 0.6 is above 0.5"),
     (TRAIN_AFF, ["--jitter", 0, 0, 0, 0.6], "--jitter: hue 0.6 is above 0.5"),
     (TRAIN, ["--batch_size", 5], "4 images do not fill one batch of 5"),
-    (TRAIN, ["--epochs", 2, "--batch_size_triplet", 5], "4 images do not fill one batch of 5"),
+    (TRAIN, ["--epochs", 2, "--batch_size_triplet", 5], "not fill one batch of 5; lower --batch_size_triplet"),
     (TRAIN_AFF, ["--batch_size", 5], "4 images do not fill one batch"),
     (TRAIN, ["--width", 0.05], "width 0.05 is below 1/16"),
     (INFER, ["--width", 0.05], "width 0.05 is below 1/16"),
@@ -409,7 +410,7 @@ def test_contradictions_and_impossible_sizes(place, script, arguments, says):
 
 def test_nothing_to_write(prepared):
     given = [k for k in flags(INFER, prepared) if k != "--dict"]
-    refused(INFER, *given, says="nothing to write: give --dict, --crf or --vis")
+    refused(INFER, *given, says="nothing to write: give --dict, --crf, --png or --vis")
     given = given[: given.index("--weights")] + given[given.index("--weights") + 2 :]
     refused(INFER, *given, "--dict", says="give one of --load_epo EPOCH and --weights FILE")
     refused(INFER, *given, "--name", "e", "--dict", "--load_epo", 7, says=["007net_main.pth", "epochs there: 0"])

@@ -248,6 +248,33 @@ def test_several_experiments_stand_in_one_table(three):
     assert run["origin"] == {"n": None, "m": None, "o": None} and run["summary"]["images"]["done"] == 12
 
 
+def test_methods_are_compared_by_their_experiments(three):
+    alone = {name: scores(*CAM, "--name", name)[0] for name in "nmo"}
+    files = ["--csv", "out/a.csv", "--tex", "out/a.tex", "--plot", "out/a.pdf"]
+    result, _ = scores(*CAM, "--name", "her=n,o", "ours=m", *files)
+    assert result["experiments"] == alone and "mean" not in result
+    values = [alone[name]["miou"] for name in "no"]
+    her, ours = result["methods"]["her"], result["methods"]["ours"]
+    assert her["mean"]["miou"] == pytest.approx(np.mean(values)) and ours["mean"]["miou"] == alone["m"]["miou"]
+    assert her["std"]["miou"] == pytest.approx(np.std(values, ddof=1)) and ours["std"]["miou"] is None
+    assert f"{np.mean(values):.2f} $\\pm$ {np.std(values, ddof=1):.2f}" in Path("out/a.tex").read_text()
+    assert {p.name for p in Path("out").iterdir()} == {"a.csv", "a.tex", "a.pdf"}
+    (three / "experiment/n").rename(three / "experiment/lr=0.1")
+    assert "methods" not in scores(*CAM, "--name", "lr=0.1", "m")[0]  # names of experiments may have the sign
+
+
+def test_methods_that_make_no_sense_are_refused(three):
+    for names, says in (
+        (["her=n", "m"], "give experiments, or METHOD=NAME,NAME"),
+        (["her=n", "her=m"], "each method once"),
+        (["her=n,,m"], "'' is not a name"),
+        (["her=n/.."], "not a name for a folder"),
+        (["her=n,m", "ours=n"], "the same experiment twice"),
+        (["her=x"], "experiment/x/dict: no such folder"),
+    ):
+        refused(EVALUATION, "--voc12_root", "data", "--list", "train", *CAM, "--name", *names, says=says)
+
+
 def test_experiments_without_a_common_list_or_result_are_refused(three):
     several = [*FLAGS, *CAM, "--name", "n", "m"]
     refused(EVALUATION, *several, "n", says="the same experiment twice")
@@ -328,13 +355,13 @@ def test_csv(three):
     result, _ = scores(*CAM, "--name", "n", "m", "--csv", "out/table.csv")
     with open("out/table.csv", newline="") as stream:
         rows = list(csv.DictReader(stream))
-    assert len(rows) == 2 * (21 + 2)
+    assert len(rows) == 4 * (21 + 2)  # the latter two: mean and standard deviation
     bird = next(row for row in rows if row["experiment"] == "m" and row["class"] == "bird")
     m = result["experiments"]["m"]
     assert float(bird["iou"]) == m["classes"]["bird"] and float(bird["recall"]) == m["recall"]["bird"]
     assert float(bird["boundary_iou"]) == m["boundary_iou_classes"]["bird"]
     assert next(row for row in rows if row["class"] == "cow")["iou"] == ""
-    means = {row["class"]: row["iou"] for row in rows[-2:]}
+    means = {row["class"]: row["iou"] for row in rows[44:46]}
     assert means == {"mean of present": str(m["miou_present"]), "mean, absent as 0": str(m["miou"])}
 
 

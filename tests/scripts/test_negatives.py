@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 from conftest import prints, refused, run_here
 from PIL import Image
+from stage_runs import POWERS
 
 from tool.io.files import read_json, read_list
 from tool.io.images import label_image, open_mask
@@ -120,7 +121,6 @@ def place(drawn, tmp_path_factory):
     return folder
 
 
-POWERS = ["--low", 2, "--high", 19, "--dup", 8]
 INFER = [*NETWORK, "--load_epo", 1, "--dict", "--crf", "--vis", "--alphas", 2, 19, "--crf_workers", 1]
 WALK = [*NETWORK, *POWERS, "--vis", "--crf_workers", 1]
 

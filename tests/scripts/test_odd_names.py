@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 from conftest import infer_flags, run_here, train_flags
+from stage_runs import aff_flags
 
 from tool.io.files import portable
 from tool.io.images import open_mask
@@ -47,11 +48,10 @@ def test_odd_names_through_all_stages(odd, tmp_path):
     succeeds_here("infer.py", *flags)  # all is done, and found to be
     assert before == {path: path.stat().st_mtime_ns for path in (n / "dict").rglob("*.npy")}
 
-    aff = ["--name", "n", "--experiment", tmp_path, "--voc12_root", root, "--train_list", root / "train.txt"]
-    aff += ["--width", 0.0625, "--low", 2, "--high", 19, "--dup", 8, "--num_workers", 0, "--device", "cpu"]
+    aff = aff_flags(root, tmp_path)
     more = ["--val_list", root / "train.txt", "--pretrained", n / "ckpt" / "001net_main.pth"]
-    succeeds_here("train_aff.py", *aff, *more, "--epochs", 1, "--batch_size", 3, "--crop_size", 96, "--scale", 2)
-    succeeds_here("infer_aff.py", *aff, "--scale", 2, "--vis")
+    succeeds_here("train_aff.py", *aff, *more, "--epochs", 1, "--batch_size", 3, "--crop_size", 96)
+    succeeds_here("infer_aff.py", *aff, "--vis")
     for image_id in ids:
         shape = open_mask(root / "SegmentationClass" / f"{image_id}.png", 21).shape
         assert open_mask(n / "rw" / "02_1908" / f"{image_id}.png", 21).shape == shape

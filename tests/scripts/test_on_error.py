@@ -5,6 +5,7 @@ import shutil
 import pytest
 import torch
 from conftest import infer_flags, refused, run_here, run_script, train_flags
+from stage_runs import aff_flags
 
 from models.affinity import AffinityNet
 
@@ -45,32 +46,11 @@ def test_pseudo_labels_leave_broken_images_out(toy, inferred, tmp_path):
         (tmp_path / f"n/dict/{image_id}.npy").write_bytes((inferred / f"n/dict/{image_id}.npy").read_bytes())
     (tmp_path / f"n/dict/{ids[0]}.npy").write_bytes(b"broken")
     torch.save(AffinityNet(0.0625).released_state(), tmp_path / "weights.pth")
-    flags = [
-        "--name",
-        "n",
-        "--experiment",
-        tmp_path,
-        "--voc12_root",
-        toy,
-        "--train_list",
-        toy / "train.txt",
-        "--low",
-        2,
-        "--high",
-        19,
-        "--dup",
-        19,
-        "--width",
-        0.0625,
-        "--weights",
-        tmp_path / "weights.pth",
-        "--device",
-        "cpu",
-    ]
+    flags = [*aff_flags(toy, tmp_path), "--weights", tmp_path / "weights.pth"]
     refused("infer_aff.py", *flags, says="no dict for 1 of 12")
     result = run_script("infer_aff.py", *flags, "--on_error", "skip")
     assert result.returncode == 0, result.stderr
-    folder = tmp_path / "n/rw/02_1919"
+    folder = tmp_path / "n/rw/02_1908"
     assert listed(folder / "failed.txt") == sorted([ids[0], ids[-1]])
     assert len(list(folder.glob("*.png"))) == 10
 

@@ -4,7 +4,7 @@ import numpy as np
 from golden_inputs import load
 
 from tool import crf
-from tool.crf import background_score, crf_with_alphas
+from tool.crf import RELEASED, background_score, crf_with_alphas
 from tool.pseudo_labels import stack_scores
 
 
@@ -37,3 +37,12 @@ def test_background_score_by_hand():
     assert keys.tolist() == [0, 2, 4]
     np.testing.assert_allclose(scores[:, 0], [[0.25, 0.01], [0.1, 0.9], [0.5, 0.2]], atol=1e-6)
     np.testing.assert_allclose(background_score(np.zeros((1, 1, 1)), 19), 1)
+
+
+def test_widths_that_follow_the_size_of_an_image():
+    rng = np.random.default_rng(0)
+    image, cams = rng.integers(0, 256, (30, 40, 3), dtype=np.uint8), {3: rng.random((30, 40), dtype=np.float32)}
+    follows = crf_with_alphas(image, cams, [4], pairwise=RELEASED._replace(side=80))
+    halved = crf_with_alphas(image, cams, [4], pairwise=RELEASED._replace(sxy=1.5, bilateral_sxy=40))
+    released = crf_with_alphas(image, cams, [4])
+    assert np.array_equal(follows[4][0], halved[4][0]) and not np.allclose(follows[4][0], released[4][0], atol=1e-3)

@@ -35,6 +35,19 @@ def test_both_forms_give_the_same_labels(tmp_path, start, end):
     assert read(tmp_path, start + end.join(marked).encode()) == (["cow", "dog"], by_hand)
 
 
+@pytest.mark.parametrize("start", ["", "\ufeff"])
+def test_spreadsheets_that_separate_by_semicolons_or_tabs(tmp_path, start):
+    by_hand = {"a, b.jpg": {"cow", "dog"}, "c.jpg": {"dog"}, "d.jpg": set()}
+    quoted = 'image;labels\r\na, b.jpg;"cow;dog"\r\nc.jpg;dog\r\nd.jpg;\r\n'
+    for text in (quoted, quoted.replace('"', "").replace("dog\r", "dog;\r")):
+        assert read(tmp_path, start + text) == (None, by_hand)
+    marked = '"image";"cow";"dog"\na, b.jpg;1;1\nc.jpg;0;1\nd.jpg;0;0\n'
+    for text in (marked, marked.replace(";", "\t")):
+        assert read(tmp_path, start + text) == (["cow", "dog"], by_hand)
+    with pytest.raises(UserError, match="line 2: 1 fields where the header has 2"):
+        read(tmp_path, "image;labels\na.jpg\n")
+
+
 def test_rows_are_gathered_under_what_is_located(tmp_path):
     text = "image,labels\na.jpg,cow;dog\na.jpeg,dog;cow\n"
     assert read(tmp_path, text, lambda name: name[0])[1] == {"a": {"cow", "dog"}}

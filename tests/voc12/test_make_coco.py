@@ -152,7 +152,7 @@ def test_lists_labels_and_masks_of_instances(coco):
 
     assert "train: 2 of 4 images have an object (COCO 2014: 82,081 of 82,783)" in printed
     assert "val: 1 of 2 images have an object (COCO 2014: 40,137 of 40,504)" in printed
-    assert f"next: python train.py --name NAME --voc12_root {out}\n" in printed
+    assert f"next: python train.py --name {out.name} --voc12_root {out} --trunk timm:tf_efficientnet_lite0\n" in printed
 
 
 def test_masks_of_stuff_keep_things_alone(coco):
@@ -220,8 +220,8 @@ BAD_JSON = {  # name -> (change, words of the message)
     "a polygon far away": (with_value("annotations", "segmentation", [[0, 0, 1e9, 0, 1e9, 9]]), "101: a polygon far"),
     "a polygon without points": (with_value("annotations", "segmentation", [[]]), "annotation 101: a polygon far"),
     "a polygon of texts": (with_value("annotations", "segmentation", [["a"] * 6]), "annotation 101: could not convert"),
-    "an outline that is a text": (with_value("annotations", "segmentation", "x"), "annotations[1]: the key 'segm"),
-    "a crowd that is a text": (with_value("annotations", "iscrowd", "no"), "annotations[1]: the key 'iscrowd' is of"),
+    "an outline that is a text": (with_value("annotations", "segmentation", "x"), "annotations[1] lacks the key 'segm"),
+    "a crowd that is a text": (with_value("annotations", "iscrowd", "no"), "annotations[1] lacks the key 'iscrowd'"),
     "a code of another size": (
         with_value("annotations", "segmentation", {"size": [9, 12], "counts": [108]}), "a run-length code of another"
     ),

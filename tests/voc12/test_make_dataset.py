@@ -9,10 +9,12 @@ import shutil
 import signal
 import subprocess
 import sys
+from functools import partial
 from pathlib import Path
 
 import numpy as np
 import pytest
+import timm
 from conftest import ROOT, prints, refused, run_here
 from hypothesis import given
 from hypothesis import strategies as st
@@ -20,7 +22,7 @@ from PIL import Image
 
 from tool.io import lock
 from tool.io.files import read_list
-from tool.io.images import open_image, open_mask
+from tool.io.images import PALETTE, open_image, open_mask
 from voc12 import layout
 from voc12.classes import load_classes
 from voc12.data import check_images, image_path
@@ -106,7 +108,10 @@ def test_nested_photographs_of_every_format_with_a_list_of_labels(here):
     assert re.search(r"^lion +3 +3$", printed, re.M) and re.search(r"^zebra +4 +4$", printed, re.M)
     assert "8 images, 2 of them with several classes" in printed
     assert "smallest 12 x 8, median 12 x 8, largest 12 x 8" in printed
-    assert f"next: python train.py --name NAME --voc12_root {here / 'mine'}\n" in printed
+    assert (
+        f"next: python train.py --name mine --voc12_root {here / 'mine'} --trunk timm:tf_efficientnet_lite0\n"
+        in printed
+    )
 
 
 def test_columns_of_zeros_and_ones_keep_the_order_of_the_header(here):
@@ -144,6 +149,40 @@ def test_a_class_a_folder(here):
     printed = make(here, "--by_folder", labels=None)
     assert contents(here / "mine") == {i: {i[0]} for i in IDS[:-1]}
     assert "left out: 1 photographs without a label (my photo.JPEG)" in printed
+
+
+def test_a_photograph_in_two_class_folders_has_both_classes(here):
+    write_photo(here / "photos" / "c" / "again.png")
+    shutil.copyfile(here / "photos" / "b" / "1.PNG", here / "photos" / "c" / "again.png")
+    (here / "masks" / "c").mkdir(parents=True)
+    Image.fromarray(np.full((8, 12), 2, np.uint8)).save(here / "masks" / "c" / "again.png")
+    printed = make(here, "--by_folder", labels=None, masks=here / "masks")
+    assert contents(here / "mine") == {i: {i[0]} for i in IDS[:-1]} | {"b__1": {"b", "c"}}
+    assert "left out: 1 copies of photographs, which have the classes of all (c/again.png)" in printed
+    assert (open_mask(here / "mine" / "SegmentationClass" / "b__1.png", 3) == 2).all()
+
+
+@pytest.mark.parametrize(
+    ("label", "says"),
+    [
+        ("Zebra", "'Zebra' (1 photographs) and 'zebra' (3 photographs) look like one class; give both one name, or"),
+        ("zerba", "'zerba' (1 photographs) and 'zebra' (3 photographs) look like one class"),
+        ("lion, zebra", "b/1.PNG has the label 'lion, zebra'; if that is more than one class, write 'lion; zebra'"),
+    ],
+)
+def test_names_that_may_be_mistakes_are_asked_about_unless_they_are_listed(here, label, says):
+    write_csv(here / "labels.csv", (PHOTOS | {"b/1.PNG": label}).items())
+    refused(SCRIPT, *flags(here), says=["labels.csv", says, "--classes"])
+    assert_nothing_made(here)
+    (here / "names.txt").write_text("\n".join(["lion", "okapi", "zebra", label]))
+    make(here, classes=here / "names.txt")
+    assert contents(here / "mine")["b__1"] == {label}
+
+
+def test_class_folders_that_may_be_one_class_are_asked_about(here):
+    write_photo(here / "photos" / "C" / "9.png")
+    says = ["'C' (1 photographs) and 'c' (5 photographs)", "--classes"]
+    refused(SCRIPT, *flags(here, labels=None), "--by_folder", says=says)
 
 
 def test_names_decide_classes_and_their_order(here):
@@ -228,6 +267,8 @@ def test_masks_are_linked_and_part_of_them_is_for_validation(here):
     printed = make(here, "--val", 0.5, masks=here / "masks")
     train, val = (read_list(here / "mine" / "ImageSets" / "Segmentation" / f"{name}.txt") for name in ("train", "val"))
     assert sorted(train + val) == IDS and "c__5" in train
+    scored = read_list(here / "mine" / "ImageSets" / "Segmentation" / "masks.txt")
+    assert scored == [i for i in train if i != "c__5"]
     # zebra 4, lion 2 and okapi 3 have masks: half of each
     assert {n: sum(n in EXPECTED[i] for i in val) for n in ("zebra", "lion", "okapi")} == {
         "zebra": 2, "lion": 1, "okapi": 2
@@ -235,7 +276,7 @@ def test_masks_are_linked_and_part_of_them_is_for_validation(here):
     assert sorted(p.stem for p in (here / "mine" / "SegmentationClass").iterdir()) == [i for i in IDS if i != "c__5"]
     mask = open_mask(here / "mine" / "SegmentationClass" / "b__deep__2.png", 4)
     assert mask[:, 0].tolist() == [255, 255, 1, 3, 0, 0, 0, 0]
-    assert re.search(r"^zebra +4 +2 +2$", printed, re.M)
+    assert re.search(r"^zebra +4 +2 +2 +2$", printed, re.M)
     make(here, "--val", 0.5, masks=here / "masks", out=here / "twice")
     assert read_list(here / "twice" / "ImageSets" / "Segmentation" / "val.txt") == val
 
@@ -245,6 +286,45 @@ def test_masks_whose_ids_are_in_another_order_are_noticed(here, capsys):
     (here / "names.txt").write_text("zebra\nlion\nokapi\n")
     make(here, masks=here / "masks", classes=here / "names.txt")
     assert "8 of 8 masks hold classes that the labels lack" in capsys.readouterr().err
+
+
+CVAT = "# label:color_rgb:parts:actions\nbackground:0,0,0::\nzebra:10,20,30::\nlion:9,8,7::\nokapi:250,250,55::\n"
+COLOURS = {0: (0, 0, 0), 1: (9, 8, 7), 2: (250, 250, 55), 3: (10, 20, 30), 255: (1, 1, 1)}
+
+
+@pytest.mark.parametrize("given", ["VOC", "beside", "flag"])
+def test_masks_in_colour_become_ids(here, given):
+    write_masks(here)
+    make(here, "--copy", masks=here / "masks", out=here / "ids")
+    colours = {k: tuple(PALETTE[k]) for k in COLOURS} if given == "VOC" else COLOURS
+    path = here / ("labelmap.txt" if given == "beside" else "colours.txt")
+    path.write_text(CVAT + "void:1,1,1::\n")
+    for mask in (here / "masks").rglob("*.png"):
+        ids = np.asarray(Image.open(mask))
+        Image.fromarray(np.array([colours.get(k, (0, 0, 0)) for k in range(256)], np.uint8)[ids]).save(mask)
+    make(here, *["--labelmap", path] * (given == "flag"), masks=here / "masks")
+    for mask in (here / "ids" / "SegmentationClass").iterdir():
+        assert (open_mask(mask, 4) == open_mask(here / "mine" / "SegmentationClass" / mask.name, 4)).all()
+
+
+@pytest.mark.parametrize(
+    ("labelmap", "says"),
+    [
+        (CVAT.replace("zebra", "gnu"), "b/1.png: the colour 10,20,30 is that of gnu, which is no class"),
+        (CVAT + "gnu:9,8,7::", "line 6: 'gnu:9,8,7::': needs name:r,g,b:: with a colour of its own"),
+        (CVAT + "gnu:::", "line 6: 'gnu:::': needs name:r,g,b::"),
+        (CVAT + "gnu:1,2,256::", "line 6: "),
+        (None, "no such text file; --labelmap takes one with lines name:r,g,b::"),
+    ],
+)
+def test_colours_that_stand_for_no_class_are_refused(here, labelmap, says):
+    path = here / "masks" / "b" / "1.png"
+    path.parent.mkdir(parents=True)
+    Image.new("RGB", (12, 8), COLOURS[3]).save(path)
+    if labelmap:
+        (here / "map.txt").write_text(labelmap)
+    refused(SCRIPT, *flags(here, masks=here / "masks", labelmap=here / "map.txt"), says=says)
+    assert_nothing_made(here)
 
 
 LABELS = st.dictionaries(
@@ -277,7 +357,7 @@ def test_single_labels_are_divided_exactly(sizes, part, seed):
 BAD_TABLES = {  # name -> (bytes, words of the message)
     "empty": (b"", "no header"),
     "without a header": (b"b/1.PNG,zebra\n", "no header; the first line must be `image,labels`"),
-    "other separators": (b"image;labels\nb/1.PNG;zebra\n", "no header"),
+    "other separators": (b"image|labels\nb/1.PNG|zebra\n", "no header"),
     "images alone": (b"image\nb/1.PNG\n", "no header"),
     "utf-16": ("image,labels\nb/1.PNG,zebra\n".encode("utf-16"), "not UTF-8 text; save it again as CSV in UTF-8"),
     "latin-1": ("image,labels\nb/1.PNG,zèbre\n".encode("latin-1"), "not UTF-8 text"),
@@ -299,7 +379,7 @@ BAD_TABLES = {  # name -> (bytes, words of the message)
     "background": (b"image,labels\nb/1.PNG,background\n", "without 'background'"),
     "a name that is a path": (b"image,labels\nb/1.PNG,../zebra\n", "'../zebra' is no class name"),
     "a name of two lines": ("image,labels\nb/1.PNG,zebra\u2028lion\n".encode(), "is no class name"),
-    "no image there": (b"image,labels\nx.png,zebra\n", "none of its 1 images is in"),
+    "no image there": (b"image,labels\nx.png,zebra\n", "; names are paths below --images, with capitals as"),
     "no labels": (b"image,labels\nb/1.PNG,\n", "no photograph has a label"),
     "no labels in columns": (b"image,zebra\nb/1.PNG,0\n", "no photograph has a label"),
 }  # fmt: skip
@@ -362,7 +442,7 @@ def test_photographs_that_cannot_be_read_are_refused_or_left_out(here, capsys):
     [
         ((12, 9), None, "12 x 9 pixels, the photograph 12 x 8"),
         ((12, 8), 4, "holds id 4; ids go from 0 to 3"),
-        ((12, 8), "RGB", "a mask of mode RGB"),
+        ((12, 8), "RGB", "1.png: the colour 90,40,110 is that of no label"),
     ],
 )
 def test_masks_of_another_size_or_with_unknown_ids_are_refused(here, size, value, says):
@@ -450,6 +530,19 @@ def test_a_failure_while_linking_leaves_nothing(here, monkeypatch):
 
 
 # ---------------------------------------------------------------- the page
+
+
+def test_the_next_command_can_run_as_it_stands(here, monkeypatch):
+    words = shlex.split(make(here).rpartition("next: python ")[2])
+    monkeypatch.setattr("timm.create_model", partial(offline, timm.create_model))
+    # beside the command: small crops and a look at one step, so that it takes seconds
+    more = ["--experiment", here, "--num_workers", 0, "--crop_size", 32, "--T", 40, "--check"]
+    assert "8 images" in prints(*words, *more)
+
+
+def offline(make_model, *args, pretrained=False, **options):
+    assert not pretrained, "timm asks its hub for weights"
+    return make_model(*args, **options)
 
 
 def test_the_commands_of_the_page_run_as_written(here, monkeypatch):

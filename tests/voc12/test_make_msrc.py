@@ -8,7 +8,7 @@ from conftest import prints, refused
 from PIL import Image
 
 from tool.io.files import read_list
-from tool.io.images import open_mask, voc_palette
+from tool.io.images import PALETTE, open_mask
 from voc12.classes import VOC_CLASSES
 from voc12.labels import load_labels, read_xml_label
 
@@ -65,7 +65,7 @@ def test_ids_masks_annotations_and_lists(msrc, tmp_path):
                 expected[slice(*rows), slice(*columns)] = VOC_CLASSES.index(what) + 1 if isinstance(what, str) else what
             path = out / "SegmentationClass" / f"{image_id(name)}.png"
             assert (open_mask(path, 21) == expected).all(), name
-            assert Image.open(path).getpalette() == voc_palette()
+            assert Image.open(path).getpalette() == PALETTE.ravel().tolist()
             shown = {what for _, what, _, _ in parts if isinstance(what, str)}
             xml = read_xml_label(out / "Annotations" / f"{image_id(name)}.xml", VOC_CLASSES)
             for vector in (labels[image_id(name)], xml):
@@ -74,7 +74,7 @@ def test_ids_masks_annotations_and_lists(msrc, tmp_path):
     assert sorted(p.stem for p in (out / "JPEGImages").iterdir()) == IDS
     assert "left out: 1 photographs of other things (2005_030003)" in printed
     assert "left out: 1 photographs without a mask (9_9_s.bmp)" in printed
-    assert f"next: python train.py --name NAME --voc12_root {out}\n" in printed
+    assert f"next: python train.py --name {out.name} --voc12_root {out} --trunk timm:tf_efficientnet_lite0\n" in printed
 
 
 def test_boxes_go_around_all_pixels_of_a_class_and_count_from_one(msrc, tmp_path):

@@ -10,7 +10,6 @@ import os
 import re
 import sys
 import zlib
-from collections import defaultdict
 from pathlib import Path
 
 
@@ -86,6 +85,22 @@ def read_json(path):
         raise UserError(f"{path}: not a JSON file; remove it and run the stage again") from None
 
 
+RUN_FILE = "run.json"  # in a folder of results or checkpoints: what made them (engine/record.py)
+
+
+def read_record(folder):
+    """run.json of a folder as a dict; None where there is none (files of another tool)."""
+    path = Path(folder) / RUN_FILE
+    record = read_json(path) if path.is_file() else None
+    return record if isinstance(record, dict) and isinstance(record.get("settings"), dict) else None
+
+
+def folder_settings(folder):
+    """The settings that made a folder's results; None where it has no run.json."""
+    record = read_record(folder)
+    return record and record["settings"]
+
+
 def remove_stale(folder, name="*"):
     """Remove temporary files that a killed run left in `folder`: of files called `name`, or of all, subfolders too."""
     paths = Path(folder).rglob(".*.tmp") if name == "*" else Path(folder).glob(f".{name}.*.tmp")
@@ -109,33 +124,10 @@ def portable(path):
 
 # ---------------------------------------------------------------- what is missing of many files
 
-LISTED_FROM = 100  # so many files of a folder are looked up in a listing of it, fewer one by one
-
 
 def missing_files(paths):
-    """Keys of {ID: path} whose path is no file, in order.
-
-    Where many files of one folder are asked for, it is listed once; what is not plainly a file there (a link) is looked
-    at by itself.
-    """
-    folders = defaultdict(list)
-    for key, path in paths.items():
-        folder, name = os.path.split(path)
-        folders[folder].append((key, name))
-    missing = set()
-    for folder, wanted in folders.items():
-        there = plain_files(folder) if len(wanted) >= LISTED_FROM else ()
-        missing.update(k for k, name in wanted if name not in there and not os.path.isfile(os.path.join(folder, name)))
-    return [key for key in paths if key in missing]
-
-
-def plain_files(folder):
-    """Names of the files in a folder, without its links and folders; none where it cannot be listed."""
-    try:
-        with os.scandir(folder or ".") as entries:
-            return {entry.name for entry in entries if entry.is_file(follow_symlinks=False)}
-    except OSError:
-        return set()
+    """Keys of {ID: path} whose path is no file, in order."""
+    return [key for key, path in paths.items() if not os.path.isfile(path)]
 
 
 def require_files(paths, what, hint):

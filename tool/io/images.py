@@ -2,14 +2,15 @@
 
 import contextlib
 import mmap
-import struct
+import os
+import re
 import warnings
 from pathlib import Path
 
 import cv2
 import imageio.v3 as iio
 import numpy as np
-from PIL import Image, ImageDraw, UnidentifiedImageError, features
+from PIL import Image, ImageDraw, ImageOps, UnidentifiedImageError, features
 from PIL.Image import Transpose
 from PIL.PngImagePlugin import PngInfo
 
@@ -29,12 +30,15 @@ OPTIONAL = {"WEBP": "webp", "AVIF": "avif", "JPEG2000": "jpg_2000"}  # what Pill
 FORMATS = ("JPEG", "PNG", "TIFF", "BMP", "GIF", "PPM")
 FORMATS += tuple(name for name, feature in OPTIONAL.items() if feature in features.get_supported())
 SUFFIXES = tuple(s for s in IMAGE_SUFFIXES if Image.registered_extensions().get(s) in FORMATS)  # that are read here
+COLOURED = ("RGB", "RGBA")  # modes of masks in colour
 LOSSY = ("JPEG", "MPO", "JPEG2000", "WEBP", "AVIF")  # what masks are not stored as
 HEIC = (b"heic", b"heix", b"hevc", b"heim", b"heis", b"mif1", b"msf1")  # brands of such files, from byte 8 on
 
 ORIENTATION = 274  # EXIF's tag: how the stored pixels are to be turned
 TURNS = (Transpose.FLIP_LEFT_RIGHT, Transpose.ROTATE_180, Transpose.FLIP_TOP_BOTTOM, Transpose.TRANSPOSE)
 TURNS = dict(enumerate((*TURNS, Transpose.ROTATE_270, Transpose.TRANSVERSE, Transpose.ROTATE_90), 2))
+LARGEST_EXIF = 2**17  # bytes, twice what EXIF takes: some tools put it behind the pixels of a PNG, or as text
+PNG_TEXT = re.compile(b"eXIf|[izt][TE]Xt")
 SIDEWAYS = tuple(TURNS.values())[3:]  # they exchange width and height
 
 
@@ -79,27 +83,16 @@ def _pixels(stream, mode):
 def _orientation(stream, header):
     """How a picture is to be turned before it is shown, one of TURNS' values; None where not at all."""
     try:
-        if header.format == "PNG" and "exif" not in header.info and _ends_with_exif(stream):
-            header.load()  # Pillow reads what stands behind the pixels after them
+        if header.format == "PNG" and "exif" not in header.info:
+            place = stream.tell()
+            stream.seek(max(0, stream.seek(0, os.SEEK_END) - LARGEST_EXIF))
+            behind = PNG_TEXT.search(stream.read())
+            stream.seek(place)
+            if behind:
+                header.load()  # Pillow reads what stands behind the pixels after them
         return TURNS.get(Image.Image.getexif(header).get(ORIENTATION))  # not PNG's own, which always reads the pixels
     except Exception:  # a broken EXIF raises nearly anything, and every viewer shows such a photograph as it is stored
         return None
-
-
-def _ends_with_exif(stream):
-    """Whether a PNG has EXIF or text behind its pixels, where some tools put it."""
-    place, behind = stream.tell(), False
-    stream.seek(8)
-    try:
-        while len(begin := stream.read(8)) == 8:
-            length, kind = struct.unpack(">I4s", begin)
-            behind |= kind == b"IDAT"
-            if behind and kind in (b"eXIf", b"iTXt", b"tEXt", b"zTXt"):
-                return True
-            stream.seek(length + 4, 1)
-        return False
-    finally:
-        stream.seek(place)
 
 
 def _turn(pixels, how):
@@ -233,23 +226,50 @@ def header_size(path, to_its_end=False):
         return size
 
 
-def open_mask(path, num_labels):
+def is_coloured(path):
+    """Whether a mask is stored in colours, not in ids."""
+    with _opened(path, "mask") as (_, header):
+        return header.mode in COLOURED
+
+
+def open_mask(path, num_labels, colours=None):
     """A label mask as H x W uint8: 0 background, 1..num_labels-1 classes, 255 ignored; turned where its EXIF says so.
 
-    UserError where it is missing, broken, coloured (RGB), stored as JPEG or the like, or has other ids.
+    colours: {(r, g, b): id, or the name of what has none} for masks in colour, which are refused without.
+    UserError where it is missing, broken, stored as JPEG or the like, or has other ids or colours.
     """
     with _opened(path, "mask") as (stream, header):
         kind = "JPEG" if header.info.get("compression") == "jpeg" else header.format
         if kind in LOSSY:
             raise UserError(f"{path}: a mask stored as {kind}, which changes ids; make it anew as PNG")
-        if header.mode not in ("P", "L", "1"):
+        coloured = colours is not None and header.mode in COLOURED
+        if header.mode not in ("P", "L", "1") and not coloured:
             raise UserError(f"{path}: a mask of mode {header.mode}; masks are 8-bit palette or grey PNGs of class ids")
         how = None if header.format == "TIFF" else _orientation(stream, header)
-        mask = _turn(_pixels(stream, header.mode).astype(np.uint8), how)  # ids: in this mode no palette is applied
+        if coloured:
+            pixels = _ids(_pixels(stream, "RGB"), colours, path)
+        else:
+            pixels = _pixels(stream, header.mode).astype(np.uint8)  # ids: in this mode no palette is applied
+        mask = _turn(pixels, how)
     wrong = mask[(mask >= num_labels) & (mask != IGNORE)]
     if wrong.size:
         raise UserError(f"{path}: holds id {wrong.max()}; ids go from 0 to {num_labels - 1}, and 255 is ignored")
     return mask
+
+
+def _ids(pixels, colours, path):
+    """Colours H x W x 3 uint8 -> ids H x W uint8; UserError where one stands for none."""
+    codes = pixels.astype(np.int32) @ np.array([1 << 16, 1 << 8, 1], np.int32)
+    present, places = np.unique(codes, return_inverse=True)
+    ids = []
+    for colour in ((code >> 16, code >> 8 & 255, code & 255) for code in present.tolist()):
+        ids.append(colours.get(colour))
+        if not isinstance(ids[-1], int):
+            text = (
+                f"{path}: the colour {','.join(map(str, colour))} is that of {ids[-1] or 'no label'}, which is no class"
+            )
+            raise UserError(f"{text}; colours are those of labelmap.txt, or without one of VOC's palette")
+    return np.array(ids, np.uint8)[places].reshape(codes.shape)
 
 
 def mask_oddities(mask):
@@ -265,23 +285,15 @@ def classes_in(labels):
     return set() if labels is None else set(np.unique(labels).tolist()) - {BACKGROUND, IGNORE}
 
 
-def voc_palette():
-    """The 256 RGB colours of VOC masks as a flat list of 768 values: bits of the id spread over the channels."""
-    ids = np.arange(256)
-    colours = np.zeros((256, 3), dtype=np.int64)
-    for bit in range(8):
-        for channel in range(3):
-            colours[:, channel] |= ((ids >> (3 * bit + channel)) & 1) << (7 - bit)
-    return colours.astype(np.uint8).ravel().tolist()
-
-
-PALETTE = np.array(voc_palette(), dtype=np.uint8).reshape(256, 3)
+_BITS = np.arange(8)[:, None]
+# The RGB colours of VOC masks, 256 x 3 uint8: the bits of an id spread over the channels.
+PALETTE = ((np.arange(256)[:, None, None] >> (3 * _BITS + np.arange(3)) & 1) << (7 - _BITS)).sum(1).astype(np.uint8)
 
 
 def label_image(labels):
     """H x W ids -> palette PIL image with the VOC colours."""
     image = Image.fromarray(np.asarray(labels, dtype=np.uint8), mode="P")
-    image.putpalette(voc_palette())
+    image.putpalette(PALETTE.tobytes())
     return image
 
 
@@ -372,11 +384,8 @@ def contact_sheet(rows, titles, cell=(180, 140)):
         x = gap + column * (cell[0] + gap)
         draw.text((x + cell[0] / 2, 12), title, fill="black", anchor="mm", font_size=13)
         for row, images in enumerate(rows):
-            y = 22 + gap + row * (cell[1] + gap)
-            image = images[column].convert("RGB")
-            scale = min(cell[0] / image.width, cell[1] / image.height)
-            image = image.resize((max(1, round(image.width * scale)), max(1, round(image.height * scale))))
-            sheet.paste(image, (x + (cell[0] - image.width) // 2, y + (cell[1] - image.height) // 2))
+            cell_image = ImageOps.pad(images[column].convert("RGB"), cell, color="white")
+            sheet.paste(cell_image, (x, 22 + gap + row * (cell[1] + gap)))
     return sheet
 
 

@@ -49,7 +49,11 @@ def hold(folder):
     try:
         acquire(lock)
     except filelock.Timeout:
-        raise UserError(f"{folder}: {describe_holder(folder)}; wait for it or stop it, then run this again") from None
+        try:
+            who = "{command}, process {pid} on {host},".format(**read_json(holder_path(folder)))
+        except (UserError, KeyError, TypeError):
+            who = "another process"
+        raise UserError(f"{folder}: {who} is writing there; wait for it or stop it, then run this again") from None
     except (NotImplementedError, OSError) as error:
         if isinstance(error, OSError) and error.filename is not None:  # the folder cannot be written to
             raise
@@ -86,12 +90,3 @@ def has_locks(path):
         except OSError as error:
             return error.errno in (errno.EWOULDBLOCK, errno.EAGAIN, errno.EACCES)
     return True
-
-
-def describe_holder(folder):
-    """Who has a folder, in words."""
-    try:
-        holder = read_json(holder_path(folder))
-        return f"{holder['command']}, process {holder['pid']} on {holder['host']}, is writing there"
-    except (UserError, KeyError, TypeError):
-        return "another process is writing there"

@@ -53,66 +53,52 @@ def check_weight_file(path):
 
 
 class _Reader:
-    """Takes values off an open file; `at` is the byte that comes next, `size` the file's length."""
+    """Takes values off a file's bytes; `at` is the byte that comes next."""
 
-    def __init__(self, file, path, size):
-        self.file, self.path, self.size, self.at = file, path, size, 0
+    def __init__(self, path):
+        check_weight_file(path)
+        self.path, self.data, self.at = path, memoryview(Path(path).read_bytes()), 0
 
     def fail(self, message, at=None):
         at = self.at if at is None else at
         text = f"{self.path}: at byte {at}: {message}"
         raise UserError(f"{text}; it is damaged or not an MXNet .params file, get it again (pretrained/README.md)")
 
-    def require(self, length, what):
-        left = self.size - self.at
-        if length > left:
-            self.fail(f"the file ends inside {what} ({length} bytes needed, {left} left)")
-
-    def fill(self, array, what):
-        """Read into `array`, whose size was required before it was made."""
-        if self.file.readinto(array) != array.nbytes:  # only if somebody shortens the file while we read
-            self.fail(f"the file ends inside {what}")
-        self.at += array.nbytes
+    @property
+    def left(self):
+        return len(self.data) - self.at
 
     def take(self, length, what):
-        self.require(length, what)
-        data = self.file.read(length)
-        if len(data) != length:
-            self.fail(f"the file ends inside {what}")
+        if length > self.left:
+            self.fail(f"the file ends inside {what} ({length} bytes needed, {self.left} left)")
         self.at += length
-        return data
+        return self.data[self.at - length : self.at]
 
-    def number(self, code, what):
-        return struct.unpack("<" + code, self.take(struct.calcsize("<" + code), what))[0]
+    def numbers(self, code, what):
+        return struct.unpack("<" + code, self.take(struct.calcsize("<" + code), what))
 
     def count(self, smallest, what):
         """A uint64 number of things of at least `smallest` bytes each, which must fit the rest of the file."""
-        at = self.at
-        n = self.number("Q", f"the number of {what}")
-        if n > (self.size - self.at) // smallest:
-            self.fail(f"{n} {what} announced, more than the {self.size - self.at} bytes left can hold", at)
+        (n,) = self.numbers("Q", f"the number of {what}")
+        if n > self.left // smallest:
+            self.fail(f"{n} {what} announced, more than the {self.left} bytes left can hold", self.at - 8)
         return n
 
 
 def _read_shape(reader, what):
     """The record's beginning up to its dimensions -> tuple of positive ints; () only in form V3."""
-    at = reader.at
-    form = reader.number("I", what)
+    (form,) = reader.numbers("I", what)
     if form in (V2, V3):
-        storage = reader.number("i", what)
+        (storage,) = reader.numbers("i", what)
         if storage != 0:
             reader.fail(f"{what} has storage type {storage}, only dense arrays (0) are read", reader.at - 4)
-    dim_code = "q" if form in (V1, V2, V3) else "I"
-    if form in (V1, V2, V3):
-        at = reader.at
-        ndim = reader.number("I", what)
-    else:
-        ndim = form
+    ndim, code = (*reader.numbers("I", what), "q") if form in (V1, V2, V3) else (form, "I")
+    at = reader.at - 4
     if ndim > MAX_NDIM:
         reader.fail(f"{what} has neither a known form nor a number of dimensions (0x{ndim:x})", at)
     if ndim == 0 and form != V3:  # before V3 this marks an array that was never filled, and nothing follows
         reader.fail(f"{what} has no dimensions", at)
-    dims = struct.unpack(f"<{ndim}{dim_code}", reader.take(struct.calcsize(f"<{ndim}{dim_code}"), what))
+    dims = reader.numbers(f"{ndim}{code}", what)
     if any(n < 1 for n in dims):
         reader.fail(f"{what} has the shape {'x'.join(map(str, dims))}", at)
     return dims
@@ -121,15 +107,12 @@ def _read_shape(reader, what):
 def _read_record(reader, what):
     """One array."""
     shape = _read_shape(reader, what)
-    reader.take(8, what)  # device type and id, of no use here
-    at = reader.at
-    code = reader.number("i", what)
+    _, _, code = reader.numbers("iii", what)  # device type and id are of no use here
     if code not in DTYPES:
-        reader.fail(f"{what} has dtype {code}, known are 0 to {max(DTYPES)}", at)
-    reader.require(math.prod(shape) * DTYPES[code].itemsize, f"the values of {what} ({shape_text(shape)})")
-    array = np.empty(shape, DTYPES[code])
-    reader.fill(array, what)
-    return array
+        reader.fail(f"{what} has dtype {code}, known are 0 to {max(DTYPES)}", reader.at - 4)
+    dtype = DTYPES[code]
+    values = reader.take(math.prod(shape) * dtype.itemsize, f"the values of {what} ({shape_text(shape)})")
+    return np.frombuffer(values, dtype).reshape(shape).copy()
 
 
 def shape_text(shape):
@@ -142,54 +125,42 @@ def quoted(name):
     return " ".join(repr(name).split())[:80]
 
 
-def _read_name(reader, what):
-    at = reader.at
-    name = reader.take(reader.count(1, f"bytes of {what}"), what)
-    try:
-        return name.decode()
-    except UnicodeDecodeError:
-        reader.fail(f"{what} is not text", at)
-
-
 def read_params(path):
     """{name: array} of an MXNet NDArray file, names as they stand in it (with or without `arg:`, `aux:`).
 
     Arrays are writable numpy arrays of float16/32/64, uint8, int8/32/64. UserError for a missing, truncated, corrupt
-    or foreign file says what is wrong and at which byte; memory stays near the file's size in any case.
+    or foreign file says what is wrong and at which byte; memory stays near twice the file's size in any case.
     """
-    size = check_weight_file(path)
-    with open(path, "rb") as file:
-        reader = _Reader(file, path, size)
-        magic = reader.number("Q", "the header")
-        if magic != FILE_MAGIC:
-            reader.fail(f"the file begins with 0x{magic:x}, an MXNet file with 0x{FILE_MAGIC:x}", 0)
-        if reader.number("Q", "the header") != 0:
-            reader.fail("the header's second number is not 0", 8)
-        count = reader.count(MIN_RECORD, "arrays")
-        arrays = [_read_record(reader, f"array {k + 1} of {count}") for k in range(count)]
-        at = reader.at
-        names = reader.count(MIN_NAME, "names")
-        if names != count:
-            reader.fail(f"{count} arrays but {names} names", at)
-        result = {}
-        for k, array in enumerate(arrays):
-            at = reader.at
-            name = _read_name(reader, f"name {k + 1} of {count}")
-            if name in result:
-                reader.fail(f"the name {quoted(name)} comes twice", at)
-            result[name] = array
-        if reader.at != size:
-            reader.fail(f"{size - reader.at} bytes follow the last name")
+    reader = _Reader(path)
+    magic, zero = reader.numbers("QQ", "the header")
+    if magic != FILE_MAGIC:
+        reader.fail(f"the file begins with 0x{magic:x}, an MXNet file with 0x{FILE_MAGIC:x}", 0)
+    if zero != 0:
+        reader.fail("the header's second number is not 0", 8)
+    count = reader.count(MIN_RECORD, "arrays")
+    arrays = [_read_record(reader, f"array {k + 1} of {count}") for k in range(count)]
+    names = reader.count(MIN_NAME, "names")
+    if names != count:
+        reader.fail(f"{count} arrays but {names} names", reader.at - 8)
+    result = {}
+    for k, array in enumerate(arrays):
+        at, what = reader.at, f"name {k + 1} of {count}"
+        try:
+            name = str(reader.take(reader.count(1, f"bytes of {what}"), what), "utf-8")
+        except UnicodeDecodeError:
+            reader.fail(f"{what} is not text", at)
+        if name in result:
+            reader.fail(f"the name {quoted(name)} comes twice", at)
+        result[name] = array
+    if reader.left:
+        reader.fail(f"{reader.left} bytes follow the last name")
     return result
 
 
 # ---------------------------------------------------------------- names
 
 BATCHNORM = {"gamma": "weight", "beta": "bias", "moving_mean": "running_mean", "moving_var": "running_var"}
-BLOCK_NAME = re.compile(
-    r"(?:res(?P<res>[2-7](?:a|b[1-9]\d*))_branch(?P<conv>1|2a|2b1|2b2)_weight"
-    r"|bn(?P<bn>[2-7](?:a|b[1-9]\d*))_branch(?P<norm>2a|2b1|2b2)_(?P<value>gamma|beta|moving_mean|moving_var))"
-)
+BLOCK_NAME = re.compile(r"(res|bn)([2-7])(?:a|b([1-9]\d*))_branch(1|2a|2b1|2b2)_(\w+)")
 CLASSIFIER = "linear1000_"  # ImageNet's 1000 classes
 
 
@@ -203,14 +174,14 @@ def torch_name(name):
         return "conv1a.weight"
     if name.startswith("bn7_") and name[4:] in BATCHNORM:
         return f"bn7.{BATCHNORM[name[4:]]}"
-    match = BLOCK_NAME.fullmatch(name)
-    if not match:
+    found = BLOCK_NAME.fullmatch(name)
+    if not found:
         return None
-    stage, unit = (match["res"] or match["bn"])[0], (match["res"] or match["bn"])[1:]
-    block = f"b{stage}" if unit == "a" else f"b{stage}_{unit[1:]}"
-    if match["res"]:
-        return f"{block}.conv_branch{match['conv']}.weight"
-    return f"{block}.bn_branch{match['norm']}.{BATCHNORM[match['value']]}"
+    kind, stage, unit, branch, value = found.groups()
+    block = f"b{stage}_{unit}" if unit else f"b{stage}"
+    if kind == "res":
+        return f"{block}.conv_branch{branch}.weight" if value == "weight" else None
+    return f"{block}.bn_branch{branch}.{BATCHNORM[value]}" if branch != "1" and value in BATCHNORM else None
 
 
 def to_state_dict(arrays, source="MXNet parameters"):

@@ -169,7 +169,8 @@ def test_of_a_training_alone(toy, experiments):
     n = experiments / "n"
     for name in ("dict", "crf", "rw", "seg", "ckpt_aff"):
         shutil.rmtree(n / name)
-    text = page(toy, experiments, "--voc12_root", "nowhere")  # no photograph is needed
+    (experiments / "nowhere").mkdir()
+    text = page(toy, experiments, "--voc12_root", experiments / "nowhere")  # no photograph is needed
     assert "2 of 2 epochs" in text and "<svg" in text and "Over 2 epochs: total from 1 to 0.75, cls" in text
     assert text.count("missing: ") == 7 and "missing: infer.py --dict writes it" in text
     assert not pictures(text) and not (n / "report" / "images").exists()

@@ -7,9 +7,9 @@ import pytest
 from PIL import Image
 
 from tool.io.files import UserError
-from tool.io.images import label_image, save_image, voc_palette
+from tool.io.images import PALETTE, label_image, save_image
 from tool.io.server_zip import SERVER_FOLDER, write_server_zip
-from voc12.data import image_paths, label_paths
+from voc12.data import image_paths
 
 
 @pytest.fixture
@@ -19,7 +19,7 @@ def masks(tmp_path):
     for image_id in ids:
         save_image(tmp_path / "JPEGImages" / f"{image_id}.jpg", Image.new("RGB", (64, 48)))
         save_image(tmp_path / "seg" / f"{image_id}.png", label_image(np.full((48, 64), 3)), "origin")
-    return label_paths(tmp_path / "seg", ids), image_paths(tmp_path, ids)
+    return {i: tmp_path / "seg" / f"{i}.png" for i in ids}, image_paths(tmp_path, ids)
 
 
 def test_server_zip(masks, tmp_path):
@@ -34,7 +34,7 @@ def test_server_zip(masks, tmp_path):
         for name in archive.namelist():
             picture = Image.open(archive.open(name))
             assert (picture.mode, picture.size) == ("P", (64, 48))
-            assert picture.getpalette() == voc_palette() and np.all(np.asarray(picture) == 3)
+            assert picture.getpalette() == PALETTE.ravel().tolist() and np.all(np.asarray(picture) == 3)
 
 
 @pytest.mark.parametrize(

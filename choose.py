@@ -1,0 +1,143 @@
+"""Settings from a handful of masks: what the stages after the classifier take where no flag says otherwise.
+
+reads   experiment/NAME/dict/ID.npy (infer.py --dict), photographs and masks of --list;
+        once train_aff.py has run with what was chosen also ckpt_aff/aff{low:02d}{high:02d}{dup:02d}/best.pth
+writes  experiment/NAME/settings.json: "chosen", defaults of infer.py --crf and --png, train_aff.py, infer_aff.py and of
+        the threshold of evaluation.py
+        python choose.py --name N --list few.txt
+
+Chosen are the background threshold of the maps, the widths of the CRF's kernels and the power whose CRF labels are best
+(--dup), the powers with the surest objects (--low) and the surest background (--high), and, where its AffinityNet is
+there, the power on the affinities (--beta). What is printed is no oracle: each fold of the masks is scored with what is
+best on the others; the settings that are kept are best on all of them.
+"""
+
+from functools import partial
+from itertools import product
+
+import torch
+
+from engine import flags
+from engine.choosing import Masked, by_fold, count_all, count_walks
+from engine.chosen import describe_chosen, write_chosen
+from engine.distributed import join_world
+from engine.experiment import Experiment, next_command
+from engine.recipes import OTHERS
+from models.affinity import AffinityNet
+from models.checkpoint import load_weights
+from models.trunks import make_trunk
+from tool.cli import natural, number, positive, positive_int, power, run_script
+from tool.crf import RELEASED, load_crf
+from tool.io.files import UserError, folder_settings, read_list, require_files
+from tool.metrics import choice, split_folds, sure_powers, thresholds_between
+from tool.workers import usable_cores
+from voc12.classes import load_classes
+from voc12.data import WalkSet, check_images, check_scores, mask_paths
+from voc12.transforms import look_of
+
+THRESHOLDS = thresholds_between(0.02, 0.90)
+
+
+def get_args_parser():
+    parser = flags.Parser("choose.py", "Settings of the later stages from a handful of masks.")
+    flags.add_experiment(parser)
+    flags.add_data(parser, labels=False)
+    parser.add_list("--list", "voc12/train.txt", "train", "list of photographs with masks")
+    flags.add_trunk(parser)
+    add = partial(parser.method, nargs="+")
+    text = "background powers of the CRF to try, 1 to 99"
+    add("--alphas", type=power, default=[1, 2, 3, 4, 6, 8, 12, 16, 20, 26], help=text)
+    add(
+        "--sxy",
+        type=positive,
+        default=[40.0, 80.0],
+        help="widths in space to try, of the CRF's kernel of place and colour",
+    )
+    add("--srgb", type=positive, default=[5.0, 13.0], help="widths in colour to try, of that kernel")
+    add("--betas", type=positive, default=[4.0, 8.0, 16.0, 32.0], help="powers on affinities to try")
+    text = "longer side in pixels that widths in space are meant for; they follow that of each photograph; 0: any"
+    parser.method("--sxy_side", type=natural, default=RELEASED.side, help=text)
+    parser.add_other({"sxy_side": OTHERS["sxy_side"]}, data=True)
+    flags.add_max_side(parser)
+    folds = number(int, lambda k: 2 <= k < 2**31, "a whole number from 2")
+    text = "parts of the list; each is scored with what is best on the others; with fewer masks one a mask"
+    parser.method("--folds", type=folds, default=5, help=text)
+    parser.method("--seed", type=natural, default=0, help="seed of the parts")
+    parser.run("--device", type=str, default="auto", help="auto, cpu, cuda or cuda:N")
+    parser.run("--crf_workers", type=positive_int, default=usable_cores(), help="processes for CRF")
+    return parser
+
+
+def read_masked(args, experiment):
+    """IDs of --list; UserError where photographs, masks or maps are missing, or there are too few."""
+    ids = read_list(args.list)
+    if len(ids) < 2:
+        raise UserError(
+            f"{args.list}: one mask; two at least, so that one can be scored with what is best on the other"
+        )
+    if len(set(args.alphas)) < 2:
+        raise UserError("--alphas: two at least, since --low is below --high")
+    check_images(ids, args.voc12_root)
+    require_files(mask_paths(args.voc12_root, ids), "mask", f"list in {args.list} what has one")
+    epochs = [path.name[:3] for path in experiment.classifier.newest()[:1]]
+    words = {"load_epo": int(epochs[0]) if epochs else "EPOCH", "dict": True, "infer_list": args.list}
+    check_scores(ids, experiment.maps, args.list, f"run {next_command('infer.py', args, **words)}")
+    return ids
+
+
+def choose_crf(args, ids, parts, masked):
+    """-> ({flag: value}, {stage: figures}) of maps and CRF."""
+    alphas = sorted(set(args.alphas))
+    kernels = [RELEASED._replace(bilateral_sxy=a, srgb=b, side=args.sxy_side) for a, b in product(args.sxy, args.srgb)]
+    counted = list(count_all(ids, args.crf_workers, masked, thresholds=THRESHOLDS, alphas=alphas, kernels=kernels))
+    threshold, cam = choice(by_fold(((i, counts[0]) for i, counts in counted), parts), THRESHOLDS)
+    refined = by_fold(((i, counts[1]) for i, counts in counted), parts)  # folds x kernels x alphas x L x L
+    (kernel, dup), crf = choice(refined.reshape(len(refined), -1, *refined.shape[3:]), list(product(kernels, alphas)))
+    low, high = sure_powers(refined.sum(0)[kernels.index(kernel)], alphas, dup)
+    chosen = {"threshold": threshold, "low": low, "high": high, "dup": dup, "alphas": [low, dup, high]}
+    chosen |= {"sxy": kernel.bilateral_sxy, "srgb": kernel.srgb, "sxy_side": kernel.side}
+    crf["folds"] = [{"sxy": k.bilateral_sxy, "srgb": k.srgb, "dup": alpha} for k, alpha in crf["folds"]]
+    return chosen, {"cam": cam, "crf": crf}, kernel
+
+
+def choose_walk(args, ids, parts, masked, chosen, kernel):
+    """The same of the walk, ({}, {}) where AffinityNet was not trained with the powers that are chosen."""
+    place = Experiment.of(args).affinity((chosen["low"], chosen["high"], chosen["dup"]))
+    if not place.best.is_file():
+        print(f"{place.best}: not there, so no power of the walk is chosen; run this again after train_aff.py")
+        return {}, {}
+    net = AffinityNet(make_trunk(args.trunk, args.width, args.output_stride))
+    load_weights(net, place.best, part="all")
+    net = net.to(join_world(args.device).device).eval()
+    scale = (folder_settings(place.folder) or {}).get("scale", 1.0)
+    look, classes = look_of(net.trunk), masked.num_labels - 1
+    walks = WalkSet(args.voc12_root, ids, masked.maps, classes, scale, look, args.max_side)
+    beta, walk = choice(by_fold(count_walks(net, walks, masked, chosen["dup"], args.betas, kernel), parts), args.betas)
+    return {"beta": beta}, {"walk": walk}
+
+
+def main(args):
+    load_crf()
+    torch.manual_seed(args.seed)
+    experiment, classes = Experiment.of(args), load_classes(args.classes)
+    ids = read_masked(args, experiment)
+    parts = split_folds(ids, min(args.folds, len(ids)), args.seed)
+    masked = Masked(args.voc12_root, experiment.maps, len(classes) + 1, args.max_side)
+    chosen, figures, kernel = choose_crf(args, ids, parts, masked)
+    beta, walk = choose_walk(args, ids, parts, masked, chosen, kernel)
+    chosen, figures, about = chosen | beta, figures | walk, f"{len(ids)} masks of {args.list}"
+    folds = max(parts.values()) + 1
+    print(f"mIoU on {about}, each of {folds} folds with what is best on the others; deviation of the folds")
+    for stage, one in figures.items():
+        print(f"  {stage:<5}{one['miou']:6.1f} ± {one['std']:.1f}")
+    for name, tried in (("threshold", THRESHOLDS), ("dup", sorted(set(args.alphas)))):
+        if chosen[name] in (tried[0], tried[-1]):
+            print(f"--{name} {chosen[name]} is the end of what was tried, {tried[0]} to {tried[-1]}")
+    write_chosen(experiment, chosen, about, figures)
+    print(describe_chosen(chosen, about), f"choose.py: wrote {experiment.settings}", sep="\n")
+    following = next_command("infer_aff.py", args) if beta else next_command("infer.py", args, crf=True)
+    print(f"next: {following}")
+
+
+if __name__ == "__main__":
+    run_script(main, get_args_parser())

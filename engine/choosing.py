@@ -1,0 +1,81 @@
+"""What choose.py counts on photographs with masks: confusion matrices of every setting that it tries."""
+
+from concurrent.futures import ProcessPoolExecutor
+from functools import partial
+from typing import NamedTuple
+
+import numpy as np
+from tqdm import tqdm
+
+from tool.crf import crf_of_large
+from tool.io.files import UserError
+from tool.io.images import open_image
+from tool.metrics import ThresholdSweep, best_labels, confusion
+from tool.pseudo_labels import refine_labels, stack_scores, walk_scores
+from tool.workers import follow_parent, process_context
+from voc12.data import Broken, image_path, in_range, read_maps, true_mask
+
+
+class Masked(NamedTuple):
+    """Photographs with masks and stored maps. maps: folder. num_labels: with background. max_side: the CRF's."""
+
+    root: str
+    maps: object
+    num_labels: int
+    max_side: int
+
+    def truth(self, image_id, size):
+        return true_mask(self.root, image_id, self.num_labels, size)
+
+    def count(self, truth, labels):
+        return confusion(truth, labels, self.num_labels)
+
+
+def count_settings(image_id, masked, thresholds, alphas, kernels):
+    """One photograph -> (thresholds x L x L of its maps, kernels x alphas x L x L of their CRF), int64."""
+    photo = np.array(open_image(image_path(masked.root, image_id)))
+    path = f"{masked.maps}/{image_id}.npy"
+    cams = in_range(read_maps(path, photo.shape[:2], masked.num_labels - 1), path, {path})
+    truth, sweep = masked.truth(image_id, photo.shape[:2]), ThresholdSweep(masked.num_labels, thresholds)
+    sweep.add(truth, cams)
+    refined = [
+        [
+            masked.count(truth, best_labels(scores))
+            for _, scores in crf_of_large(photo, cams, alphas, masked.max_side, one)
+        ]
+        for one in kernels
+    ]
+    return sweep.confusions(), np.array(refined)
+
+
+def count_all(ids, processes, masked, **tried):
+    """`count_settings` of all photographs, in worker processes: (ID, counts) in the order of `ids`."""
+    work = partial(count_settings, masked=masked, **tried)
+    with ProcessPoolExecutor(min(processes, len(ids)), process_context(), initializer=follow_parent) as pool:
+        try:
+            yield from zip(ids, tqdm(pool.map(work, ids), "CRF", len(ids), unit="image", disable=None))
+        finally:
+            pool.shutdown(cancel_futures=True)
+
+
+def count_walks(net, walks, masked, dup, betas, kernel):
+    """Of each photograph of a WalkSet the labels of stage 4 with each power on affinities: (ID, betas x L x L)."""
+    device, said = next(net.parameters()).device, set()
+    for index in tqdm(range(len(walks)), "walk", unit="image", disable=None):
+        sample = walks[index]
+        if isinstance(sample, Broken):
+            raise UserError(sample.reason)
+        image_id, photo, view, maps = sample
+        keys, scores = stack_scores(in_range(maps, f"{masked.maps}/{image_id}.npy", said), dup, photo.shape[:2])
+        walked = (walk_scores(net, view, scores, device, beta) for beta in betas)
+        truth = masked.truth(image_id, photo.shape[:2])
+        labels = [refine_labels(photo, keys, one, masked.max_side, kernel) for one in walked]
+        yield image_id, np.array([masked.count(truth, one) for one in labels])
+
+
+def by_fold(counted, parts):
+    """(ID, counts) of images -> counts of each fold added up, folds x ... parts: {ID: number of its fold}."""
+    total = {}
+    for image_id, counts in counted:
+        total[parts[image_id]] = total.get(parts[image_id], 0) + counts
+    return np.stack([total[k] for k in sorted(total)])

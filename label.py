@@ -1,0 +1,165 @@
+"""Photographs and image labels in, label masks out: all stages with a trunk that a laptop trains, in one command.
+
+reads   --images, with --labels or --by_folder (voc12/make_dataset.py says how); --masks: masks of a few photographs
+writes  OUT: the data set; OUT/run: every stage, run/seg_crf/*/ID.png: the masks, run/report/index.html: a page;
+        OUT/export: what --export asks for
+        python label.py --images photos --labels labels.csv --out data/mine
+
+Settings follow the set: its photographs' size, and steps instead of epochs. With --masks choose.py takes those of the
+later stages from them; the masks are never trained on. Interrupted, the same command goes on where it was.
+"""
+
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+
+from engine import flags
+from engine.check import duration
+from engine.children import ROOT, Stages
+from engine.experiment import Experiment
+from tool.cli import natural, positive, positive_int, run_script
+from tool.crf import load_crf
+from tool.io.files import UserError, file_hash, fingerprint, read_json, read_list, write_json
+from tool.io.images import header_size
+from voc12.data import image_path
+from voc12.label_writers import ENDINGS
+from voc12.layout import find_photographs
+
+NAME, TRUNK = "run", "timm:tf_efficientnet_lite0"
+BATCH = 8
+LEAST, MOST = 120, 1200  # steps of the classifier
+SHARE = 0.3  # of the time of all stages that the classifier takes, about
+SIDE = 448  # pixels of the longer side beyond which photographs are trained on smaller
+
+
+def get_args_parser():
+    parser = flags.Parser("label.py", "Photographs and image labels in, label masks out.")
+    add = parser.data
+    add("--images", type=str, required=True, metavar="DIR", help="photographs, in any folders and formats")
+    add("--labels", type=str, metavar="CSV", help="what each photograph shows: image,labels with ; between labels")
+    add("--by_folder", action="store_true", help="a photograph shows the class that its folder is named by")
+    add("--out", type=Path, required=True, metavar="DIR", help="folder for all that is made")
+    add("--masks", type=str, metavar="DIR", help="masks of some photographs, to choose settings by and to score")
+    parser.schedule("--minutes", type=positive, metavar="N", help="about how long all of it may take")
+    parser.schedule("--steps", type=positive_int, help=f"steps of the classifier, {BATCH} photographs each")
+    add = parser.run
+    add("--export", type=str, nargs="+", default=[], choices=list(ENDINGS), help="formats of other tools to write")
+    add("--seed", type=natural, default=0, help="seed of all trainings")
+    add("--check", action="store_true", help="make the data set, say what will be done and how long it takes, and end")
+    return parser
+
+
+def check_args(args):
+    if bool(args.labels) == args.by_folder:
+        raise UserError("give --labels CSV or --by_folder: what do the photographs show?")
+    if args.steps and args.minutes:
+        raise UserError("--steps and --minutes both say how long to train; give one of them")
+
+
+def make_set(stages, args):
+    """The data set in OUT, once; UserError where it is of other photographs, labels or masks than these."""
+    path, source = args.out / "label.json", ["--labels", args.labels] if args.labels else ["--by_folder"]
+    source += ["--masks", args.masks] if args.masks else []
+    now = {"images": args.images, "source": source, "photographs": fingerprint(sorted(find_photographs(args.images)))}
+    now |= {"table": file_hash(args.labels)} if args.labels and Path(args.labels).is_file() else {}
+    if not path.is_file():
+        stages.run("data", "voc12/make_dataset.py", "--images", args.images, *source, "--val", 0, "--out", args.out)
+        write_json(path, now)
+    elif read_json(path) != now:
+        raise UserError(f"{args.out}: is of other photographs, labels or masks than now; give another --out")
+
+
+def fit_views(paths):
+    """Views that fit the photographs: ([MIN, MAX] of the longer side, crop), in pixels."""
+    side = min(SIDE, int(np.median([max(header_size(path)) for path in paths])))
+    return [round(0.6 * side), round(1.1 * side)], max(32, round(0.65 * side / 32) * 32)
+
+
+def seconds_a_step(train, epochs):
+    """What train.py --check says that a step takes, the mean of those with and without erasing."""
+    command = [sys.executable, ROOT / "train.py", *map(str, [*train, *epochs, "--check"])]
+    result = subprocess.run(command, capture_output=True, text=True)
+    found = re.findall(r"([\d.]+) s each", result.stdout)
+    if result.returncode or not found:
+        raise UserError(result.stderr.strip().rpartition("error: ")[2] or "train.py --check says no time")
+    return sum(map(float, found)) / len(found)
+
+
+def choose_steps(args, train, count):
+    """Epochs of the classifier, for a number of steps that follows from the set, --steps or --minutes -> flags."""
+    each = max(1, count // BATCH)  # steps an epoch
+    steps = args.steps or min(MOST, max(LEAST, 240 + 4 * count))
+    if args.minutes or args.check:
+        seconds = seconds_a_step(train, ["--epochs", 2, "--T", 1])
+        if args.minutes:
+            steps = min(MOST, max(LEAST, round(args.minutes * 60 * SHARE / seconds)))
+        text = f"about {duration(steps * seconds / SHARE)} for all stages, {steps} steps of the classifier"
+        print(f"label.py: {text} ({seconds:.2f} s each)", flush=True)
+    epochs = max(2, round(steps / each))
+    return steps, ["--epochs", epochs, "--T", epochs // 2]
+
+
+def epochs_of(steps, count, batch=BATCH):
+    return ["--epochs", max(1, round(steps / max(1, count // batch)))]
+
+
+def run_stages(stages, args, common, ids):
+    """Every stage from the classifier to masks of the segmentation network; each goes on where it was."""
+    (low, high), crop = fit_views([image_path(args.out, image_id) for image_id in ids])
+    batches = ["--batch_size", min(BATCH, len(ids)), "--batch_size_triplet", min(BATCH, len(ids))]
+    train = [*common, "--trunk", TRUNK, *batches, "--crop_size", crop, "--resize", low, high, "--seed", args.seed]
+    train += ["--val_list", "none", "--amp", "--keep", 1, "--resume"]
+    steps, epochs = choose_steps(args, train, len(ids))
+    if args.check:
+        return
+    stages.run("train", "train.py", *train, *epochs)
+    infer = [*common, "--load_epo", epochs[1] - 1, "--scales", 0.5, 1, 1.5, "--max_side", high, "--amp"]
+    if args.masks:
+        stages.run("infer", "infer.py", *infer, "--dict")
+        few = args.out / "ImageSets/Segmentation/masks.txt"
+        stages.run("choose", "choose.py", *common, "--list", few, "--max_side", high)
+    stages.run("infer", "infer.py", *infer, "--dict", "--crf")
+    rest = ["--batch_size", min(BATCH, len(ids)), "--crop_size", crop, "--seed", args.seed]
+    rest += ["--val_list", "none", "--amp", "--resume", *epochs_of(steps // 2, len(ids))]
+    stages.run("train_aff", "train_aff.py", *common, *rest, "--select", "last")
+    stages.run("infer_aff", "infer_aff.py", *common, "--max_side", high, "--amp")
+    labels = next(iter((args.out / NAME / "rw").iterdir())).name
+    rest[-1] = epochs_of(steps, len(ids))[1]
+    stages.run("train_seg", "train_seg.py", *common, *rest, "--labels", f"rw/{labels}", "--keep", 1)
+    stages.run("infer_seg", "infer_seg.py", *common, "--scales", 0.5, 1, 1.5, "--crf", "--max_side", high, "--amp")
+
+
+def main(args):
+    check_args(args)
+    load_crf()
+    stages = Stages()
+    make_set(stages, args)
+    ids = read_list(args.out / "ImageSets/Segmentation/train.txt")
+    common = ["--name", NAME, "--experiment", args.out, "--voc12_root", args.out]
+    run_stages(stages, args, common, ids)
+    if args.check:
+        return
+    masks = Experiment(args.out, NAME).segmented(f"deeplab_{TRUNK}", crf=True)
+    if args.masks:
+        scored = ["--task", "png", "--dict_dir", masks.relative_to(args.out / NAME)]
+        stages.run(
+            "evaluation", "evaluation.py", *common, *scored, "--list", args.out / "ImageSets/Segmentation/masks.txt"
+        )
+    stages.run("report", "report.py", *common)
+    for kind in args.export:
+        out = args.out / f"export/{kind}{ENDINGS[kind] or ''}"
+        own = ["--labels", masks, "--images", args.out / "JPEGImages", "--classes", args.out / "classes.txt"]
+        stages.run("export", "voc12/export_labels.py", *own, "--format", kind, "--out", out)
+    print(f"\nmasks: {masks}")
+    print(f"a page to look at: {args.out / NAME / 'report/index.html'}")
+    print(
+        f"new photographs: python infer_seg.py --name {NAME} --experiment {args.out} --images DIR --out DIR --crf "
+        f"--max_side {fit_views([image_path(args.out, i) for i in ids])[0][1]}"
+    )
+
+
+if __name__ == "__main__":
+    run_script(main, get_args_parser())

@@ -1,0 +1,162 @@
+"""Masks out of files of other tools: what import_labels.py reads, a function a format.
+
+Each gives (name of the photograph, H x W uint8 ids) of every mask, None in place of a mask whose size is not known.
+UserError, with file and photograph, where a file is broken or names a class that nobody knows.
+"""
+
+import json
+import re
+import tempfile
+import zipfile
+from pathlib import Path
+from urllib.parse import parse_qs, unquote, urlsplit
+
+import numpy as np
+
+from tool.io.files import UserError, print_warning, without_suffix
+from tool.io.images import BACKGROUND, IGNORE, open_image
+from tool.io.rle import read_brush, read_coco
+from voc12.classes import BACKGROUND_NAME, IGNORED_NAME
+from voc12.download import unpack
+from voc12.label_table import image_name
+from voc12.make_coco import check_outline, read_instances
+
+MASKS, LABEL_MAP = "SegmentationClass/", "labelmap.txt"
+KINDS = 'a zip of CVAT ("Segmentation mask 1.1"), a JSON export of Label Studio, or a COCO JSON'
+
+
+def open_masks(path, names):
+    """The reader of a file, by what it is. names: Names."""
+    if zipfile.is_zipfile(path):
+        return read_cvat(path, names)
+    try:
+        data = json.loads(Path(path).read_bytes())
+    except FileNotFoundError:
+        raise UserError(f"{path}: no such file; FILE is {KINDS}") from None
+    except (ValueError, RecursionError):
+        raise UserError(f"{path}: neither a zip nor JSON; FILE is {KINDS}") from None
+    if isinstance(data, list):
+        return read_labelstudio(path, names, data)
+    return read_coco_json(path, names)
+
+
+class Names:
+    """Ids of class names; UserError of a name that nobody knows."""
+
+    def __init__(self, path, classes):
+        self.path, self.ids = path, {name: k for k, name in enumerate(classes, 1)}
+        self.ids = {BACKGROUND_NAME: BACKGROUND, IGNORED_NAME: IGNORE} | self.ids
+
+    def id(self, name, where):
+        if name not in self.ids:
+            raise UserError(f"{self.path}: {where}: class {str(name)[:100]!r} is not in --classes")
+        return self.ids[name]
+
+
+def read_cvat(path, names):
+    """Of a zip: SegmentationClass/NAME.png in the colours of labelmap.txt."""
+    try:
+        with zipfile.ZipFile(path) as archive:
+            members = archive.namelist()
+            label_map = archive.read(LABEL_MAP) if LABEL_MAP in members else None
+    except (zipfile.BadZipFile, RuntimeError, EOFError) as error:
+        raise UserError(f"{path}: broken or encrypted ({error}); export it again") from None
+    for member in members:
+        image_name(path, member)
+    if label_map is None or not any(m.startswith(MASKS) and m.endswith(".png") for m in members):
+        raise UserError(f'{path}: lacks {LABEL_MAP} or {MASKS}*.png; export as "Segmentation mask 1.1"')
+    colours = read_label_map(path, label_map)
+    with tempfile.TemporaryDirectory() as folder:
+        unpack(path, folder, MASKS)
+        for mask in sorted(Path(folder, MASKS).rglob("*.png")):
+            name = mask.relative_to(Path(folder, MASKS)).as_posix()
+            pixels = np.asarray(open_image(mask)).astype(np.int64) @ (1 << 16, 1 << 8, 1)
+            found, inverse = np.unique(pixels, return_inverse=True)
+            for colour in set(found.tolist()) - colours.keys():
+                raise UserError(f"{path}: {name}: colour {colour:06x} (RGB) is not in its {LABEL_MAP}")
+            ids = np.array([names.id(colours[colour], name) for colour in found.tolist()], np.uint8)
+            yield name, ids[inverse].reshape(pixels.shape)
+
+
+def read_label_map(path, data):
+    """{colour 0xRRGGBB: class name} of labelmap.txt, lines `name:r,g,b:parts:actions`."""
+    colours = {}
+    for line in data.decode("utf-8", "replace").splitlines():
+        if line.strip() and not line.startswith("#"):
+            found = re.fullmatch(r"([^:]+):(\d{1,3}),(\d{1,3}),(\d{1,3}):.*", line.strip())
+            if not found:
+                raise UserError(f"{path}: {LABEL_MAP}: {line[:100]!r} is not `name:r,g,b:parts:actions`")
+            red, green, blue = map(int, found.groups()[1:])
+            colours[red << 16 | green << 8 | blue] = found[1]
+    return colours
+
+
+def read_coco_json(path, names):
+    """Of a COCO JSON: polygons and run-length codes, also those of crowds, since tools write masks so."""
+    coco = read_instances(path)
+    for image in coco.imgs.values():
+        size, regions = (image["height"], image["width"]), []
+        for entry in coco.imgToAnns[image["id"]]:
+            where, outline = f"{image['file_name']}, annotation {entry['id']}", entry["segmentation"]
+            k = names.id(coco.cats[entry["category_id"]]["name"].strip(), where)
+            try:
+                if not outline:
+                    raise ValueError("no outline, a box alone")
+                if isinstance(outline, list):
+                    check_outline(outline, size)
+                inside = read_coco(outline, size) if isinstance(outline, dict) else coco.annToMask(entry) > 0
+            except Exception as error:  # pycocotools has no errors of its own
+                raise UserError(f"{path}: {where}: {error}") from None
+            regions.append((k, inside))
+        yield image["file_name"], paint(size, sorted(regions, key=lambda region: -region[1].sum()))
+
+
+def read_labelstudio(path, names, tasks):
+    """Of Label Studio's JSON: brushes of each task's last annotation; None where that is empty, which says no size."""
+    left_out = 0
+    for number, task in enumerate(tasks):
+        try:
+            name = photograph_of(task["data"])
+            annotations = [entry["result"] for entry in task["annotations"] if not entry.get("was_cancelled")]
+            regions = [region(names, name, entry) for entry in (annotations or [[]])[-1] if is_label(entry)]
+        except (KeyError, TypeError, AttributeError, StopIteration):
+            text = "is no task of a photograph with annotations; export as JSON, not as JSON-MIN"
+            raise UserError(f"{path}: task {number + 1} {text}") from None
+        except ValueError as error:
+            raise UserError(f"{path}: {name}: {error}") from None
+        left_out += not annotations
+        sizes = {inside.shape for _, inside in regions}
+        if len(sizes) > 1:
+            raise UserError(f"{path}: {name}: regions of several sizes")
+        if annotations:
+            yield name, paint(sizes.pop(), regions) if sizes else None
+    if left_out:
+        print_warning(f"{path}: {left_out} of {len(tasks)} tasks have no annotation and are left out")
+
+
+def photograph_of(data):
+    """Path or name of the photograph in a task's data: the first value that ends as one."""
+    addresses = [urlsplit(value) for value in data.values() if isinstance(value, str)]
+    paths = [parse_qs(address.query).get("d", [unquote(address.path)])[0] for address in addresses]
+    return next(path for path in paths if without_suffix(path) != path)
+
+
+def is_label(entry):
+    return entry["type"].endswith("labels")
+
+
+def region(names, name, entry):
+    """(id, H x W bool) of a region; ValueError where it is no brush."""
+    value = entry["value"]
+    if "rle" not in value:
+        raise ValueError(f"a region of type {entry['type']}; only brushes are read")
+    size = entry["original_height"], entry["original_width"]
+    return names.id(value[entry["type"]][0], name), read_brush(value["rle"], size)
+
+
+def paint(size, regions):
+    """H x W uint8 of regions (id, H x W bool), the last on top."""
+    mask = np.full(size, BACKGROUND, np.uint8)
+    for k, inside in regions:
+        mask[inside] = k
+    return mask

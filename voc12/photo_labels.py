@@ -1,0 +1,99 @@
+"""Labels of photographs of one's own: from a CSV, from the folders they lie in, and of those that show no class."""
+
+import os
+from collections import Counter
+from pathlib import Path
+
+from tool.io.files import UserError, file_hash
+from voc12 import layout
+from voc12.classes import alike, ask_about_names
+from voc12.label_table import finder, read_table
+
+
+def table_labels(path, images, photos):
+    """Labels of a CSV -> (class names or None, {photograph: names}, rows without a photograph)."""
+    find, missing = finder(images, photos), {}
+
+    def locate(name):
+        photo = find(name)
+        if photo is None:
+            missing[name] = True
+        return photo or name
+
+    classes, labels = read_table(path, locate)
+    labels = {photo: names for photo, names in labels.items() if photo not in missing}
+    if not labels:
+        first, there = layout.first_names(list(missing)), layout.first_names(list(photos))
+        how = "names are paths below --images, with capitals as they are, with or without suffix"
+        raise UserError(
+            f"{path}: none of its {len(missing)} images is in {images} (first {first}; there: {there}); {how}"
+        )
+    return classes, labels, list(missing)
+
+
+def negative_photographs(folder, images, without):
+    """{name: path} of the photographs in --negatives; {} without that folder.
+
+    name: the path below --images, or, where the folder lies elsewhere, from the folder's own name on.
+    """
+    if folder is None:
+        return {}
+    real, inside = Path(os.path.realpath(folder)), os.path.realpath(images)
+    if real == Path(inside):
+        raise UserError(f"--negatives {folder}: is --images itself; give a folder in it, or another")
+    place = real.relative_to(inside if real.is_relative_to(inside) else real.parent)
+    return {(place / name).as_posix(): real / name for name in layout.find_photographs(folder, [*without, images])}
+
+
+def check_negatives(negatives, photos, labels, folder):
+    """UserError where photographs in --negatives have labels, or names that photographs in --images have."""
+    both = [name for name in negatives if name in photos or labels.get(name)]
+    if both:
+        text = f"--negatives {folder}: {len(both)} of its photographs have labels"
+        raise UserError(f"{text}, or the names of some in --images ({layout.first_names(both)}); remove or rename one")
+
+
+def number_labels(labels, classes, origin):
+    """{photograph: names} -> {photograph: sorted indices into `classes`}; UserError where a name is not among them."""
+    index = {name: k for k, name in enumerate(classes)}
+    unknown = sorted({name for names in labels.values() for name in names if name not in index})
+    if unknown:
+        near = next((f" (meant: {name}?)" for name in classes if alike(name, unknown[0])), "")
+        near = near or ("; labels are separated by ;" if "," in unknown[0] else "")
+        raise UserError(f"{origin}: {len(unknown)} labels are not in --classes: {layout.first_names(unknown)}{near}")
+    known = {names: tuple(sorted(index[name] for name in names)) for names in set(labels.values())}
+    return {photo: known[names] for photo, names in labels.items()}
+
+
+def folder_labels(images, photos):
+    """Labels of photographs that lie in a folder a class -> ({photograph: names}, {photograph: its copies}).
+
+    Files of one content in several folders of a class, whatever their names are, are one photograph, the first of them,
+    with the classes of all.
+    """
+    found = {photo: frozenset(photo.split("/")[:1]) for photo in photos if "/" in photo}
+    sizes = {photo: (images / photo).stat().st_size for photo in found if (images / photo).is_file()}
+    often = Counter(sizes.values())
+    alike, copies = {}, {}
+    for photo in (photo for photo, size in sizes.items() if size and often[size] > 1):
+        alike.setdefault(file_hash(images / photo), []).append(photo)
+    for one, *others in alike.values():
+        classes = frozenset().union(*(found[photo] for photo in (one, *others)))
+        if len(classes) > 1:
+            found[one], copies[one] = classes, others
+            for photo in others:
+                del found[photo]
+    return found, copies
+
+
+def ask_about_labels(labels, classes, origin, listed):
+    """UserError where names of classes look like mistakes. listed: whether the names are those of a CSV's lists."""
+    counts = Counter(dict.fromkeys(classes, 0))
+    counts.update(name for names in labels.values() for name in names)
+    ask_about_names(counts, origin)
+    name = next((name for name in counts if "," in name and listed), None)
+    if name is not None:
+        photo = next(photo for photo, names in labels.items() if name in names)
+        parts = "; ".join(part.strip() for part in name.split(","))
+        text = f"{origin}: {photo} has the label {name!r}; if that is more than one class, write {parts!r}"
+        raise UserError(f"{text}; if it is one, list all class names in a file for --classes")
