@@ -19,7 +19,9 @@ import numpy as np
 from engine import flags
 from engine.check import duration
 from engine.children import ROOT, Stages
+from engine.chosen import read_chosen
 from engine.experiment import Experiment
+from engine.recipes import OTHERS
 from tool.cli import natural, positive, positive_int, run_script
 from tool.crf import load_crf
 from tool.io.files import UserError, file_hash, fingerprint, read_json, read_list, write_json
@@ -75,7 +77,7 @@ def make_set(stages, args):
 def fit_views(paths):
     """Views that fit the photographs: ([MIN, MAX] of the longer side, crop), in pixels."""
     side = min(SIDE, int(np.median([max(header_size(path)) for path in paths])))
-    return [round(0.6 * side), round(1.1 * side)], max(32, round(0.65 * side / 32) * 32)
+    return [round(0.6 * side), round(1.1 * side)], max(96, round(0.65 * side / 32) * 32)
 
 
 def seconds_a_step(train, epochs):
@@ -126,10 +128,14 @@ def run_stages(stages, args, common, ids):
     rest += ["--val_list", "none", "--amp", "--resume", *epochs_of(steps // 2, len(ids))]
     stages.run("train_aff", "train_aff.py", *common, *rest, "--select", "last")
     stages.run("infer_aff", "infer_aff.py", *common, "--max_side", high, "--amp")
-    labels = next(iter((args.out / NAME / "rw").iterdir())).name
+    experiment = Experiment(args.out, NAME)
+    powers = {"low": 2} | OTHERS | read_chosen(experiment)[0]
+    labels = experiment.walk([powers[name] for name in ("low", "high", "dup")]).relative_to(experiment.folder)
     rest[-1] = epochs_of(steps, len(ids))[1]
-    stages.run("train_seg", "train_seg.py", *common, *rest, "--labels", f"rw/{labels}", "--keep", 1)
-    stages.run("infer_seg", "infer_seg.py", *common, "--scales", 0.5, 1, 1.5, "--crf", "--max_side", high, "--amp")
+    stages.run("train_seg", "train_seg.py", *common, *rest, "--labels", labels, "--keep", 1)
+    final = ["--scales", 0.5, 1, 1.5, "--crf", "--max_side", high, "--amp"]
+    everything = args.out / "ImageSets/Segmentation/train.txt"
+    stages.run("infer_seg", "infer_seg.py", *common, *final, "--infer_list", everything)
 
 
 def main(args):
