@@ -11,10 +11,9 @@ from engine.studies import CRF, GPP, METHOD, TRUTH, Study
 from tool.io.files import atomic, write_text
 from tool.io.images import classes_in, contact_sheet, heat_overlay, label_overlay, open_image, open_mask, save_image
 from tool.io.scores import read_scores
-from tool.metrics import best_labels
 from voc12.data import image_path, mask_path
 
-PICTURES = 6  # photographs in the picture
+PICTURES = 4  # photographs in the picture
 
 
 class Done(NamedTuple):
@@ -62,8 +61,7 @@ def write_pages(done, pages, ids):
     for seed in gather(done.folder, METHOD, "maps"):
         with atomic(pages[0].with_name(f"{done.name}_seed{seed}.jsonl")) as temporary:
             shutil.copyfile(done.folder / f"{METHOD}_seed{seed}" / "log.jsonl", temporary)
-    stages = (("gap", "maps"), (GPP, "maps"), (METHOD, "labels"))
-    if seeds := set.intersection(*(set(gather(done.folder, row, kind)) for row, kind in stages)):
+    if seeds := gather(done.folder, METHOD, "crf"):
         draw_picture(done, pick_photographs(done.data, ids), min(seeds), pages[0].with_name(f"{done.name}.jpg"))
 
 
@@ -78,15 +76,25 @@ def pick_photographs(data, ids):
 
 
 def draw_picture(done, ids, seed, path):
-    """Photograph, CAM of GAP, of GPP and of AEFT, CRF, pseudo label and truth of some photographs."""
-    rows, runs = [], [done.folder / f"{name}_seed{seed}" for name in ("gap", GPP, METHOD)]
+    """Photograph, CAM of GAP, of GPP and of AEFT, CRF, pseudo label and truth of some photographs, as far as done."""
+
+    def folder(row, kind):
+        return done.folder / f"{row}_seed{seed}" if seed in gather(done.folder, row, kind) else None
+
+    cams = {
+        "CAM of GAP": folder("gap", "maps"),
+        "CAM of GPP": folder(GPP, "maps"),
+        "CAM of AEFT": folder(METHOD, "maps"),
+    }
+    labels = {"CRF": folder(METHOD, "crf"), "pseudo label": folder(METHOD, "labels")}
+    cams, labels = ({title: run for title, run in some.items() if run} for some in (cams, labels))
+    places, rows = {"CRF": done.study.crf_labels, "pseudo label": done.study.labels}, []
     for image_id in ids:
         photo = open_image(image_path(done.data, image_id))
-        heat = [np.max(list(read_scores(run / "dict" / f"{image_id}.npy").values()), axis=0) for run in runs]
-        crf = best_labels(read_scores(runs[-1] / f"crf/{done.study.powers[2]:02d}" / f"{image_id}.npy"))
-        masks = [runs[-1] / done.study.labels / f"{image_id}.png", mask_path(done.data, image_id)]
-        labels = [crf, *(open_mask(mask, 21) for mask in masks)]
-        pictures = [heat_overlay(photo, cam) for cam in heat] + [label_overlay(photo, mask) for mask in labels]
-        rows.append([photo, *pictures])
-    titles = ["image", "CAM of GAP", "CAM of GPP", "CAM of AEFT", "CRF", "pseudo label", "truth"]
-    save_image(path, contact_sheet(rows, titles, cell=(160, 107)), quality=85)
+        heat = [np.max(list(read_scores(run / "dict" / f"{image_id}.npy").values()), axis=0) for run in cams.values()]
+        masks = [run / places[title] / f"{image_id}.png" for title, run in labels.items()]
+        masks = [open_mask(mask, 21) for mask in (*masks, mask_path(done.data, image_id))]
+        rows.append(
+            [photo, *(heat_overlay(photo, cam) for cam in heat), *(label_overlay(photo, mask) for mask in masks)]
+        )
+    save_image(path, contact_sheet(rows, ["image", *cams, *labels, "truth"], cell=(160, 107)), quality=85)

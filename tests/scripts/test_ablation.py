@@ -68,8 +68,9 @@ def commands(monkeypatch):
             for image_id in IDS:
                 scores = {0: np.full((48, 64), 0.5, np.float32)}
                 write_scores(folder / "dict" / f"{image_id}.npy", scores)
-                for alpha in args.alphas:
-                    write_scores(folder / f"crf/{alpha:02d}/{image_id}.npy", {0: scores[0], 1: 1 - scores[0]})
+                for alpha in args.png or ():
+                    labels = label_image(np.zeros((48, 64), np.uint8))
+                    save_image(folder / f"crf_png/{alpha:02d}/{image_id}.png", labels)
         elif script == "infer_aff.py":
             for image_id in IDS:
                 labels = label_image(np.zeros((48, 64), np.uint8))
