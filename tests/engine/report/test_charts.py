@@ -60,6 +60,7 @@ def test_the_threshold_curve_says_its_best_and_its_ends():
         "miou_by_threshold": [10.0, 30.0, 20.0],
         "best_threshold": 0.2, "absent": [],
         "miou": 30.0,
+        "absent": [],
     }
     text = threshold_chart(result)["text"]
     assert text.startswith("Best at 0.20, with mIoU 30.0 (absent classes as 0); 10.0 at 0.10, 20.0 at 0.30.")
