@@ -58,7 +58,7 @@ def test_the_threshold_curve_says_its_best_and_its_ends():
     result = {
         "thresholds": [0.1, 0.2, 0.3],
         "miou_by_threshold": [10.0, 30.0, 20.0],
-        "best_threshold": 0.2, "absent": [],
+        "best_threshold": 0.2,
         "miou": 30.0,
         "absent": [],
     }
