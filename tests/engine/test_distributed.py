@@ -60,7 +60,7 @@ def alone(toy, trained, tmp_path_factory):
     return folder, flags
 
 
-@pytest.mark.parametrize("processes", [2, 3])
+@pytest.mark.parametrize("processes", [pytest.param(2, marks=pytest.mark.slow), 3])
 def test_processes_train_as_one(alone, tmp_path, processes):
     folder, flags = alone
     out = torchrun(processes, "train.py", "--name", "n", "--experiment", tmp_path, *flags)

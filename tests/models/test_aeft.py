@@ -36,7 +36,10 @@ def test_classifier_outputs_are_the_released_ones(classifier):
         np.testing.assert_allclose(output.numpy(), golden[name], rtol=1e-4, atol=1e-4 * np.abs(golden[name]).max())
 
 
-@pytest.mark.parametrize("key", ["warmup", "full_M6.0", "full_M6.25", "full_M8.0"])
+OTHER_MARGINS = [pytest.param(f"full_M{margin}", marks=pytest.mark.slow) for margin in (6.0, 8.0)]
+
+
+@pytest.mark.parametrize("key", ["warmup", "full_M6.25", *OTHER_MARGINS])
 def test_training_step_losses_and_gradients_are_the_released_ones(classifier, key):
     golden = load("train_step")
     net = classifier.freeze().train()
