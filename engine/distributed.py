@@ -125,6 +125,11 @@ class World:
         """The context in which networks run: half precision with --amp, see `half_precision`; float32 without."""
         return torch.autocast(self.device.type, dtype=half_precision(self.device), enabled=amp)
 
+    def scaler(self, amp):
+        """What keeps small gradients from vanishing in float16; it does nothing where another precision is used."""
+        scales = amp and half_precision(self.device) == torch.float16
+        return torch.amp.GradScaler(self.device.type, enabled=scales)
+
     def leave(self):
         """End the group of processes. The gradient averaging of `prepare` may go after it."""
         if self.size > 1:

@@ -242,7 +242,8 @@ def add_common(parser, random=True):
     text = "processes that load data, 0 = none (default: usable cores, at most 8)"
     add("--num_workers", type=workers, default=min(8, usable_cores()), help=text)
     add("--seed", role=RESULT if random else FREE, type=natural, default=0, help="seed of everything random")
-    add("--amp", role=RESULT, action=SWITCH, default=False, help="bfloat16 autocast of the network")
+    text = "half precision: bfloat16, or float16 on a GPU that has none"
+    add("--amp", role=RESULT, action=SWITCH, default=False, help=text)
     text = "a broken or missing file: stop the run, or leave its image out and list it in failed.txt"
     add("--on_error", "--on-error", type=str, default="stop", choices=["stop", "skip"], help=text)
     add_check(parser)

@@ -144,13 +144,18 @@ def compare_data(path, old, new):
         )
 
 
-def restore(path, state, net, optimizer, world):
-    """Fill network, optimiser and random states from a resume file's state; UserError where they do not fit."""
+def restore(path, state, net, updating, world):
+    """Fill network, optimiser and random states from a resume file's state; UserError where they do not fit.
+
+    updating: (optimizer, GradScaler).
+    """
+    optimizer, scaler = updating
     rates = [group["initial_lr"] for group in optimizer.param_groups]
     try:
         net.load_released_state(state["net"])
         optimizer.load_state_dict(state["optimizer"])
         restore_rng(state["rng"], next(net.parameters()).device, world)
+        scaler.load_state_dict(state.get("scaler") or scaler.state_dict())
     except (AttributeError, LookupError, RuntimeError, TypeError, ValueError) as error:  # torch raises any of them
         raise UserError(f"{path}: does not fit this run ({shorten(error, 150)}); --overwrite starts anew") from None
     for group, rate in zip(optimizer.param_groups, rates):

@@ -64,11 +64,12 @@ def train_step(run, batch):
     _, image, target = batch
     image, target = image.to(run.world.device, non_blocking=True), target.to(run.world.device, non_blocking=True)
     image = image.contiguous(memory_format=memory_format(run.world.device, run.args.amp))
-    with torch.autocast(run.world.device.type, dtype=torch.bfloat16, enabled=run.args.amp):
+    with run.world.autocast(run.args.amp):
         loss, terms = run.criterion(run.model, image, target, run)
     run.optimizer.zero_grad(set_to_none=True)
-    (loss * run.world.size).backward()  # DistributedDataParallel takes the mean over ranks
-    run.optimizer.step()
+    run.scaler.scale(loss * run.world.size).backward()  # DistributedDataParallel takes the mean over ranks
+    run.scaler.step(run.optimizer)
+    run.scaler.update()
     return dict(zip(terms, torch.stack([term.detach().float() for term in terms.values()]).tolist()))
 
 
@@ -184,6 +185,7 @@ class Training:
         self.check_batches()
         lines = self.describe()
         self.world = join_world(args.device)
+        self.scaler = self.world.scaler(args.amp)
         self.model = self.world.prepare(net, args.amp, args.seed, args.compile)
         self.stop, self.log, self.summary = StopSignal(self.world), None, Summary()
         self.failures = Failures(args.on_error, self.place.folder / FAILED_FILE)
@@ -203,7 +205,7 @@ class Training:
                 if self.world.first(self.make_room):
                     state = resume.read_resume(self.resume_path)
                     self.progress = resume.Progress.of(self.resume_path, state)
-                    resume.restore(self.resume_path, state, net, self.optimizer, self.world)
+                    resume.restore(self.resume_path, state, net, (self.optimizer, self.scaler), self.world)
                     self.written = state.get("checkpoints", list(range(self.progress.epoch)))
                 best_is_there = self.world.first(self.write_record)
                 self.log = Log(Experiment.of(args).folder, self.place.log, self.progress.epoch, self.world.main)
@@ -360,7 +362,7 @@ class Training:
         progress = self.progress
         self.tick()
         self.world.share_buffers(self.net)
-        state = self.state | {"checkpoints": self.written}
+        state = self.state | {"checkpoints": self.written, "scaler": self.scaler.state_dict()}
         resume.save_resume(self.resume_path, self.net, self.optimizer, progress, state, self.world)
         if self.stop.asked():
             self.stop.stop(f"at epoch {progress.epoch}, step {progress.step}")
@@ -375,7 +377,7 @@ class Training:
         """Score the network; where it is the best so far, and chosen by that, it is best.pth."""
         was_training = self.net.training
         self.net.eval()
-        with torch.no_grad():
+        with torch.no_grad(), self.world.autocast(self.args.amp):
             self.scores = self.validation.score(self.net, self.world)
         self.net.train(was_training)
         if not self.selects:

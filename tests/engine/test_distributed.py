@@ -7,7 +7,7 @@ import subprocess
 import numpy as np
 import pytest
 import torch
-from conftest import ROOT, infer_flags, succeeds, train_flags
+from conftest import ROOT, infer_flags, prints, succeeds, train_flags
 from stage_runs import (
     assert_same_losses,
     assert_same_weights,
@@ -179,6 +179,10 @@ def test_half_precision_of_old_gpus(monkeypatch):
     monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda including_emulation: False)
     assert distributed.half_precision(torch.device("cuda")) == torch.float16
     assert distributed.half_precision(torch.device("cpu")) == torch.bfloat16
+    world = distributed.World(device=torch.device("cuda"))
+    monkeypatch.setattr(torch.amp, "GradScaler", lambda device, enabled: (device, enabled))
+    assert [world.scaler(amp) for amp in (True, False)] == [("cuda", True), ("cuda", False)]
+    assert distributed.World().scaler(True) == ("cpu", False)
     monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda including_emulation: True)
     assert distributed.half_precision(torch.device("cuda")) == torch.bfloat16
 
@@ -192,3 +196,15 @@ def test_only_batchnorm_that_trains_is_of_all_processes(monkeypatch, capsys, scr
     monkeypatch.setattr(distributed, "DistributedDataParallel", lambda net, **_: net)
     distributed.World(0, 2).prepare(net.train(), False, 0, False)
     assert ("training BatchNorm on CPU" in capsys.readouterr().err) == scratch
+
+
+def test_float16_training_scales_its_gradients_and_resumes(toy, tmp_path, monkeypatch, capsys):
+    """On the CPU, as on a GPU without bfloat16: the scale is part of what resuming needs."""
+    monkeypatch.setattr(distributed, "half_precision", lambda device: torch.float16)
+    flags = ["--name", "n", "--experiment", tmp_path, *train_flags(toy), "--val_list", "none", "--amp", "--epochs", 2]
+    prints("train.py", *flags, "--stop_epoch", 1)
+    state = torch.load(tmp_path / "n/ckpt/resume.pth", weights_only=True)
+    assert state["scaler"]["scale"] > 1 and state["scaler"]["_growth_tracker"] == 3
+    prints("train.py", *flags, "--resume")
+    after = torch.load(tmp_path / "n/ckpt/resume.pth", weights_only=True)["scaler"]
+    assert after["_growth_tracker"] == 6 and after["scale"] == state["scaler"]["scale"]
