@@ -109,6 +109,7 @@ def test_a_step_is_a_plain_step(size):
         criterion=squares,
         args=SimpleNamespace(amp=False),
         world=World(size=size),
+        scaler=World().scaler(amp=False),
     )
     image, target = torch.randn(5, 3, 4, 4), torch.randn(5, 2)
     for parameter in net.parameters():

@@ -83,6 +83,7 @@ def training(stage, form, net, batch, device):
     optimizer = build_optimizer("sgd", net.param_groups(1e-6, 5e-4, 1.0), 5e-4)  # so low that the net stays as it is
     run = SimpleNamespace(model=net, criterion=criterion, optimizer=optimizer, world=World(device=device))
     run.args = SimpleNamespace(amp=form == "amp")
+    run.scaler = run.world.scaler(run.args.amp)
 
     def plain():
         optimizer.zero_grad()
