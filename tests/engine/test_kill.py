@@ -498,7 +498,7 @@ def test_a_signal_stops_the_others_with_one_line(script, number, code, target, s
     stage = stages[script]
     for attempt in (1, 2, 3):  # now and then a library swallows KeyboardInterrupt, and who pressed Ctrl-C does so again
         folder = shutil.copytree(stage.before, tmp_path / f"w{attempt}")
-        point = stage.points // 2 + attempt
+        point = stage.points // (attempt + 1)
         run = launcher.fork(script, stage.args, folder, point=point, number=number, target=target)
         if run.wait() == code:
             break
