@@ -92,7 +92,6 @@ def seconds_a_step(train, epochs):
 
 def choose_steps(args, train, count):
     """Epochs of the classifier, for a number of steps that follows from the set, --steps or --minutes -> flags."""
-    each = max(1, count // BATCH)  # steps an epoch
     steps = args.steps or min(MOST, max(LEAST, 240 + 4 * count))
     if args.minutes or args.check:
         seconds = seconds_a_step(train, ["--epochs", 2, "--T", 1])
@@ -100,20 +99,20 @@ def choose_steps(args, train, count):
             steps = min(MOST, max(LEAST, round(args.minutes * 60 * SHARE / seconds)))
         text = f"about {duration(steps * seconds / SHARE)} for all stages, {steps} steps of the classifier"
         print(f"label.py: {text} ({seconds:.2f} s each)", flush=True)
-    epochs = max(2, round(steps / each))
+    epochs = max(2, epochs_of(steps, count))
     return steps, ["--epochs", epochs, "--T", epochs // 2]
 
 
-def epochs_of(steps, count, batch=BATCH):
-    return ["--epochs", max(1, round(steps / max(1, count // batch)))]
+def epochs_of(steps, count):
+    """Epochs over so many photographs that make about so many steps."""
+    return max(1, round(steps / max(1, count // BATCH)))
 
 
 def run_stages(stages, args, common, ids):
     """Every stage from the classifier to masks of the segmentation network; each goes on where it was."""
     (low, high), crop = fit_views([image_path(args.out, image_id) for image_id in ids])
-    batches = ["--batch_size", min(BATCH, len(ids)), "--batch_size_triplet", min(BATCH, len(ids))]
-    train = [*common, "--trunk", TRUNK, *batches, "--crop_size", crop, "--resize", low, high, "--seed", args.seed]
-    train += ["--val_list", "none", "--amp", "--keep", 1, "--resume"]
+    shared = [*common, "--crop_size", crop, "--seed", args.seed, "--val_list", "none", "--amp", "--resume"]
+    train = [*shared, "--trunk", TRUNK, "--resize", low, high, "--keep", 1]
     steps, epochs = choose_steps(args, train, len(ids))
     if args.check:
         return
@@ -124,15 +123,14 @@ def run_stages(stages, args, common, ids):
         few = args.out / "ImageSets/Segmentation/masks.txt"
         stages.run("choose", "choose.py", *common, "--list", few, "--max_side", high)
     stages.run("infer", "infer.py", *infer, "--dict", "--crf")
-    rest = ["--batch_size", min(BATCH, len(ids)), "--crop_size", crop, "--seed", args.seed]
-    rest += ["--val_list", "none", "--amp", "--resume", *epochs_of(steps // 2, len(ids))]
-    stages.run("train_aff", "train_aff.py", *common, *rest, "--select", "last")
+    half = ["--epochs", epochs_of(steps // 2, len(ids)), "--select", "last"]
+    stages.run("train_aff", "train_aff.py", *shared, *half)
     stages.run("infer_aff", "infer_aff.py", *common, "--max_side", high, "--amp")
     experiment = Experiment(args.out, NAME)
     powers = {"low": 2} | OTHERS | read_chosen(experiment)[0]
     labels = experiment.walk([powers[name] for name in ("low", "high", "dup")]).relative_to(experiment.folder)
-    rest[-1] = epochs_of(steps, len(ids))[1]
-    stages.run("train_seg", "train_seg.py", *common, *rest, "--labels", labels, "--keep", 1)
+    whole = ["--epochs", epochs_of(steps, len(ids)), "--labels", labels, "--keep", 1]
+    stages.run("train_seg", "train_seg.py", *shared, *whole)
     final = ["--scales", 0.5, 1, 1.5, "--crf", "--max_side", high, "--amp"]
     everything = args.out / "ImageSets/Segmentation/train.txt"
     stages.run("infer_seg", "infer_seg.py", *common, *final, "--infer_list", everything)
