@@ -5,7 +5,6 @@ UserError, with file and photograph, where a file is broken or names a class tha
 """
 
 import json
-import re
 import tempfile
 import zipfile
 from pathlib import Path
@@ -20,6 +19,7 @@ from voc12.classes import BACKGROUND_NAME, IGNORED_NAME
 from voc12.download import unpack
 from voc12.label_table import image_name
 from voc12.make_coco import check_outline, read_instances
+from voc12.photo_masks import labelmap_entries
 
 MASKS, LABEL_MAP = "SegmentationClass/", "labelmap.txt"
 KINDS = 'a zip of CVAT ("Segmentation mask 1.1"), a JSON export of Label Studio, or a COCO JSON'
@@ -81,13 +81,11 @@ def read_cvat(path, names):
 def read_label_map(path, data):
     """{colour 0xRRGGBB: class name} of labelmap.txt, lines `name:r,g,b:parts:actions`."""
     colours = {}
-    for line in data.decode("utf-8", "replace").splitlines():
-        if line.strip() and not line.startswith("#"):
-            found = re.fullmatch(r"([^:]+):(\d{1,3}),(\d{1,3}),(\d{1,3}):.*", line.strip())
-            if not found:
-                raise UserError(f"{path}: {LABEL_MAP}: {line[:100]!r} is not `name:r,g,b:parts:actions`")
-            red, green, blue = map(int, found.groups()[1:])
-            colours[red << 16 | green << 8 | blue] = found[1]
+    for _, line, name, colour in labelmap_entries(data.decode("utf-8", "replace").splitlines()):
+        if not name or colour is None:
+            raise UserError(f"{path}: {LABEL_MAP}: {line[:100]!r} is not `name:r,g,b:parts:actions`")
+        red, green, blue = colour
+        colours[red << 16 | green << 8 | blue] = name
     return colours
 
 

@@ -29,6 +29,15 @@ LABELMAP = "labelmap.txt"
 IGNORED = ("ignore", "ignored", "void")  # names of what counts for nothing
 
 
+def labelmap_entries(lines):
+    """(number of the line, line, name, (r, g, b), or None where that is no colour) of each entry of a labelmap.txt."""
+    for number, line in enumerate(lines, 1):
+        if line.strip() and not line.startswith("#"):
+            name, _, colour = line.partition(":")
+            values = [int(v) if v.strip().isdecimal() else 256 for v in colour.partition(":")[0].split(",")]
+            yield number, line, name.strip(), tuple(values) if len(values) == 3 and max(values) < 256 else None
+
+
 def read_labelmap(path):
     """{(r, g, b): name} of a labelmap.txt, as CVAT and datumaro write it: lines `name:r,g,b:parts:actions`."""
     colours = {}
@@ -36,14 +45,10 @@ def read_labelmap(path):
         lines = Path(path).read_text(encoding="utf-8-sig").splitlines()
     except (FileNotFoundError, IsADirectoryError, UnicodeDecodeError):
         raise UserError(f"{path}: no such text file; --labelmap takes one with lines name:r,g,b::") from None
-    for number, line in enumerate(lines, 1):
-        if not line.strip() or line.startswith("#"):
-            continue
-        name, _, colour = line.partition(":")
-        values = [int(v) if v.strip().isdecimal() else 256 for v in colour.partition(":")[0].split(",")]
-        if len(values) != 3 or max(values) > 255 or tuple(values) in colours:
+    for number, line, name, colour in labelmap_entries(lines):
+        if colour is None or colour in colours:
             raise UserError(f"{path}: line {number}: {line[:100]!r}: needs name:r,g,b:: with a colour of its own")
-        colours[tuple(values)] = name.strip()
+        colours[colour] = name
     return colours
 
 
