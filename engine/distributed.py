@@ -5,13 +5,16 @@ own order, so each rank computes the loss of the whole batch, and gradients, sum
 process. Without torchrun every method here does nothing.
 """
 
+import atexit
 import datetime
+import gc
 import os
 import signal
 import sys
 
 import torch
 import torch.distributed as dist
+import torch.distributed.nn  # noqa: F401  ahead of any group: its functions' defaults keep the one that there is
 from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
@@ -22,9 +25,21 @@ from tool.memory import keep_freed_memory
 CPU = torch.device("cpu")
 TIMEOUT = datetime.timedelta(hours=12)  # a rank may wait long for another's validation or CRF; torchrun ends dead runs
 
-# Groups that were left, kept to the end of the process. Where DistributedDataParallel drops the last reference to one,
-# its destructor waits for a gloo thread while it holds Python's lock, and that thread may need the lock (torch 2.12).
+# Groups that were left, kept until the process is about to end: see `let_go`.
 LEFT = []
+
+
+@atexit.register
+def let_go():
+    """End the threads of groups that were left, while Python still runs.
+
+    Such a thread needs Python's lock to free the tensors of its last message. Once the interpreter ends, who asks for
+    the lock is ended with the process (SIGABRT); and where DistributedDataParallel drops the last reference to a group,
+    its destructor holds the lock while it waits for them (torch 2.12). So the networks go first, here.
+    """
+    if LEFT:
+        gc.collect()
+        LEFT.clear()
 
 
 class World:

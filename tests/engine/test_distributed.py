@@ -3,6 +3,7 @@
 import shutil
 import signal
 import subprocess
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -185,6 +186,22 @@ def test_half_precision_of_old_gpus(monkeypatch):
     assert distributed.World().scaler(True) == ("cpu", False)
     monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda including_emulation: True)
     assert distributed.half_precision(torch.device("cuda")) == torch.bfloat16
+
+
+def test_no_thread_of_a_group_that_was_left_is_there_when_python_ends(monkeypatch):
+    def threads():
+        return {task.name for task in Path("/proc/self/task").iterdir() if "gloo" in (task / "comm").read_text()}
+
+    before = threads()
+    torch.distributed.init_process_group("gloo", store=torch.distributed.HashStore(), rank=0, world_size=1)
+    world = distributed.World(0, 2)
+    model = world.prepare(torch.nn.Linear(2, 2), False, 0, False)
+    model(torch.ones(1, 2)).sum().backward()
+    world.leave()
+    del model
+    assert threads() > before
+    distributed.let_go()
+    assert threads() == before
 
 
 @pytest.mark.parametrize("scratch", [False, True])
