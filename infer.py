@@ -75,7 +75,7 @@ def check_args(args):
     if args.images and args.labels == "given":
         raise UserError("--images: these photographs have no labels; add --labels predicted")
     if args.png == []:
-        args.png = [sorted(args.alphas)[len(args.alphas) // 2]]
+        args.png = [(sorted(args.alphas)[len(args.alphas) // 2],)]
     if not (args.dict or args.crf or args.vis or args.png):
         raise UserError("nothing to write: give --dict, --crf, --png or --vis")
     if args.crf or args.png:

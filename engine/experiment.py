@@ -39,8 +39,8 @@ class Experiment:
     def crf(self, alpha):
         return self.folder / "crf" / f"{alpha:02d}"
 
-    def crf_labels(self, alpha):
-        return self.folder / "crf_png" / f"{alpha:02d}"
+    def crf_labels(self, alphas):
+        return self.folder / "crf_png" / "_".join(f"{alpha:02d}" for alpha in alphas)
 
     def affinity(self, powers):
         """powers: (low, high, dup)."""
