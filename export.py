@@ -6,6 +6,7 @@ writes  --out FILE.onnx: image B x 3 x H x W, RGB in [0, 1] -> logits B x L x H 
         python export.py --name N --out network.onnx
 """
 
+from functools import partial
 from pathlib import Path
 
 from engine import flags
@@ -13,6 +14,7 @@ from engine.check import Check, timed
 from engine.distributed import World
 from engine.networks import load_segmentation_net
 from models.export import EQUALS, check_export, export_onnx
+from models.trained import trained_side
 from tool.cli import run_script
 from voc12.classes import BACKGROUND_NAME, load_classes
 
@@ -37,10 +39,9 @@ def main(args):
     if args.check:
         check = Check(World(), "weights fit")
         check.disk(Path(args.out).parent, sum(x.numel() * x.element_size() for x in net.state_dict().values()))
-        return check.end(
-            timed(check.attempt, export_onnx, net, args.out, names, False)[1], "the ONNX file", "made once"
-        )
-    export_onnx(net, args.out, names)
+        trial = partial(export_onnx, net, args.out, names, write=False)
+        return check.end(timed(check.attempt, trial)[1], "the ONNX file", "made once")
+    export_onnx(net, args.out, names, trained_side(weights))
     print(f"export.py: wrote {args.out}, of {weights}; its largest logits are the labels of {EQUALS}")
 
 

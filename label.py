@@ -14,8 +14,6 @@ import subprocess
 import sys
 from pathlib import Path
 
-import numpy as np
-
 from engine import flags
 from engine.check import duration
 from engine.children import ROOT, Stages
@@ -25,8 +23,7 @@ from engine.recipes import OTHERS
 from tool.cli import natural, positive, positive_int, run_script
 from tool.crf import load_crf
 from tool.io.files import UserError, file_hash, fingerprint, read_json, read_list, write_json
-from tool.io.images import header_size
-from voc12.data import image_path
+from voc12.data import image_path, usual_side
 from voc12.label_writers import ENDINGS
 from voc12.layout import find_photographs
 
@@ -76,7 +73,7 @@ def make_set(stages, args):
 
 def fit_views(paths):
     """Views that fit the photographs: ([MIN, MAX] of the longer side, crop), in pixels."""
-    side = min(SIDE, int(np.median([max(header_size(path)) for path in paths])))
+    side = min(SIDE, usual_side(paths))
     return [round(0.6 * side), round(1.1 * side)], max(96, round(0.65 * side / 32) * 32)
 
 
@@ -124,12 +121,12 @@ def run_stages(stages, args, common, ids):
         stages.run("choose", "choose.py", *common, "--list", few, "--max_side", high)
     stages.run("infer", "infer.py", *infer, "--dict", "--crf")
     half = ["--epochs", epochs_of(steps // 2, len(ids)), "--select", "last"]
-    stages.run("train_aff", "train_aff.py", *shared, *half)
+    stages.run("train_aff", "train_aff.py", *shared, *half, "--max_side", high)
     stages.run("infer_aff", "infer_aff.py", *common, "--max_side", high, "--amp")
     experiment = Experiment(args.out, NAME)
     powers = {"low": 2} | OTHERS | read_chosen(experiment)[0]
     labels = experiment.walk([powers[name] for name in ("low", "high", "dup")]).relative_to(experiment.folder)
-    whole = ["--epochs", epochs_of(steps, len(ids)), "--labels", labels, "--keep", 1]
+    whole = ["--epochs", epochs_of(steps, len(ids)), "--labels", labels, "--keep", 1, "--max_side", high]
     stages.run("train_seg", "train_seg.py", *shared, *whole)
     final = ["--scales", 0.5, 1, 1.5, "--crf", "--max_side", high, "--amp"]
     everything = args.out / "ImageSets/Segmentation/train.txt"
@@ -159,10 +156,7 @@ def main(args):
         stages.run("export", "voc12/export_labels.py", *own, "--format", kind, "--out", out)
     print(f"\nmasks: {masks}")
     print(f"a page to look at: {args.out / NAME / 'report/index.html'}")
-    print(
-        f"new photographs: python infer_seg.py --name {NAME} --experiment {args.out} --images DIR --out DIR --crf "
-        f"--max_side {fit_views([image_path(args.out, i) for i in ids])[0][1]}"
-    )
+    print(f"new photographs: python infer_seg.py --name {NAME} --experiment {args.out} --images DIR --out DIR --crf")
 
 
 if __name__ == "__main__":

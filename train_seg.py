@@ -28,7 +28,7 @@ from tool.cli import fraction, positive, run_script
 from tool.io.files import UserError, fingerprint, read_list
 from tool.io.images import BACKGROUND, IGNORE
 from voc12.classes import load_classes
-from voc12.data import SegSet, check_images, masked_ids, say_odd_masks
+from voc12.data import SegSet, check_images, image_paths, masked_ids, say_odd_masks, usual_side
 from voc12.transforms import SegView, look_of
 from voc12.validation import segmentation_score
 
@@ -104,6 +104,8 @@ def build_data(args, folder, num_labels, look):
     if args.on_error == "stop":
         check_images(ids, args.voc12_root)
         dataset.require(folder, args.train_list)
+    side = usual_side(list(image_paths(args.voc12_root, ids).values()))
+    args.side = min(side, args.max_side or side)  # for run.json: infer_seg.py --images sees photographs so
     say_odd_masks(dataset.labels.values())
     return dataset
 

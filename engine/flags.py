@@ -339,7 +339,7 @@ class Square(argparse.Action):
 
 def add_labelling(parser, photographs=True):
     """--max_side, --crf_workers; photographs: --images and --out as well, for photographs of no data set."""
-    add_max_side(parser)
+    add_max_side(parser, photographs)
     text = "processes for CRF, of each process that torchrun starts (default: usable cores)"
     cores = max(1, usable_cores() // local_processes())
     parser.run("--crf_workers", type=positive_int, default=cores, help=text)
@@ -350,10 +350,11 @@ def add_labelling(parser, photographs=True):
         parser.data("--out", role=FREE, type=str, default=None, metavar="DIR", help=text)
 
 
-def add_max_side(parser):
-    """--max_side, the same in every script that sees photographs at their own size."""
+def add_max_side(parser, photographs=False):
+    """--max_side, the same in every script that sees photographs at their own size. photographs: has --images."""
     text = "pixels; networks and CRF see a photograph whose longer side is above it at that size; results have its own "
-    parser.method("--max_side", type=natural, default=MAX_SIDE, help=f"{text}size; 0 = never")
+    text += f"size; 0 = never (default: {MAX_SIDE}{', of --images the side that training saw' * photographs})"
+    parser.method("--max_side", type=natural, default=MAX_SIDE, help=text)
 
 
 def add_arch(parser):

@@ -7,7 +7,7 @@ from models.affinity import AffinityNet
 from models.checkpoint import load_trained
 from models.deeplab import DEEPLAB
 from models.trained import load_classifier as trained_classifier
-from models.trained import load_segmentation
+from models.trained import load_segmentation, trained_side
 from models.trunks import make_trunk
 from tool.io.files import UserError, file_hash
 
@@ -29,7 +29,14 @@ def load_classifier(args, num_classes):
     if given != 1:
         raise UserError("give one of --load_epo EPOCH and --weights FILE")
     weights = Path(args.weights) if args.weights else Experiment.of(args).classifier.find(args.load_epo)
+    see_as_trained(args, weights)
     return trained_classifier(vars(args), weights, num_classes), weights
+
+
+def see_as_trained(args, weights):
+    """Set --max_side of photographs by --images, where it was not given, to what the training saw."""
+    if getattr(args, "images", None) and "max_side" not in args.given:
+        args.max_side = trained_side(weights)
 
 
 def load_affinity_net(args):
@@ -48,5 +55,6 @@ def load_segmentation_net(args, num_labels):
     args.arch = args.arch or DEEPLAB + args.trunk
     best = Experiment.of(args).segmentation(args.arch).best
     weights = find_checkpoint(args, best, f"train_seg.py --name {args.name} --arch {args.arch}")
+    see_as_trained(args, weights)
     net, network = load_segmentation(args.arch, vars(args), weights, num_labels)
     return net, weights, network | {"weights": file_hash(weights)}

@@ -1,7 +1,7 @@
 """A segmentation network as an ONNX file, for programs without torch, with what they have to know of it.
 
 Metadata of the file, texts: classes (JSON, background first), mean and std (of RGB in [0, 1]; the network applies them
-itself), size ("any"), max_side (pixels of the longer side at which infer_seg.py sees larger photographs), equals.
+itself), size ("any"), max_side (pixels of the longer side at which infer_seg.py --images sees larger ones), equals.
 """
 
 import contextlib
@@ -48,10 +48,10 @@ def check_export(path):
         raise UserError("--out: torch needs the package onnx for that (pip install onnx)")
 
 
-def export_onnx(net, path, classes=(), write=True):
+def export_onnx(net, path, classes=(), max_side=MAX_SIDE, write=True):
     """Write `Deployed(net)` with input "image" and output "logits", whose axes batch, height and width are free.
 
-    classes: names of the labels, for the metadata, background first.
+    classes, max_side: for the metadata; names of the labels, background first.
     UserError where the network cannot be written so; `path` is then as it was. Where onnxruntime is installed, the
     file's results are compared with torch's at other sizes than the one that was traced. write: False for all but
     the file.
@@ -75,17 +75,17 @@ def export_onnx(net, path, classes=(), write=True):
     net.to(device).train(was_training)
     if write:
         remove_stale(Path(path).parent, Path(path).name)
-        write_bytes(path, with_metadata(data.getvalue(), net.trunk, labels, classes))
+        write_bytes(path, with_metadata(data.getvalue(), net.trunk, labels, classes, max_side))
 
 
-def with_metadata(data, trunk, labels, classes):
+def with_metadata(data, trunk, labels, classes, max_side):
     """The bytes of an ONNX file with the metadata, and with the number of labels, which torch loses at a resize."""
     import onnx  # `check_export`
 
     model = onnx.load_from_string(data)
     model.graph.output[0].type.tensor_type.shape.dim[1].dim_value = labels
     mean, std = (json.dumps(list(values)) for values in (trunk.mean, trunk.std))
-    about = {"classes": json.dumps(list(classes)), "mean": mean, "std": std, "size": "any", "max_side": str(MAX_SIDE)}
+    about = {"classes": json.dumps(list(classes)), "mean": mean, "std": std, "size": "any", "max_side": str(max_side)}
     onnx.helper.set_model_props(model, about | {"equals": EQUALS})
     return model.SerializeToString()
 

@@ -18,8 +18,8 @@ import torch
 from PIL import Image
 
 from models.deeplab import DEEPLAB
-from models.trained import classifier_place, load_classifier, load_segmentation, segmentation_place
-from tool.cam import MAX_SIDE, inner_size, maps_of, multi_scale_cam, predict_label
+from models.trained import classifier_place, load_classifier, load_segmentation, segmentation_place, trained_side
+from tool.cam import inner_size, maps_of, multi_scale_cam, predict_label
 from tool.io.files import UserError, folder_settings, read_json
 from tool.io.images import open_image
 from tool.results import labels_of
@@ -47,10 +47,11 @@ class Predictor:
 
     An image: an RGB array H x W x 3 uint8 or a PIL image, both as they are, or a path; its photograph is turned as its
     EXIF says. An array of four dimensions is a list of images. classes: names of the labels, background first.
-    max_side: pixels; images whose longer side is above it are seen at it, 0 = never. Made by `Predictor.load`.
+    max_side: pixels; images whose longer side is above it are seen at it, 0 = never; by default that which training
+    saw. Made by `Predictor.load`.
     """
 
-    def __init__(self, net, classes, device, scales, mirror, max_side=MAX_SIDE):
+    def __init__(self, net, classes, device, scales, mirror, max_side):
         self.net, self.classes, self.device = net.to(device).eval(), (BACKGROUND_NAME, *classes), torch.device(device)
         self.views = InferenceViews(scales, mirror, look_of(net.trunk), max_side)
 
@@ -77,12 +78,14 @@ class Predictor:
             weights = Path(weights or find_classifier(folder))
             trained = folder_settings(weights.parent) or {}
             settings |= {key: trained[key] for key in DEFAULTS if key in trained}
+            options.setdefault("max_side", trained_side(weights))
             return CamPredictor(load_classifier(settings, weights, len(classes)), classes, device, **options)
         arch = find_arch(folder, settings) if which == "seg" else which
         weights = Path(weights or segmentation_place(folder, arch).best)
         if not weights.is_file():
             raise UserError(f"{weights}: no such checkpoint; which is 'seg', 'cam' or the --arch of a trained network")
         net, _ = load_segmentation(arch, settings, weights, len(classes) + 1)
+        options.setdefault("max_side", trained_side(weights))
         return SegmentationPredictor(net, classes, device, **options)
 
     def __call__(self, image):

@@ -10,7 +10,8 @@ from models.checkpoint import load_trained
 from models.classifiers import MODELS
 from models.deeplab import make_segmentation_net, network_settings
 from models.trunks import make_trunk
-from tool.io.files import UserError, folder_settings, portable
+from tool.cam import MAX_SIDE
+from tool.io.files import UserError, folder_settings, portable, read_record
 
 
 class Place(NamedTuple):
@@ -68,3 +69,14 @@ def load_segmentation(arch, settings, weights, num_labels):
     """
     network = network_settings(arch, settings | (folder_settings(weights.parent) or {}))
     return load_trained(lambda: make_segmentation_net(**network, num_labels=num_labels), weights), network
+
+
+def trained_side(weights):
+    """Pixels of the longer side at which a network's training saw photographs, the usual ones or the largest views.
+
+    weights: path; the run.json beside it says so, and where it does not, the side is MAX_SIDE.
+    """
+    record = read_record(Path(weights).parent) or {"settings": {}}
+    if "resize" in record["settings"]:
+        return record["settings"]["resize"][1]
+    return (record.get("arguments") or {}).get("side", MAX_SIDE)

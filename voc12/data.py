@@ -94,6 +94,16 @@ def image_paths(voc12_root, ids):
     return {i: image_path(voc12_root, i) for i in ids}
 
 
+def usual_side(paths):
+    """Median of the longer sides of photographs, pixels, by the headers of a thousand of them; unreadable ones do not
+    count, and where none can be read it is 0."""
+    sides = []
+    for path in paths[:: -(-len(paths) // 1000) or 1]:
+        with contextlib.suppress(UserError):
+            sides.append(max(header_size(path)))
+    return int(np.median(sides or [0]))
+
+
 def mask_folder(voc12_root, gt_dir):
     """--gt_dir for `mask_path`: below the data set, or, where it has no such folder, from here."""
     is_own = (Path(voc12_root) / gt_dir).is_dir() or not Path(gt_dir).is_dir()

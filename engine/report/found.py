@@ -9,10 +9,13 @@ from tool.results import SUFFIX
 
 
 class Kind(NamedTuple):
-    """One stage of the method. folders: a pattern of its outputs, in the experiment; task: evaluation.py's."""
+    """One stage of the method. folders: a pattern of its outputs, in the experiment; task: evaluation.py's.
+
+    made_by: None of what is not missed where it is not there.
+    """
 
     title: str
-    made_by: str
+    made_by: str | None
     folders: str
     task: str | None = None
     logs: str | None = None  # pattern of its logs; {} is the name of the output folder
@@ -21,11 +24,18 @@ class Kind(NamedTuple):
     def is_segmentation(self):
         return self.folders.startswith("seg")
 
+    @property
+    def is_crf(self):
+        return self.folders.startswith("crf")
+
 
 KINDS = (
     Kind("Classifier", "train.py", "ckpt", logs="log.jsonl"),
     Kind("Class activation maps", "infer.py --dict", "dict", "cam"),
     Kind("Dense CRF", "infer.py --crf", "crf/*", "crf"),
+    Kind(
+        "Dense CRF, labels", None, "crf_png/[0-9][0-9]", "png"
+    ),  # LOW_HIGH are no results: not every pixel has a label
     Kind("AffinityNet", "train_aff.py", "ckpt_aff/*", logs="log_{}.jsonl"),
     Kind("Pseudo labels", "infer_aff.py", "rw/*", "png"),
     Kind("Segmentation network", "train_seg.py", "ckpt_seg/*", logs="log_seg_{}.jsonl"),
@@ -77,8 +87,10 @@ def find_results_of(folder):
 
 def stages_of(place, kinds):
     folders = ((kind, folder) for kind in kinds for folder in sorted(place.glob(kind.folders)))
-    stages = (read_stage(place, kind, folder) for kind, folder in folders if folder.is_dir())
-    return [stage for stage in stages if has_output(stage)]
+    stages = [read_stage(place, kind, folder) for kind, folder in folders if folder.is_dir()]
+    there = {stage.name: stage for stage in stages if has_output(stage)}
+    twice = {name.replace("crf/", "crf_png/") for name in there if name.startswith("crf/")}  # labels of these scores
+    return [stage for name, stage in there.items() if name not in twice]
 
 
 def read_stage(experiment, kind, folder):
@@ -116,7 +128,7 @@ def read_log(path):
 def missing_kinds(stages):
     """The kinds without any output."""
     there = {stage.kind for stage in stages}
-    return [kind for kind in KINDS if kind not in there]
+    return [kind for kind in KINDS if kind.made_by and kind not in there]
 
 
 class Found(NamedTuple):

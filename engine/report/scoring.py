@@ -117,7 +117,7 @@ def pick_folders(scored):
         entry.stage.kind: [one for one in scored if one.images and one.stage.kind == entry.stage.kind]
         for entry in scored
     }
-    picked = [found if kind.task == "crf" else [max(found, key=rank)] for kind, found in kinds.items() if found]
+    picked = [found if kind.is_crf else [max(found, key=rank)] for kind, found in kinds.items() if found]
     return [entry for found in picked for entry in found]
 
 

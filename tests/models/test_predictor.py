@@ -21,8 +21,11 @@ from tool.io.scores import read_scores
 from tool.results import labels_of
 
 TINY, NAMES = 1 / 16, ["cat", "dog", "x y"]
-SIZES = {"small": (40, 56), "large": (100, 60)}  # height, width; the latter is above MAX_SIDE
-MAX_SIDE = 64
+SIZES = {"small": (40, 56), "large": (100, 60)}  # height, width
+TRAINED = {  # what the run.json of the classifier and of the segmentation network say: sides of 64 and of 60 pixels
+    "ckpt": {"settings": {"resize": [32, 64]}},
+    "ckpt_seg/deeplab_resnet38d": {"settings": {}, "arguments": {"max_side": 1024, "side": 60}},
+}
 
 
 @pytest.fixture(scope="module")
@@ -34,13 +37,15 @@ def place(tmp_path_factory):
     save_weights(make_segmentation_net("deeplab_resnet38d", 4, TINY), folder / "n/ckpt_seg/deeplab_resnet38d/best.pth")
     settings = {"voc12_root": "gone", "classes": "gone/classes.txt", "cls_labels": None, "width": TINY}
     write_json(folder / "n/settings.json", settings | {"class_names": NAMES})
+    for place, record in TRAINED.items():
+        write_json(folder / "n" / place / "run.json", record)
     (folder / "photos").mkdir()
     rng = np.random.default_rng(0)
     for name, (height, width) in SIZES.items():
         coarse = Image.fromarray(rng.integers(0, 256, (5, 6, 3), np.uint8))
         coarse.resize((width, height)).save(folder / "photos" / f"{name}.png")
     flags = ["--name", "n", "--experiment", folder, "--images", folder / "photos", "--out", folder / "out"]
-    flags += ["--device", "cpu", "--num_workers", 0, "--max_side", MAX_SIDE]
+    flags += ["--device", "cpu", "--num_workers", 0]
     code, errors = run_here("infer_seg.py", *flags, "--scales", 0.5, 1)
     assert code == 0, errors
     cam = ["--labels", "predicted", "--load_epo", 1, "--scales", 0.5, 1, "--min_score", 0.45, "--alphas", 2]
@@ -54,24 +59,25 @@ def photos(place):
 
 
 def test_the_segmentation_network_labels_as_infer_seg_does(place):
-    predictor = Predictor.load(place / "n", scales=[0.5, 1], max_side=MAX_SIDE, device="cpu")
+    predictor = Predictor.load(place / "n", scales=[0.5, 1], device="cpu")
     assert predictor.classes == ("background", *NAMES)  # without the data set
     results = predictor(photos(place))
     for (name, size), (labels, scores) in zip(SIZES.items(), results):
         expected = open_mask(place / "out/seg" / f"{name}.png", 4)
         assert labels.dtype == np.uint8 and (labels == expected).all() and len(np.unique(labels)) > 1
-        assert scores.dtype == np.float32 and scores.shape == (4, *(size if max(size) <= MAX_SIDE else (64, 38)))
+        assert scores.dtype == np.float32 and scores.shape == (4, *(size if name == "small" else (60, 36)))
         np.testing.assert_allclose(scores.sum(0), 1, rtol=1e-5)
     assert (results[0].labels == results[0].scores.argmax(0)).all()
 
 
 def test_the_classifier_sees_what_infer_does(place):
-    options = {"scales": (0.5, 1), "min_score": 0.45, "max_side": MAX_SIDE, "threshold": 0.3}
+    options = {"scales": (0.5, 1), "min_score": 0.45, "threshold": 0.3}
     predictor = Predictor.load(place / "n", "cam", device="cpu", **options)
     for name, (labels, scores) in zip(SIZES, predictor(photos(place))):
         maps = read_scores(place / "out/dict" / f"{name}.npy")
         assert labels.dtype == np.uint8 and (labels == labels_of(maps, "cam", 0.3)).all()
-        assert (scores[0] == np.float32(0.3)).all() and len(scores) == 4
+        assert (scores[0] == np.float32(0.3)).all()
+        assert scores.shape == (4, *(SIZES[name] if name == "small" else (64, 38)))
         assert {k for k in range(3) if scores[k + 1].any()} == set(maps)
         if name == "small":
             assert (labels == scores.argmax(0)).all()
@@ -111,7 +117,7 @@ def test_the_exported_network_labels_as_infer_seg_does_at_one_scale(place):
     code, errors = run_here("export.py", *common, "--out", place / "net.onnx")
     assert code == 0, errors
     more = ["--images", place / "photos", "--out", place / "one", "--device", "cpu", "--num_workers", 0]
-    code, errors = run_here("infer_seg.py", *common, *more, "--scales", 1, "--no-mirror")
+    code, errors = run_here("infer_seg.py", *common, *more, "--scales", 1, "--no-mirror", "--max_side", 0)
     assert code == 0, errors
     session = onnxruntime.InferenceSession(str(place / "net.onnx"), providers=["CPUExecutionProvider"])
     for name, photo in zip(SIZES, photos(place)):

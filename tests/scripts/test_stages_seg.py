@@ -84,6 +84,7 @@ def test_training_goes_on_from_the_classifier(segmented):
     record = json.loads((ckpt(segmented) / "run.json").read_text())
     assert record["weights"]["path"].endswith("003net_main.pth") and len(record["lists"]) == 2
     assert record["settings"]["momentum"] == 0.9 and record["summary"]["images"]["done"] == 20
+    assert record["arguments"]["side"] == 64  # by which infer_seg.py --images takes its --max_side
 
 
 def test_a_run_goes_on_with_the_same_masks_only(toy, copy, tmp_path):

@@ -249,7 +249,9 @@ def open_mask(path, num_labels, colours=None):
         if coloured:
             pixels = _ids(_pixels(stream, "RGB"), colours, path)
         else:
-            pixels = _pixels(stream, header.mode).astype(np.uint8)  # ids: in this mode no palette is applied
+            # ids: in this mode no palette is applied; a PNG is read in half of imageio's time
+            pixels = np.asarray(header) if kind == "PNG" else _pixels(stream, header.mode)
+            pixels = pixels.astype(np.uint8)
         mask = _turn(pixels, how)
     wrong = mask[(mask >= num_labels) & (mask != IGNORE)]
     if wrong.size:
