@@ -82,6 +82,14 @@ class World:
         """{name: scalar} summed over all ranks, without gradients."""
         return dict(zip(terms, self.sum(torch.stack([term.detach().float() for term in terms.values()]))))
 
+    def largest(self, number):
+        """The largest of a whole number of each rank; on the CPU, so that no GPU is waited for."""
+        if self.size == 1:
+            return number
+        value = torch.tensor(number)
+        dist.all_reduce(value, dist.ReduceOp.MAX)
+        return value.item()
+
     def collect(self, value):
         """[value of rank 0, of rank 1 ...] of any plain values."""
         if self.size == 1:
@@ -257,9 +265,8 @@ class StopSignal:
 
     def asked(self):
         """Whether any rank was signalled: all stop after the same step."""
-        numbers = [n for n in self.world.collect(self.number) if n is not None]
-        self.number = numbers[0] if numbers else None
-        return bool(numbers)
+        self.number = self.world.largest(self.number or 0) or None
+        return self.number is not None
 
     def restore(self):
         while self.previous:

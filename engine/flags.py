@@ -325,6 +325,8 @@ def add_training(parser, epochs, crop_size, jitter, scratch_lr_mult):
     add("--resume", action="store_true", help="continue where the run was; start it if there is none; deletes nothing")
     text = "how many checkpoints of epochs stay, the newest; older ones of this run are deleted (default: all)"
     add("--keep", type=positive_int, default=None, metavar="N", help=text)
+    text = "steps between two readings of the losses, for which a GPU is waited for (default: 50; 1 on the CPU)"
+    add("--log_every", type=positive_int, default=None, metavar="STEPS", help=text)
     parser.ignore("print_freq")
 
 

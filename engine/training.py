@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 import torch
+from torch.backends import cudnn
 from tqdm import tqdm
 
 from engine import resume
@@ -33,6 +34,7 @@ from tool.io.lock import locked
 from voc12.data import EpochBatches, Substituting, image_paths, train_loader
 
 POWER = 0.9  # of the poly schedule
+LOG_EVERY = 50  # steps; on the CPU, which nothing waits for, 1
 QUICK = 20  # seconds; a step of --check that takes less is timed a second time
 
 
@@ -48,29 +50,46 @@ def train_one_epoch(run):
     run.model.train()
     for batch in run.batches():
         lr = set_learning_rate(run.optimizer, run.progress.global_step, run.planned_steps)
-        losses = train_step(run, batch)
-        check_finite(losses, run.progress.global_step, batch[0])
-        run.count(losses, lr)
+        run.count(batch[0], train_step(run, batch), lr)
     run.save()
     return run.progress.means()
 
 
 def train_step(run, batch):
-    """One update with a batch (IDs, image B x 3 x H x W, target B x ...) -> {term: loss of the global batch, a float}.
+    """One update with a batch (IDs, image B x 3 x H x W, target B x ...) -> {term: loss of the global batch, a scalar}.
 
     run.criterion(model, image, target, run) -> (this rank's part of the loss to minimise, {term: scalar tensor, of the
-    global batch}), "total" among the terms. The gradient is that of the parts' sum over ranks.
+    global batch}), "total" among the terms. The gradient is that of the parts' sum over ranks. The losses stay on the
+    device: nothing here waits for a GPU (`Training.read_losses` does).
     """
     _, image, target = batch
     image, target = image.to(run.world.device, non_blocking=True), target.to(run.world.device, non_blocking=True)
     image = image.contiguous(memory_format=memory_format(run.world.device, run.args.amp))
-    with run.world.autocast(run.args.amp):
-        loss, terms = run.criterion(run.model, image, target, run)
-    run.optimizer.zero_grad(set_to_none=True)
-    run.scaler.scale(loss * run.world.size).backward()  # DistributedDataParallel takes the mean over ranks
+    with alike():
+        with run.world.autocast(run.args.amp):
+            loss, terms = run.criterion(run.model, image, target, run)
+        run.optimizer.zero_grad(set_to_none=True)
+        run.scaler.scale(loss * run.world.size).backward()  # DistributedDataParallel takes the mean over ranks
     run.scaler.step(run.optimizer)
     run.scaler.update()
-    return dict(zip(terms, torch.stack([term.detach().float() for term in terms.values()]).tolist()))
+    return {name: term.detach().float() for name, term in terms.items()}
+
+
+@contextlib.contextmanager
+def alike():
+    """Here cuDNN tries its algorithms and keeps the fastest: crops have one size, photographs elsewhere have many."""
+    before, cudnn.benchmark = cudnn.benchmark, True
+    try:
+        yield
+    finally:
+        cudnn.benchmark = before
+
+
+def numbers(steps):
+    """[{term: scalar}, ...] of some steps -> [{term: number}, ...], brought from the device at once."""
+    values = torch.stack([loss for losses in steps for loss in losses.values()]).tolist() if steps else []
+    taken = iter(values)
+    return [{name: next(taken) for name in losses} for losses in steps]
 
 
 def poly_factor(step, max_step):
@@ -196,6 +215,8 @@ class Training:
         self.progress, self.state = resume.Progress(lr=args.lr), {"settings": args.results}
         start = file_hash(facts.weights) if Path(facts.weights).is_file() else facts.weights
         self.state["data"] = facts.data | {resume.WEIGHTS: start}
+        self.log_every = args.log_every or (LOG_EVERY if self.world.device.type == "cuda" else 1)
+        self.unread = []  # (step, IDs, {term: scalar on the device}) of steps whose losses were not read yet
         self.written = []  # epochs of this run that have a checkpoint
         self.scores = {}  # of the last validation of this epoch
         lines = describe_run(args, self.world, lines, self.optimizer)
@@ -335,14 +356,24 @@ class Training:
                     break
             stage["images"] += self.phase.batch_size * (self.progress.step - first) if self.world.main else 0
 
-    def count(self, losses, lr):
-        """One step is done. losses: {term: number}."""
-        self.progress.add(losses, lr)
-        self.facts.learning.add(losses)
-        self.bar.set_postfix({k: f"{v:.4f}" for k, v in losses.items()}, refresh=False)
+    def count(self, ids, losses, lr):
+        """One step is done. losses: what `train_step` gives."""
+        self.unread.append((self.progress.global_step, ids, losses))
+        self.progress.count(lr)
+        if len(self.unread) >= self.log_every:
+            self.read_losses()
         validation = self.validation
         if validation and validation.every and self.progress.global_step % validation.every == 0:
             self.validate()
+
+    def read_losses(self):
+        """Add up the losses of the steps since the last reading; UserError where one is not finite."""
+        unread, self.unread = self.unread, []
+        for (step, ids, _), losses in zip(unread, numbers([losses for _, _, losses in unread])):
+            check_finite(losses, step, ids)
+            self.progress.add(losses)
+            self.facts.learning.add(losses)
+            self.bar.set_postfix({k: f"{v:.4f}" for k, v in losses.items()}, refresh=False)
 
     def gather(self, x):
         """The global batch of each rank's part of it, in its order."""
@@ -360,6 +391,7 @@ class Training:
     def save(self):
         """The resume file. Every rank goes on as a resumed run would, with rank 0's buffers. Then a signal ends it."""
         progress = self.progress
+        self.read_losses()
         self.tick()
         self.world.share_buffers(self.net)
         state = self.state | {"checkpoints": self.written, "scaler": self.scaler.state_dict()}
@@ -375,6 +407,7 @@ class Training:
 
     def validate(self):
         """Score the network; where it is the best so far, and chosen by that, it is best.pth."""
+        self.read_losses()
         was_training = self.net.training
         self.net.eval()
         with torch.no_grad(), self.world.autocast(self.args.amp):
@@ -462,6 +495,11 @@ class Training:
 # ---------------------------------------------------------------- --check
 
 
+def whole_step(run, batch):
+    """A step, and what a GPU has to be waited for."""
+    return numbers([train_step(run, batch)])
+
+
 def check_training(run):
     """--check: disk, one step of each phase, the time of all; whether a run is there already."""
     args, images = run.args, len(run.dataset)
@@ -483,9 +521,9 @@ def check_training(run):
         except UserError as error:
             check.problem(str(error))
             continue
-        _, computing = timed(train_step, run, batch)
+        _, computing = timed(whole_step, run, batch)
         if computing < QUICK:  # the first step also gets its memory from the system, which may take as long again
-            _, computing = timed(train_step, run, batch)
+            _, computing = timed(whole_step, run, batch)
         seconds = computing + loading / max(1, args.num_workers)
         total += phase.steps(images) * seconds
         texts.append(f"{phase.steps(images)} steps of {phase.batch_size} images, {seconds:.2f} s each")

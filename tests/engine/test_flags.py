@@ -62,7 +62,7 @@ def test_a_crop_is_square():
 # What says where, how fast and how often, and what results are made: none of it is in the numbers of a file.
 PLACES = {"name", "experiment", "voc12_root"}
 RUNNING = {"device", "num_workers", "on_error", "check", "overwrite"}
-TRAINING = PLACES | RUNNING | {"resume", "stop_epoch", "keep", "print_freq"}
+TRAINING = PLACES | RUNNING | {"resume", "stop_epoch", "keep", "log_every", "print_freq"}
 LABELLING = PLACES | RUNNING | {"crf_workers", "vis", "weights", "seed"}
 WIDTHS = {"sxy", "srgb", "sxy_side"}  # which settings have where they are not released
 PHOTOGRAPHS = LABELLING | {"infer_list", "images", "out", "crf"}

@@ -92,7 +92,7 @@ def training(stage, form, net, batch, device):
         optimizer.step()
         return loss.item()
 
-    return plain if published else lambda: train_step(run, batch)
+    return plain if published else lambda: train_step(run, batch)["total"]
 
 
 def inference(form, net, views, device):
@@ -120,7 +120,7 @@ def measure(step, device):
             if on_gpu:
                 torch.cuda.reset_peak_memory_stats(device)
             started = time.perf_counter()
-            step()  # its result is a number or lies on the CPU, but an update may still be under way
+            step()  # the GPU may still be at it
             if on_gpu:
                 torch.cuda.synchronize(device)
             times.append(time.perf_counter() - started)
