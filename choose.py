@@ -32,7 +32,8 @@ from tool.io.files import UserError, folder_settings, read_list, require_files
 from tool.metrics import choice, split_folds, sure_powers, thresholds_between
 from tool.workers import usable_cores
 from voc12.classes import load_classes
-from voc12.data import WalkSet, check_images, check_scores, mask_paths
+from voc12.data import WalkSet
+from voc12.paths import check_images, check_scores, mask_paths
 from voc12.transforms import look_of
 
 THRESHOLDS = thresholds_between(0.02, 0.90)

@@ -33,7 +33,7 @@ from tool.metrics import RELEASED_RANGE, over_methods, split_folds, thresholds_b
 from tool.results import MADE_BY, SUFFIX, check_kind, score
 from tool.tables import FIGURES, check_plot, table, write_csv, write_plot, write_tex
 from voc12.classes import BACKGROUND_NAME, load_classes
-from voc12.data import check_scores, image_path, mask_folder, mask_path
+from voc12.paths import check_scores, image_path, mask_folder, mask_path
 
 NEXT = {
     "cam": "infer.py --crf with several --alphas, to choose three of them",

@@ -33,7 +33,7 @@ from tool.io.lock import hold
 from tool.metrics import thresholds_between
 from tool.tables import FIGURES
 from voc12.classes import BACKGROUND_NAME, load_classes
-from voc12.data import check_images, image_path, mask_folder, mask_path
+from voc12.paths import check_images, image_path, mask_folder, mask_path
 
 SHOWN = ("miou_present", "miou", "mean_precision", "mean_recall", "boundary_iou")  # of FIGURES
 

@@ -34,8 +34,9 @@ from tool.io.files import UserError, read_list
 from tool.io.images import open_image
 from tool.io.lock import locked
 from tool.threads import one_thread
-from voc12.data import Broken, InferenceSet, in_range, inference_loader, mask_path, read_maps
+from voc12.data import Broken, InferenceSet, in_range, inference_loader, read_maps
 from voc12.labels import describe_negatives
+from voc12.paths import mask_path
 
 
 class Job(NamedTuple):

@@ -21,16 +21,17 @@ from engine import resume
 from engine.check import Check, timed
 from engine.distributed import StopSignal, join_world, memory_format, processes
 from engine.experiment import Experiment, next_command, remember
-from engine.learning import Learning
-from engine.log import Log, describe_run, describe_terms
+from engine.log import Learning, Log, describe_run, describe_terms
+from engine.recipes import AtMost
 from engine.record import remove_record, this_run, write_record
 from engine.summary import Summary
 from models.checkpoint import save_weights
 from models.resnet38d import count_parameters
 from tool.io.failures import FAILED_FILE, Failures
-from tool.io.files import UserError, file_hash, print_warning, remove_stale
+from tool.io.files import UserError, file_hash, print_warning, read_list, remove_stale
 from tool.io.lock import locked
-from voc12.data import EpochBatches, Substituting, image_paths, train_loader
+from voc12.data import EpochBatches, Substituting, train_loader
+from voc12.paths import check_images, image_paths
 
 POWER = 0.9  # of the poly schedule
 QUICK = 20  # seconds; a step of --check that takes less is timed a second time
@@ -105,6 +106,17 @@ def check_finite(losses, step, ids):
 
 
 # ---------------------------------------------------------------- what a script says of its training
+
+
+def training_ids(args):
+    """IDs of --train_list; default batches are lowered to their number. UserError where a photograph is missing."""
+    ids = read_list(args.train_list)
+    for name, value in vars(args).items():
+        if isinstance(value, AtMost):
+            setattr(args, name, min(int(value), len(ids)))
+    if args.on_error == "stop":
+        check_images(ids, args.voc12_root)
+    return ids
 
 
 class Phase(NamedTuple):
@@ -198,7 +210,6 @@ class Training:
         self.state["data"] = facts.data | {resume.WEIGHTS: start}
         self.written = []  # epochs of this run that have a checkpoint
         self.scores = {}  # of the last validation of this epoch
-        lines = describe_run(args, self.world, lines, self.optimizer)
         with contextlib.ExitStack() as stack:
             if not args.check:
                 stack.enter_context(locked([self.place.folder], self.world))
@@ -208,6 +219,7 @@ class Training:
                     resume.restore(self.resume_path, state, net, (self.optimizer, self.scaler), self.world)
                     self.written = state.get("checkpoints", list(range(self.progress.epoch)))
                 best_is_there = self.world.first(self.write_record)
+                lines = describe_run(args, self.world, lines, self.optimizer)
                 self.log = Log(Experiment.of(args).folder, self.place.log, self.progress.epoch, self.world.main)
                 stack.enter_context(self.stop)  # a signal then waits for a step's end
                 for line in lines:

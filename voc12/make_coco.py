@@ -26,7 +26,8 @@ from tool.io.images import BACKGROUND, IGNORE, label_image, open_mask, save_imag
 from voc12.classes import check_class_names
 from voc12.download import fetch_archive, unpack
 from voc12.label_table import image_name
-from voc12.layout import check_out, first_names, fold_names, link_all, new_set, print_set, say_turned, write_set
+from voc12.layout import check_out, first_names, fold_names, link_all, new_set, print_set, write_set
+from voc12.paths import say_turned
 
 COCO_ADDRESS = "http://images.cocodataset.org"
 STUFF_ADDRESS = "http://calvin.inf.ed.ac.uk/wp-content/uploads/data/cocostuffdataset"
