@@ -26,7 +26,7 @@ from engine.recipes import OTHERS
 from models.affinity import AffinityNet
 from models.checkpoint import load_weights
 from models.trunks import make_trunk
-from tool.cli import natural, number, positive, positive_int, power, run_script
+from tool.cli import natural, positive, positive_int, power, run_script, several
 from tool.crf import RELEASED, load_crf
 from tool.io.files import UserError, folder_settings, read_list, require_files
 from tool.metrics import choice, split_folds, sure_powers, thresholds_between
@@ -60,9 +60,8 @@ def get_args_parser():
     parser.method("--sxy_side", type=natural, default=RELEASED.side, help=text)
     parser.add_other({"sxy_side": OTHERS["sxy_side"]}, data=True)
     flags.add_max_side(parser)
-    folds = number(int, lambda k: 2 <= k < 2**31, "a whole number from 2")
     text = "parts of the list; each is scored with what is best on the others; with fewer masks one a mask"
-    parser.method("--folds", type=folds, default=5, help=text)
+    parser.method("--folds", type=several, default=5, help=text)
     parser.method("--seed", type=natural, default=0, help="seed of the parts")
     parser.run("--device", type=str, default="auto", help="auto, cpu, cuda or cuda:N")
     parser.run("--crf_workers", type=positive_int, default=usable_cores(), help="processes for CRF")

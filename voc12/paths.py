@@ -69,10 +69,10 @@ def image_paths(voc12_root, ids):
     return {i: image_path(voc12_root, i) for i in ids}
 
 
-def mask_folder(voc12_root, gt_dir):
-    """--gt_dir for `mask_path`: below the data set, or, where it has no such folder, from here."""
+def mask_finder(voc12_root, gt_dir):
+    """`mask_path` of an ID, for --gt_dir: below the data set, or, where it has no such folder, from here."""
     is_own = (Path(voc12_root) / gt_dir).is_dir() or not Path(gt_dir).is_dir()
-    return gt_dir if is_own else Path(gt_dir).absolute()
+    return partial(mask_path, voc12_root, gt_dir=gt_dir if is_own else Path(gt_dir).absolute())
 
 
 def mask_paths(voc12_root, ids):
