@@ -116,7 +116,7 @@ def check_run(ids, folders, mask, args, scoring, num_labels):
     check = Check(World(), "list, masks and results are there")
     check.try_all(lambda i: open_mask(mask(i), num_labels).size, ids, "masks")
     for path in files_of(args):
-        check.disk(Path(path).parent, 2**16)
+        check.disk({Path(path).parent: 2**16})
     for folder in folders:
         check.attempt(refuse_mixed, ids, folder, args)
     seconds = sum(filter(None, check.try_all(lambda folder: timed(scoring, ids[:1], folder)[1], folders, "scores")))

@@ -36,10 +36,9 @@ def main(args):
     net, weights, _ = load_segmentation_net(args, len(names))
     if args.check:
         check = Check(World(), "weights fit")
-        check.disk(Path(args.out).parent, sum(x.numel() * x.element_size() for x in net.state_dict().values()))
-        return check.end(
-            timed(check.attempt, export_onnx, net, args.out, names, False)[1], "the ONNX file", "made once"
-        )
+        check.disk({Path(args.out).parent: sum(x.numel() * x.element_size() for x in net.state_dict().values())})
+        _, seconds = timed(check.attempt, export_onnx, net, args.out, names, False)
+        return check.end(seconds, "the ONNX file", "made once")
     export_onnx(net, args.out, names)
     print(f"export.py: wrote {args.out}, of {weights}; its largest logits are the labels of {EQUALS}")
 

@@ -115,7 +115,7 @@ class Labelling:
     def look(self):
         """--check: photographs, disk -> [ID of one image], with classes where there are such, which takes longer."""
         sizes = self.check.images({image_id: self.images.photograph(image_id) for image_id in self.outputs.left})
-        self.check.disks(self.outputs.bytes_needed(sizes))
+        self.check.disk(self.outputs.bytes_needed(sizes))
         return sorted(sizes, key=lambda i: not self.outputs.inputs.classes[i])[:1]
 
     def each(self, stage, samples):

@@ -484,7 +484,7 @@ def check_training(run):
     check.attempt(resume.check_begin, run.place.folder, args.resume, args.overwrite)
     weights = sum(x.numel() * x.element_size() for x in run.net.state_dict().values())
     files = min(args.epochs, args.keep or args.epochs) + 3  # resume.pth with the optimiser; best.pth
-    check.disk(run.place.folder, weights * files)
+    check.disk({run.place.folder: weights * files})
     total, texts = 0.0, []
     run.model.train()
     for phase in run.phases:
