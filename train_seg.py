@@ -127,7 +127,6 @@ def describe_selection(args, validation):
 
 
 def main(args):
-    args.arch = args.arch or DEEPLAB + args.trunk
     if args.arch.startswith(deeplab.SMP) and args.batch_size < 2 * processes():
         raise UserError(f"--batch_size {args.batch_size}: {args.arch} needs at least 2 images a process")
     torch.manual_seed(args.seed)

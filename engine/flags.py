@@ -9,6 +9,7 @@ from engine.chosen import describe_chosen, read_chosen
 from engine.distributed import local_processes, say
 from engine.experiment import VOC_ROOT, Experiment
 from engine.recipes import OTHERS, AtMost, Following
+from models.deeplab import DEEPLAB
 from tool import cli
 from tool.cam import MAX_SIDE
 from tool.cli import fraction, natural, nonnegative, positive, positive_int, power, workers
@@ -141,8 +142,8 @@ class Parser(cli.Parser):
             raise UserError("--images PATH and --out DIR go together")
         for name in self.splits:
             setattr(second, name, experiment.expand_list(getattr(second, name), second.voc12_root))
-        for name, value in [pair for _, defaults in self.others for pair in defaults.items()]:
-            if getattr(second, name) is value and isinstance(value, Following):
+        for name, value in vars(second).items():
+            if isinstance(value, Following):
                 setattr(second, name, value.of(second))
         if used := {name: value for name, value in chosen.items() if getattr(second, name) == value}:
             say(describe_chosen(used, about))
@@ -351,7 +352,8 @@ def add_arch(parser):
         "network: deeplab_TRUNK (resnet38d or timm:NAME), or smp:ARCH:ENCODER of segmentation_models_pytorch, with a "
         "classifier of timm as encoder (default: deeplab_ on the experiment's trunk)"
     )
-    parser.network("--arch", type=str, default=None, help=text)
+    default = Following("deeplab_ on the trunk", lambda args: DEEPLAB + args.trunk)
+    parser.network("--arch", type=str, default=default, help=text)
 
 
 def add_walk(parser):
