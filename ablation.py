@@ -19,7 +19,7 @@ from tool.cli import natural, run_script, workers
 from tool.crf import load_crf
 from tool.io.files import UserError, read_list, require_files
 from tool.metrics import split_folds
-from voc12.data import check_images, mask_paths
+from voc12.paths import check_images, mask_paths
 
 ARCH = f"deeplab_{TRUNK}"
 COMMON = f"--trunk {TRUNK} --output_stride 16 --amp --keep 1 --resume"

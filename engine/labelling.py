@@ -34,8 +34,9 @@ from tool.io.files import UserError, read_list
 from tool.io.images import open_image
 from tool.io.lock import locked
 from tool.threads import one_thread
-from voc12.data import Broken, InferenceSet, in_range, inference_loader, mask_path, read_maps
+from voc12.data import Broken, InferenceSet, in_range, inference_loader, read_maps
 from voc12.labels import describe_negatives
+from voc12.paths import mask_path
 
 
 class Job(NamedTuple):
@@ -114,7 +115,7 @@ class Labelling:
     def look(self):
         """--check: photographs, disk -> [ID of one image], with classes where there are such, which takes longer."""
         sizes = self.check.images({image_id: self.images.photograph(image_id) for image_id in self.outputs.left})
-        self.check.disks(self.outputs.bytes_needed(sizes))
+        self.check.disk(self.outputs.bytes_needed(sizes))
         return sorted(sizes, key=lambda i: not self.outputs.inputs.classes[i])[:1]
 
     def each(self, stage, samples):

@@ -22,16 +22,17 @@ from engine import resume
 from engine.check import Check, timed
 from engine.distributed import StopSignal, join_world, memory_format, processes
 from engine.experiment import Experiment, next_command, remember
-from engine.learning import Learning
-from engine.log import Log, describe_run, describe_terms
+from engine.log import Learning, Log, describe_run, describe_terms
+from engine.recipes import AtMost
 from engine.record import remove_record, this_run, write_record
 from engine.summary import Summary
 from models.checkpoint import save_weights
 from models.resnet38d import count_parameters
 from tool.io.failures import FAILED_FILE, Failures
-from tool.io.files import UserError, file_hash, print_warning, remove_stale
+from tool.io.files import UserError, file_hash, print_warning, read_list, remove_stale
 from tool.io.lock import locked
-from voc12.data import EpochBatches, Substituting, image_paths, train_loader
+from voc12.data import EpochBatches, Substituting, train_loader
+from voc12.paths import check_images, image_paths
 
 POWER = 0.9  # of the poly schedule
 LOG_EVERY = 50  # steps; on the CPU, which nothing waits for, 1
@@ -124,6 +125,17 @@ def check_finite(losses, step, ids):
 
 
 # ---------------------------------------------------------------- what a script says of its training
+
+
+def training_ids(args):
+    """IDs of --train_list; default batches are lowered to their number. UserError where a photograph is missing."""
+    ids = read_list(args.train_list)
+    for name, value in vars(args).items():
+        if isinstance(value, AtMost):
+            setattr(args, name, min(int(value), len(ids)))
+    if args.on_error == "stop":
+        check_images(ids, args.voc12_root)
+    return ids
 
 
 class Phase(NamedTuple):
@@ -219,7 +231,6 @@ class Training:
         self.unread = []  # (step, IDs, {term: scalar on the device}) of steps whose losses were not read yet
         self.written = []  # epochs of this run that have a checkpoint
         self.scores = {}  # of the last validation of this epoch
-        lines = describe_run(args, self.world, lines, self.optimizer)
         with contextlib.ExitStack() as stack:
             if not args.check:
                 stack.enter_context(locked([self.place.folder], self.world))
@@ -229,6 +240,7 @@ class Training:
                     resume.restore(self.resume_path, state, net, (self.optimizer, self.scaler), self.world)
                     self.written = state.get("checkpoints", list(range(self.progress.epoch)))
                 best_is_there = self.world.first(self.write_record)
+                lines = describe_run(args, self.world, lines, self.optimizer)
                 self.log = Log(Experiment.of(args).folder, self.place.log, self.progress.epoch, self.world.main)
                 stack.enter_context(self.stop)  # a signal then waits for a step's end
                 for line in lines:
@@ -510,7 +522,7 @@ def check_training(run):
     check.attempt(resume.check_begin, run.place.folder, args.resume, args.overwrite)
     weights = sum(x.numel() * x.element_size() for x in run.net.state_dict().values())
     files = min(args.epochs, args.keep or args.epochs) + 3  # resume.pth with the optimiser; best.pth
-    check.disk(run.place.folder, weights * files)
+    check.disk({run.place.folder: weights * files})
     total, texts = 0.0, []
     run.model.train()
     for phase in run.phases:

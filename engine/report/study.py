@@ -11,7 +11,7 @@ from engine.studies import CRF, GPP, METHOD, SURE, TRUTH, Study
 from tool.io.files import atomic, write_text
 from tool.io.images import classes_in, contact_sheet, heat_overlay, label_overlay, open_image, open_mask, save_image
 from tool.io.scores import read_scores
-from voc12.data import image_path, mask_path
+from voc12.paths import image_path, mask_path
 
 PICTURES = 4  # photographs in the picture
 
