@@ -20,7 +20,7 @@ from tqdm import tqdm
 
 from engine import resume
 from engine.check import Check, timed
-from engine.distributed import StopSignal, join_world, memory_format, processes
+from engine.distributed import StopSignal, join_world, processes
 from engine.experiment import Experiment, next_command, remember
 from engine.log import Learning, Log, describe_run, describe_terms
 from engine.recipes import AtMost
@@ -65,7 +65,6 @@ def train_step(run, batch):
     """
     _, image, target = batch
     image, target = image.to(run.world.device, non_blocking=True), target.to(run.world.device, non_blocking=True)
-    image = image.contiguous(memory_format=memory_format(run.world.device, run.args.amp))
     with alike():
         with run.world.autocast(run.args.amp):
             loss, terms = run.criterion(run.model, image, target, run)

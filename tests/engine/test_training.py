@@ -34,6 +34,7 @@ from models.deeplab import DeepLab, multi_scale_loss
 from models.network import TrunkNet
 from models.resnet38d import ResNet38d
 from models.triplet import TripletErasing
+from models.trunks import make_trunk
 from tool.io.files import UserError
 from tool.io.torch_files import read_torch
 
@@ -67,6 +68,10 @@ class Colours(torch.utils.data.Dataset):
 def tiny():
     torch.manual_seed(0)
     return Tiny()
+
+
+def light():
+    return AEFTNet(make_trunk("timm:tf_efficientnet_lite0"), 4)
 
 
 def squares(model, image, target, run):
@@ -218,6 +223,14 @@ def test_dropout_differs_from_rank_to_rank_and_not_from_run_to_run():
         return torch.rand(1).item()
 
     assert drawn(0, 3) == drawn(0, 3) and len({drawn(0, 3), drawn(1, 3), drawn(0, 4)}) == 3
+
+
+@pytest.mark.parametrize(("amp", "make", "last"), [(False, tiny, False), (True, tiny, True), (False, light, True)])
+def test_channels_come_last_where_that_is_faster_and_change_nothing(amp, make, last):
+    net, image = make().eval(), torch.randn(2, 3, 40, 48)
+    plain, seen = net.trunk(image), World().prepare(net, amp, 0, compiled=False).trunk(image)
+    torch.testing.assert_close(seen, plain, rtol=1e-4, atol=1e-4)
+    assert seen.is_contiguous(memory_format=torch.channels_last) == last != seen.is_contiguous()
 
 
 # ---------------------------------------------------------------- an epoch, phases

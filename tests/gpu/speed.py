@@ -11,7 +11,7 @@ from types import SimpleNamespace
 import numpy as np
 import torch
 
-from engine.distributed import World, memory_format
+from engine.distributed import World
 from engine.training import build_optimizer, train_step
 from models.aeft import AEFTNet
 from models.affinity import AffinityNet, affinity_loss
@@ -102,7 +102,7 @@ def inference(form, net, views, device):
 
     def ours():
         with autocast(device, form == "amp"):
-            seen = [view.to(device, memory_format=memory_format(device, form == "amp")) for view in views]
+            seen = [view.to(device) for view in views]
             return multi_scale_cam(net, seen, label, size).cpu()
 
     def published():
