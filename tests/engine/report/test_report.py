@@ -193,7 +193,11 @@ def test_half_finished_folders(toy, experiments):
     for path in done[5:]:
         path.unlink()
     write_json(experiments / "n" / "rw" / "02_1909" / "run.json", RECORD)
+    for powers in ("05", "09", "02_09"):  # of infer.py --png; the scores of 09 are there, 02_09 labels not all pixels
+        shutil.copytree(experiments / "n" / "rw" / "02_1909", experiments / "n" / "crf_png" / powers)
     text = page(toy, experiments)
+    assert row(text, "crf_png/05") == row(text, "rw/02_1909") and 'class="detail">crf_png/05<' in text
+    assert "crf_png/09" not in text and "crf_png/02_09" not in text
     cells = re.search(r'data-stage="rw/02_1909">.*?</tr>', text, re.DOTALL)[0]
     assert "running, or stopped before its end" in cells and '5<span class="small">of 12, train.txt' in cells
 
