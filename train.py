@@ -18,7 +18,7 @@ from engine import flags
 from engine.distributed import warn
 from engine.experiment import Experiment
 from engine.log import watch_loss
-from engine.recipes import LIGHT, AtMost
+from engine.recipes import LIGHT
 from engine.training import Facts, Phase, Plan, Training, Validation, train_one_epoch, training_ids
 from models.checkpoint import IMAGENET_WEIGHTS, start_weights
 from models.classifiers import MODELS
@@ -55,7 +55,7 @@ def get_args_parser():
     add(
         "--batch_size_triplet",
         type=positive_int,
-        default=AtMost(32),
+        default=flags.AtMost(32),
         help="images a step, over all processes, from T on",
     )
     add = parser.method
@@ -137,7 +137,7 @@ def main(args):
     # batches become smaller there are more steps than that, and the schedule does not end before them (Training)
     planned = len(dataset) // args.batch_size * args.epochs
     following = "infer.py", {"load_epo": "{last}", "dict": True, "crf": True, "infer_list": args.train_list}
-    plan = Plan(Experiment.of(args).classifier, [warm_up, triplet], following, planned)
+    plan = Plan(Experiment.of(args).classifier, following, [warm_up, triplet], planned)
     with Training(args, net, criterion, dataset, plan, facts, validation) as run:
         for _ in run.epochs():
             means = train_one_epoch(run)  # engine/training.py: train_step has the backward pass

@@ -20,7 +20,7 @@ from engine.experiment import Experiment
 from engine.recipes import LIGHT_AFF
 from engine.record import origin
 from engine.refining import add_widths, pairwise
-from engine.training import Facts, Phase, Plan, Training, Validation, train_one_epoch, training_ids
+from engine.training import Facts, Plan, Training, Validation, train_one_epoch, training_ids
 from models.affinity import DROPOUT, AffinityNet, affinity_loss
 from models.checkpoint import START_WEIGHTS, start_weights
 from models.trunks import make_trunk
@@ -118,7 +118,7 @@ def main(args):
     facts = Facts(data, lists, weights, ["AffinityNet: {}", describe_selection(args, validation)])
     following = {name: getattr(args, name) for name in ("low", "high", "dup", "scale")} | {"weights": None}
     following = "infer_aff.py", following | {"train_list": args.train_list}
-    plan = Plan(experiment.affinity(powers), [Phase("", 0, args.epochs, args.batch_size)], following)
+    plan = Plan(experiment.affinity(powers), following)
     with Training(args, net, criterion, dataset, plan, facts, validation) as run:
         for _ in run.epochs():
             means = train_one_epoch(run)

@@ -18,7 +18,7 @@ from engine.distributed import processes
 from engine.experiment import Experiment
 from engine.recipes import LIGHT_SEG, RECIPES
 from engine.record import origin
-from engine.training import Facts, Phase, Plan, Training, Validation, train_one_epoch, training_ids
+from engine.training import Facts, Plan, Training, Validation, train_one_epoch, training_ids
 from models import deeplab
 from models.checkpoint import START_WEIGHTS, start_weights
 from models.deeplab import DEEPLAB, RESNET38D, SMP
@@ -162,7 +162,7 @@ def main(args):
     arch = None if args.arch == DEEPLAB + args.trunk else args.arch
     scored = args.val_list if val_ids else args.train_list
     following = "infer_seg.py", {"arch": arch, "weights": None, "infer_list": scored}
-    plan = Plan(experiment.segmentation(args.arch), [Phase("", 0, args.epochs, args.batch_size)], following)
+    plan = Plan(experiment.segmentation(args.arch), following)
     with Training(args, net, criterion, dataset, plan, facts, validation) as run:
         for _ in run.epochs():
             means = train_one_epoch(run)

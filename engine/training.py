@@ -170,13 +170,13 @@ class Plan(NamedTuple):
     """Where a training goes, and how long it is.
 
     place: of engine/experiment.py. following: the script of the next stage and {flag: value} of its own, where {last}
-    stands for the last epoch; weights are its checkpoint where there is no best one. planned_steps: the poly
-    schedule's, where that is longer than the run.
+    stands for the last epoch; weights are its checkpoint where there is no best one. phases: None where all epochs are
+    alike, with --batch_size. planned_steps: the poly schedule's, where that is longer than the run.
     """
 
     place: object
-    phases: list
     following: tuple
+    phases: list | None = None
     planned_steps: int = 0
 
 
@@ -210,7 +210,8 @@ class Training:
         groups = net.param_groups(args.lr, args.wt_dec, args.scratch_lr_mult)
         self.optimizer = build_optimizer(args.optimizer, groups, args.momentum)
         self.dataset, self.facts, self.validation, self.plan, self.place = dataset, facts, validation, plan, plan.place
-        self.phases = [phase for phase in plan.phases if phase.first < phase.last]
+        phases = plan.phases or [Phase("", 0, args.epochs, args.batch_size)]
+        self.phases = [phase for phase in phases if phase.first < phase.last]
         self.planned_steps = max(plan.planned_steps, sum(phase.steps(len(dataset)) for phase in self.phases))
         self.check_batches()
         lines = self.describe()

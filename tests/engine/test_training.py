@@ -93,7 +93,7 @@ def arguments(folder, *words):
 def training(folder, phases, validation=None, criterion=squares, words=(), weights="none"):
     """A Training of `Tiny` -> (it, its Place)."""
     place = place_with_best(folder / "n" / "ckpt_tiny", "log_tiny")
-    plan = Plan(place, phases, ("next.py", {"load_epo": "{last}"}))
+    plan = Plan(place, ("next.py", {"load_epo": "{last}"}), phases)
     facts = Facts({}, [], weights, ["tiny: {}"])
     args = arguments(folder, "--lr", 0.1, "--wt_dec", 0, "--momentum", 0.9, *words)
     return Training(args, tiny(), criterion, Colours(), plan, facts, validation), place
