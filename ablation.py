@@ -14,12 +14,12 @@ from engine import flags
 from engine.children import Runs
 from engine.report.comparison import filled
 from engine.report.study import Done, make_parts, write_pages
-from engine.studies import CRF, METHOD, STUDIES, TRUNK, TRUTH
+from engine.studies import CRF, METHOD, STUDIES, SURE, TRUNK, TRUTH
 from tool.cli import natural, run_script, workers
 from tool.crf import load_crf
 from tool.io.files import UserError, read_list, require_files
 from tool.metrics import split_folds
-from voc12.data import check_images, mask_paths
+from voc12.paths import check_images, mask_paths
 
 ARCH = f"deeplab_{TRUNK}"
 COMMON = f"--trunk {TRUNK} --output_stride 16 --amp --keep 1 --resume"
@@ -87,10 +87,10 @@ def make_maps(runs, study, lists, name, row, seed):
 
 def make_crf(runs, study, lists, name):
     """Dense CRF of the maps of a run, as scores and labels, scored."""
-    dup = study.powers[2]
+    low, high, dup = study.powers
     score, path = runs.score(name, "crf", f"crf/{dup:02d}", lists["report"], "crf")
     infer = [*f"{study.infer} --amp --dict --crf {study.crf}".split(), "--alphas", *sorted({*study.powers})]
-    command = ["infer.py", *runs.common(name), *infer, "--png", dup, "--infer_list", lists["all"]]
+    command = ["infer.py", *runs.common(name), *infer, "--png", dup, f"{low}_{high}", "--infer_list", lists["all"]]
     runs.once(name, "crf", [command, score], {"crf": path})
 
 
@@ -128,10 +128,16 @@ def segment(runs, study, lists, name, labels, seed):
 
 def run_stages(runs, study, lists, seed):
     """What is behind the maps of the method: CRF, AffinityNet, walk; networks on their labels and on true masks."""
-    name, masks = f"{METHOD}_seed{seed}", (runs.data / "SegmentationClass").resolve()
+    name = f"{METHOD}_seed{seed}"
     make_crf(runs, study, lists, name)
-    segment(runs, study, lists, f"{TRUTH}_seed{seed}", masks, seed)
-    segment(runs, study, lists, f"{CRF}_seed{seed}", (runs.folder / name / study.crf_labels).resolve(), seed)
+    folder = runs.folder / name
+    networks = {
+        TRUTH: runs.data / "SegmentationClass",
+        CRF: folder / study.crf_labels,
+        SURE: folder / study.sure_labels,
+    }
+    for row, labels in networks.items():
+        segment(runs, study, lists, f"{row}_seed{seed}", labels.resolve(), seed)
     make_labels(runs, study, lists, name, seed)
     segment(runs, study, lists, name, study.labels, seed)
 

@@ -22,17 +22,16 @@ from engine.choosing import Masked, by_fold, count_all, count_walks
 from engine.chosen import describe_chosen, write_chosen
 from engine.distributed import join_world
 from engine.experiment import Experiment, next_command
+from engine.networks import affinity_net
 from engine.recipes import OTHERS
-from models.affinity import AffinityNet
-from models.checkpoint import load_weights
-from models.trunks import make_trunk
-from tool.cli import natural, number, positive, positive_int, power, run_script
+from tool.cli import natural, positive, positive_int, power, run_script, several
 from tool.crf import RELEASED, load_crf
 from tool.io.files import UserError, folder_settings, read_list, require_files
 from tool.metrics import choice, split_folds, sure_powers, thresholds_between
 from tool.workers import usable_cores
 from voc12.classes import load_classes
-from voc12.data import WalkSet, check_images, check_scores, mask_paths
+from voc12.data import WalkSet
+from voc12.paths import check_images, check_scores, mask_paths
 from voc12.transforms import look_of
 
 THRESHOLDS = thresholds_between(0.02, 0.90)
@@ -47,21 +46,16 @@ def get_args_parser():
     add = partial(parser.method, nargs="+")
     text = "background powers of the CRF to try, 1 to 99"
     add("--alphas", type=power, default=[1, 2, 3, 4, 6, 8, 12, 16, 20, 26], help=text)
-    add(
-        "--sxy",
-        type=positive,
-        default=[40.0, 80.0],
-        help="widths in space to try, of the CRF's kernel of place and colour",
-    )
+    text = "widths in space to try, of the CRF's kernel of place and colour"
+    add("--sxy", type=positive, default=[40.0, 80.0], help=text)
     add("--srgb", type=positive, default=[5.0, 13.0], help="widths in colour to try, of that kernel")
     add("--betas", type=positive, default=[4.0, 8.0, 16.0, 32.0], help="powers on affinities to try")
     text = "longer side in pixels that widths in space are meant for; they follow that of each photograph; 0: any"
     parser.method("--sxy_side", type=natural, default=RELEASED.side, help=text)
     parser.add_other({"sxy_side": OTHERS["sxy_side"]}, data=True)
     flags.add_max_side(parser)
-    folds = number(int, lambda k: 2 <= k < 2**31, "a whole number from 2")
     text = "parts of the list; each is scored with what is best on the others; with fewer masks one a mask"
-    parser.method("--folds", type=folds, default=5, help=text)
+    parser.method("--folds", type=several, default=5, help=text)
     parser.method("--seed", type=natural, default=0, help="seed of the parts")
     parser.run("--device", type=str, default="auto", help="auto, cpu, cuda or cuda:N")
     parser.run("--crf_workers", type=positive_int, default=usable_cores(), help="processes for CRF")
@@ -106,9 +100,7 @@ def choose_walk(args, ids, parts, masked, chosen, kernel):
     if not place.best.is_file():
         print(f"{place.best}: not there, so no power of the walk is chosen; run this again after train_aff.py")
         return {}, {}
-    net = AffinityNet(make_trunk(args.trunk, args.width, args.output_stride))
-    load_weights(net, place.best, part="all")
-    net = net.to(join_world(args.device).device).eval()
+    net = affinity_net(args, place.best).to(join_world(args.device).device).eval()
     scale = (folder_settings(place.folder) or {}).get("scale", 1.0)
     look, classes = look_of(net.trunk), masked.num_labels - 1
     walks = WalkSet(args.voc12_root, ids, masked.maps, classes, scale, look, args.max_side)

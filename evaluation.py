@@ -24,22 +24,17 @@ from pathlib import Path
 from engine import flags
 from engine.check import Check, timed
 from engine.distributed import World
+from engine.experiment import scored_of
 from engine.record import check_origins, describe_origin, now, this_run
 from engine.summary import Summary, print_summary
-from tool.cli import fraction, natural, number, run_script
+from tool.cli import fraction, natural, run_script, several
 from tool.io.files import UserError, folder_settings, portable, read_list, read_record, require_files, write_json
 from tool.io.images import open_mask
 from tool.metrics import RELEASED_RANGE, over_methods, split_folds, thresholds_between
-from tool.results import MADE_BY, SUFFIX, check_kind, score
+from tool.results import SUFFIX, check_kind, score
 from tool.tables import FIGURES, check_plot, table, write_csv, write_plot, write_tex
 from voc12.classes import BACKGROUND_NAME, load_classes
-from voc12.data import check_scores, image_path, mask_folder, mask_path
-
-NEXT = {
-    "cam": "infer.py --crf with several --alphas, to choose three of them",
-    "crf": "train_aff.py; --dup is usually the best of the powers, --low and --high are below and above it",
-    "png": "train_seg.py, with this folder as its --labels",
-}
+from voc12.paths import check_scores, image_path, mask_finder
 
 
 def get_args_parser():
@@ -56,8 +51,7 @@ def get_args_parser():
     text = "score cam at this background threshold, 0 to 1, instead of searching the best (default: choose.py's)"
     add("--threshold", type=fraction, chosen=takes_chosen, help=text)
     text = "cam: also score each of K parts of the list at the threshold that is best on the other parts"
-    folds = number(int, lambda k: 2 <= k < 2**31, "a whole number from 2")
-    add("--kfold", type=folds, metavar="K", help=text)
+    add("--kfold", type=several, metavar="K", help=text)
     add("--seed", type=natural, default=0, help="seed of the parts of --kfold")
     add = parser.run
     add("--json", help="also write the result to this file")
@@ -74,6 +68,10 @@ def takes_chosen(first):
     """Whether choose.py's threshold is scored: of infer.py's maps, where no other choice of one is asked for."""
     asked = first.kfold or first.plot or first.thresholds != list(RELEASED_RANGE)
     return first.task == "cam" and first.dict_dir == "dict" and not asked
+
+
+def files_of(args):
+    return [path for path in (args.json, args.csv, args.tex, args.plot) if path]
 
 
 def check_args(args, ids):
@@ -95,31 +93,17 @@ def check_args(args, ids):
         check_plot(args.plot)
 
 
-def result_folders(args):
-    """{experiment, or --pred_dir: folder of its results}; UserError where one is not there."""
+def result_folders(args, ids, hint):
+    """{experiment, or --pred_dir: folder of its results}; UserError where one is not there, or lacks images."""
     if args.pred_dir:
         folders = {args.pred_dir: Path(args.pred_dir)}
     else:
         folders = {name: portable(Path(args.experiment) / name / args.dict_dir) for name in args.name}
     for folder in folders.values():
         if not folder.is_dir():
-            raise UserError(f"{folder}: no such folder; {how_to_make(args)}")
+            raise UserError(f"{folder}: no such folder; {hint}")
+        check_scores(ids, folder, args.list, hint, SUFFIX[args.task])
     return folders
-
-
-def is_segmentation(args):
-    """Whether the folder is one of infer_seg.py, by its name."""
-    return args.task == "png" and not args.pred_dir and Path(args.dict_dir).parts[0] in ("seg", "seg_crf")
-
-
-def how_to_make(args):
-    """What to do where files are missing."""
-    if args.pred_dir:
-        return "check --pred_dir, --task and --list"
-    if is_segmentation(args):
-        return "run infer_seg.py"
-    alpha = Path(args.dict_dir).name
-    return f"run {MADE_BY[args.task]}" + (f" --alphas {int(alpha)}" if args.task == "crf" and alpha.isdigit() else "")
 
 
 def refuse_mixed(ids, folder, args):
@@ -127,20 +111,20 @@ def refuse_mixed(ids, folder, args):
         check_origins(folder, [folder / f"{i}.{SUFFIX[args.task]}" for i in ids])
 
 
-def check_run(check, ids, folders, mask, args, scoring, num_labels):
+def check_run(ids, folders, mask, args, scoring, num_labels):
     """--check: every mask opens, the results are of one origin, one image of each is scored."""
+    check = Check(World(), "list, masks and results are there")
     check.try_all(lambda i: open_mask(mask(i), num_labels).size, ids, "masks")
-    for path in filter(None, (args.json, args.csv, args.tex, args.plot)):
-        check.disk(Path(path).parent, 2**16)
+    for path in files_of(args):
+        check.disk({Path(path).parent: 2**16})
     for folder in folders:
         check.attempt(refuse_mixed, ids, folder, args)
-    times = check.try_all(lambda folder: timed(scoring, ids[:1], folder)[1], folders, "scores")
-    seconds = sum(filter(None, times))
+    seconds = sum(filter(None, check.try_all(lambda folder: timed(scoring, ids[:1], folder)[1], folders, "scores")))
     check.end(len(ids) * seconds, len(ids), f"{seconds:.3f} s an image")
 
 
 def write(result, results, record, args):
-    """The files that were asked for -> their paths. result: as --json shows it; results: {name: result}."""
+    """The files that were asked for. result: as --json shows it; results: {name: result}."""
     if args.csv:
         write_csv(args.csv, results, args.methods)
     if args.tex:
@@ -151,7 +135,6 @@ def write(result, results, record, args):
         write_json(args.json, result)
         if Path(args.json).is_file():  # not /dev/stdout
             write_json(Path(args.json).with_suffix(".run.json"), record | {"results": args.json})
-    return [path for path in (args.json, args.csv, args.tex, args.plot) if path]
 
 
 def main(args):
@@ -159,11 +142,10 @@ def main(args):
     ids = read_list(args.list)
     check_args(args, ids)
     names = (BACKGROUND_NAME, *load_classes(args.classes))
-    folders = result_folders(args)
-    first = next(iter(folders))
-    for folder in folders.values():
-        check_scores(ids, folder, args.list, how_to_make(args), SUFFIX[args.task])
-    mask = partial(mask_path, args.voc12_root, gt_dir=mask_folder(args.voc12_root, args.gt_dir))
+    made, following = scored_of(args.task, args.dict_dir) if args.name else (None, None)
+    hint = f"run {made}" if made else "check --pred_dir, --task and --list"
+    folders = result_folders(args, ids, hint)
+    mask = mask_finder(args.voc12_root, args.gt_dir)
     require_files({i: mask(i) for i in ids}, "mask", "check --voc12_root, --gt_dir and --list")
     for folder in folders.values():
         check_kind(ids, folder, args.task, folder_settings(folder), forced=args.mixed_origins)
@@ -172,8 +154,7 @@ def main(args):
     photo = partial(image_path, args.voc12_root)
     scoring = partial(score, mask=mask, task=args.task, thresholds=thresholds, names=names, photo=photo)
     if args.check:
-        check = Check(World(), "list, masks and results are there")
-        return check_run(check, ids, list(folders.values()), mask, args, scoring, len(names))
+        return check_run(ids, list(folders.values()), mask, args, scoring, len(names))
     run = this_run(args, World(), [args.list])
     parts = split_folds(ids, args.kfold, args.seed) if args.kfold else None
     about = {"list": args.list, "task": args.task, "dict_dir": args.dict_dir or args.pred_dir}
@@ -184,16 +165,15 @@ def main(args):
             stage["images"] += len(ids)
             refuse_mixed(ids, folder, args)  # last: a file that cannot be read has a clearer message than this one
     summary.counts["done"] = stage["images"]
-    result, origin = results[first], read_record(folders[first])
+    result, origin = results[name], read_record(folder)
     if args.methods or len(results) > 1:
         result = about | {"experiments": results} | over_methods(results, args.methods, FIGURES)
         origin = {name: read_record(folder) for name, folder in folders.items()}
     ended = summary.collect(World())
-    written = write(result, results, run | {"ended": now(), "summary": ended, "origin": origin}, args)
-    print(table(result), f"scored {about['dict_dir']} on {len(ids)} images of {args.list}", sep="\n")
-    for folder in folders.values():
-        print(describe_origin(folder))
-    print_summary("evaluation.py", ended, written, None if args.pred_dir or is_segmentation(args) else NEXT[args.task])
+    write(result, results, run | {"ended": now(), "summary": ended, "origin": origin}, args)
+    scored = f"scored {about['dict_dir']} on {len(ids)} images of {args.list}"
+    print(table(result), scored, *map(describe_origin, folders.values()), sep="\n")
+    print_summary("evaluation.py", ended, files_of(args), following)
 
 
 if __name__ == "__main__":

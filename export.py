@@ -38,9 +38,9 @@ def main(args):
     net, weights, _ = load_segmentation_net(args, len(names))
     if args.check:
         check = Check(World(), "weights fit")
-        check.disk(Path(args.out).parent, sum(x.numel() * x.element_size() for x in net.state_dict().values()))
-        trial = partial(export_onnx, net, args.out, names, write=False)
-        return check.end(timed(check.attempt, trial)[1], "the ONNX file", "made once")
+        check.disk({Path(args.out).parent: sum(x.numel() * x.element_size() for x in net.state_dict().values())})
+        _, seconds = timed(check.attempt, partial(export_onnx, net, args.out, names, write=False))
+        return check.end(seconds, "the ONNX file", "made once")
     export_onnx(net, args.out, names, trained_side(weights))
     print(f"export.py: wrote {args.out}, of {weights}; its largest logits are the labels of {EQUALS}")
 

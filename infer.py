@@ -34,8 +34,8 @@ from tool.crf import has_crf, load_crf
 from tool.io.failures import FAILED_FILE, Failures
 from tool.io.files import UserError, file_hash, folder_settings, print_warning
 from voc12.classes import load_classes
-from voc12.data import images_of
 from voc12.labels import load_labels
+from voc12.paths import images_of
 from voc12.transforms import InferenceViews, look_of
 
 
@@ -75,7 +75,7 @@ def check_args(args):
     if args.images and args.labels == "given":
         raise UserError("--images: these photographs have no labels; add --labels predicted")
     if args.png == []:
-        args.png = [sorted(args.alphas)[len(args.alphas) // 2]]
+        args.png = [(sorted(args.alphas)[len(args.alphas) // 2],)]
     if not (args.dict or args.crf or args.vis or args.png):
         raise UserError("nothing to write: give --dict, --crf, --png or --vis")
     if args.crf or args.png:
@@ -84,7 +84,8 @@ def check_args(args):
 
 def build_jobs(args, weights, classes):
     """The folder of the maps, and the jobs for what was asked for. Without a network results are of the stored maps."""
-    place = Experiment(args.experiment, args.name) if args.images is None else Experiment(args.out, "")
+    root, name = (args.experiment, args.name) if args.images is None else (args.out, "")
+    place = Experiment(root, name)
     stored = folder_settings(place.maps)
     own = {"compress": args.compress, "classes": list(classes)}
     crf_side = {} if stored and stored.get("max_side") == args.max_side else {"crf_max_side": args.max_side}

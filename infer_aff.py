@@ -26,7 +26,8 @@ from tool.io.failures import FAILED_FILE, Failures
 from tool.io.files import file_hash, folder_settings, read_list
 from tool.pseudo_labels import stack_scores, walk_scores
 from voc12.classes import load_classes
-from voc12.data import Images, WalkSet, check_images, check_scores, image_path, in_range
+from voc12.data import WalkSet, in_range
+from voc12.paths import Images, check_images, check_scores, image_path
 from voc12.transforms import look_of
 
 

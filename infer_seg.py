@@ -28,7 +28,7 @@ from tool.io.failures import FAILED_FILE, Failures
 from tool.io.server_zip import check_server_path, write_server_zip
 from tool.segmentation import CRF_ITERATIONS, CRF_PAIRWISE, MERGES, multi_scale_scores
 from voc12.classes import load_classes
-from voc12.data import images_of
+from voc12.paths import images_of
 from voc12.transforms import InferenceViews, look_of
 
 

@@ -23,9 +23,9 @@ from engine.recipes import OTHERS
 from tool.cli import natural, positive, positive_int, run_script
 from tool.crf import load_crf
 from tool.io.files import UserError, file_hash, fingerprint, read_json, read_list, write_json
-from voc12.data import image_path, usual_side
 from voc12.label_writers import ENDINGS
 from voc12.layout import find_photographs
+from voc12.paths import image_path, usual_side
 
 NAME, TRUNK = "run", "timm:tf_efficientnet_lite0"
 BATCH = 8

@@ -33,7 +33,7 @@ from tool.io.lock import hold
 from tool.metrics import thresholds_between
 from tool.tables import FIGURES
 from voc12.classes import BACKGROUND_NAME, load_classes
-from voc12.data import check_images, image_path, mask_folder, mask_path
+from voc12.paths import check_images, image_path, mask_finder
 
 SHOWN = ("miou_present", "miou", "mean_precision", "mean_recall", "boundary_iou")  # of FIGURES
 
@@ -91,7 +91,7 @@ def find_data(args, stages):
         text = f"none of the images has a result in {', '.join(stage.name for stage in stages)}"
         raise UserError(f"{' and '.join(lists)}: {text}; check --list, or run these stages on it{hint}")
     check_images(list(there), args.voc12_root)
-    mask = partial(mask_path, args.voc12_root, gt_dir=mask_folder(args.voc12_root, args.gt_dir))
+    mask = mask_finder(args.voc12_root, args.gt_dir)
     masks = {image_id: mask(image_id) for ids in lists.values() for image_id in ids}
     masked = set(masks) - set(missing_files(masks))
     names = (BACKGROUND_NAME, *load_classes(args.classes))

@@ -17,18 +17,19 @@ import torch
 from engine import flags
 from engine.distributed import warn
 from engine.experiment import Experiment
-from engine.learning import Learning, chance_loss
+from engine.log import watch_loss
 from engine.recipes import LIGHT
-from engine.training import Facts, Phase, Plan, Training, Validation, train_one_epoch
+from engine.training import Facts, Phase, Plan, Training, Validation, train_one_epoch, training_ids
 from models.checkpoint import IMAGENET_WEIGHTS, start_weights
 from models.classifiers import MODELS
 from models.triplet import ATTRACT, METRICS, TripletErasing
 from models.trunks import make_trunk
 from tool.cli import fraction, natural, nonnegative, positive_int, run_script
-from tool.io.files import UserError, fingerprint, read_list
+from tool.io.files import UserError, fingerprint
 from voc12.classes import load_classes
-from voc12.data import TrainSet, check_images, masked_ids
+from voc12.data import TrainSet
 from voc12.labels import any_negative, describe_negatives, load_labels, load_training_labels
+from voc12.paths import masked_ids
 from voc12.transforms import TrainView, look_of
 from voc12.validation import cam_sweep
 
@@ -51,7 +52,12 @@ def get_args_parser():
     flags.add_training(parser, epochs=40, crop_size=320, jitter=[0.4, 0.4, 0.4, 0.1], scratch_lr_mult=1.0)
     add = parser.schedule
     add("--T", type=natural, default=18, help="first epoch (from 0) with the triplet")
-    add("--batch_size_triplet", type=positive_int, default=32, help="images a step, over all processes, from T on")
+    add(
+        "--batch_size_triplet",
+        type=positive_int,
+        default=flags.AtMost(32),
+        help="images a step, over all processes, from T on",
+    )
     add = parser.method
     text = (
         "soft: the paper's; rigid: erased images are classified with the labels of the whole; none: nothing is erased"
@@ -79,10 +85,7 @@ def check_args(args):
 
 def build_data(args, classes, trunk):
     """The training set, and the labels of the images to validate on, None where there are none."""
-    ids = read_list(args.train_list)
-    flags.fit_batches(args, len(ids))
-    if args.on_error == "stop":
-        check_images(ids, args.voc12_root)
+    ids = training_ids(args)
     val_ids = masked_ids(args.val_list, args.voc12_root, required=True)
     labels = load_training_labels(ids, args.train_list, args.voc12_root, classes, args.cls_labels)
     val_labels = load_labels(val_ids, args.voc12_root, classes, args.cls_labels) if val_ids else None
@@ -93,15 +96,6 @@ def build_data(args, classes, trunk):
         )
     view = TrainView(args.resize, args.crop_size, args.jitter, args.jitter_p, look_of(trunk))
     return TrainSet(args.voc12_root, ids, labels, view, args.seed), val_labels
-
-
-def advice(args):
-    """What to try where the classification loss does not fall."""
-    texts = ["pretrained weights (--pretrained)"] if args.pretrained == "none" else []
-    texts += ["more epochs, or --lr a third or three times of it, and look whether the labels are right"]
-    if args.optimizer == "sgd":
-        texts = [f"--optimizer adamw --lr {LIGHT['lr']} --scratch_lr_mult {LIGHT['scratch_lr_mult']:g}", *texts]
-    return ", then ".join(texts)
 
 
 def main(args):
@@ -135,7 +129,7 @@ def main(args):
         "images of --val_list": fingerprint(list(val_labels) if val_labels else None),
     }
     line = f"{args.model}: {{}}, {len(classes)} classes{describe_negatives(dataset.labels)}"
-    learning = Learning(args.W[0] * chance_loss(dataset.labels.matrix), advice(args))
+    learning = watch_loss(args, dataset.labels.matrix)
     facts = Facts(data, [args.train_list, args.val_list], weights, [line], learning=learning)
     warm_up = Phase("warm-up", 0, min(args.T, args.epochs), args.batch_size)
     triplet = Phase("triplet", args.T, args.epochs, args.batch_size_triplet, erase=True)
@@ -143,7 +137,7 @@ def main(args):
     # batches become smaller there are more steps than that, and the schedule does not end before them (Training)
     planned = len(dataset) // args.batch_size * args.epochs
     following = "infer.py", {"load_epo": "{last}", "dict": True, "crf": True, "infer_list": args.train_list}
-    plan = Plan(Experiment.of(args).classifier, [warm_up, triplet], following, planned)
+    plan = Plan(Experiment.of(args).classifier, following, [warm_up, triplet], planned)
     with Training(args, net, criterion, dataset, plan, facts, validation) as run:
         for _ in run.epochs():
             means = train_one_epoch(run)  # engine/training.py: train_step has the backward pass

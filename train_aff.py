@@ -20,14 +20,15 @@ from engine.experiment import Experiment
 from engine.recipes import LIGHT_AFF
 from engine.record import origin
 from engine.refining import add_widths, pairwise
-from engine.training import Facts, Phase, Plan, Training, Validation, train_one_epoch
+from engine.training import Facts, Plan, Training, Validation, train_one_epoch, training_ids
 from models.affinity import DROPOUT, AffinityNet, affinity_loss
 from models.checkpoint import START_WEIGHTS, start_weights
 from models.trunks import make_trunk
 from tool.cli import positive_int, run_script
 from tool.io.files import UserError, fingerprint, read_list
 from voc12.classes import load_classes
-from voc12.data import AffinitySet, WalkSet, check_images, check_scores, masked_ids
+from voc12.data import AffinitySet, WalkSet
+from voc12.paths import check_scores, masked_ids
 from voc12.transforms import AffinityView, look_of
 from voc12.validation import walk_score
 
@@ -60,10 +61,8 @@ def build_data(args, alphas, num_labels, net):
     """The training set. alphas: {power: folder of its CRF scores}, the low one first."""
     if args.crop_size % net.stride:
         raise UserError(f"--crop_size {args.crop_size}: must be a multiple of {net.stride}, the size of a cell")
-    ids = read_list(args.train_list)
-    flags.fit_batches(args, len(ids))
+    ids = training_ids(args)
     if args.on_error == "stop":
-        check_images(ids, args.voc12_root)
         for alpha, folder in alphas.items():
             check_scores(ids, folder, args.train_list, f"run infer.py --crf --alphas {alpha}")
     view = AffinityView(args.crop_size, args.scale, args.jitter, look_of(net.trunk), args.max_side)
@@ -119,7 +118,7 @@ def main(args):
     facts = Facts(data, lists, weights, ["AffinityNet: {}", describe_selection(args, validation)])
     following = {name: getattr(args, name) for name in ("low", "high", "dup", "scale")} | {"weights": None}
     following = "infer_aff.py", following | {"train_list": args.train_list}
-    plan = Plan(experiment.affinity(powers), [Phase("", 0, args.epochs, args.batch_size)], following)
+    plan = Plan(experiment.affinity(powers), following)
     with Training(args, net, criterion, dataset, plan, facts, validation) as run:
         for _ in run.epochs():
             means = train_one_epoch(run)

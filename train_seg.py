@@ -18,17 +18,18 @@ from engine.distributed import processes
 from engine.experiment import Experiment
 from engine.recipes import LIGHT_SEG, RECIPES
 from engine.record import origin
-from engine.training import Facts, Phase, Plan, Training, Validation, train_one_epoch
+from engine.training import Facts, Plan, Training, Validation, train_one_epoch, training_ids
 from models import deeplab
 from models.checkpoint import START_WEIGHTS, start_weights
 from models.deeplab import DEEPLAB, RESNET38D, SMP
 from models.resnet38d import STEM
 from models.trunks import TIMM
 from tool.cli import fraction, positive, run_script
-from tool.io.files import UserError, fingerprint, read_list
+from tool.io.files import UserError, fingerprint
 from tool.io.images import BACKGROUND, IGNORE
 from voc12.classes import load_classes
-from voc12.data import SegSet, check_images, image_paths, masked_ids, say_odd_masks, usual_side
+from voc12.data import SegSet
+from voc12.paths import image_paths, masked_ids, say_odd_masks, usual_side
 from voc12.transforms import SegView, look_of
 from voc12.validation import segmentation_score
 
@@ -95,18 +96,17 @@ def build_net(args, weights, num_labels):
 
 def build_data(args, folder, num_labels, look):
     """The training set. folder: the label masks'."""
-    ids = read_list(args.train_list)
-    flags.fit_batches(args, len(ids))
+    ids = training_ids(args)
     view = SegView(args.random_scale, args.crop_size, args.jitter, args.padding, look, args.max_side)
     batch_size = args.batch_size if args.scale_by_batch else None
     dataset = SegSet(args.voc12_root, ids, folder, num_labels, view, args.seed, batch_size)
     dataset.correct(args.corrected)
     if args.on_error == "stop":
-        check_images(ids, args.voc12_root)
         dataset.require(folder, args.train_list)
     side = usual_side(list(image_paths(args.voc12_root, ids).values()))
     args.side = min(side, args.max_side or side)  # for run.json: infer_seg.py --images sees photographs so
-    say_odd_masks(dataset.labels.values())
+    if origin(folder) is None:  # ours hold what they hold
+        say_odd_masks(dataset.labels.values())
     return dataset
 
 
@@ -130,7 +130,6 @@ def describe_selection(args, validation):
 
 
 def main(args):
-    args.arch = args.arch or DEEPLAB + args.trunk
     if args.arch.startswith(deeplab.SMP) and args.batch_size < 2 * processes():
         raise UserError(f"--batch_size {args.batch_size}: {args.arch} needs at least 2 images a process")
     torch.manual_seed(args.seed)
@@ -163,7 +162,7 @@ def main(args):
     arch = None if args.arch == DEEPLAB + args.trunk else args.arch
     scored = args.val_list if val_ids else args.train_list
     following = "infer_seg.py", {"arch": arch, "weights": None, "infer_list": scored}
-    plan = Plan(experiment.segmentation(args.arch), [Phase("", 0, args.epochs, args.batch_size)], following)
+    plan = Plan(experiment.segmentation(args.arch), following)
     with Training(args, net, criterion, dataset, plan, facts, validation) as run:
         for _ in run.epochs():
             means = train_one_epoch(run)

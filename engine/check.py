@@ -67,11 +67,7 @@ class Check:
         sizes = self.try_all(image_size, list(paths.values()), "images")
         return {i: size for i, size in zip(paths, sizes) if size}
 
-    def disk(self, folder, needed):
-        """Whether `needed` bytes can be written under `folder`."""
-        self.disks({folder: needed})
-
-    def disks(self, needed):
+    def disk(self, needed):
         """Whether everything of {folder: bytes} can be written: each file system must hold all that goes to it."""
         shared = {}  # {device: {folder: its parent that exists}}
         for folder in needed:

@@ -13,7 +13,8 @@ from tool.io.images import open_image
 from tool.metrics import ThresholdSweep, best_labels, confusion
 from tool.pseudo_labels import refine_labels, stack_scores, walk_scores
 from tool.workers import follow_parent, process_context
-from voc12.data import Broken, image_path, in_range, read_maps, true_mask
+from voc12.data import Broken, in_range, read_maps
+from voc12.paths import image_path, true_mask
 
 
 class Masked(NamedTuple):

@@ -82,6 +82,14 @@ class World:
         """{name: scalar} summed over all ranks, without gradients."""
         return dict(zip(terms, self.sum(torch.stack([term.detach().float() for term in terms.values()]))))
 
+    def largest(self, number):
+        """The largest of a whole number of each rank; on the CPU, so that no GPU is waited for."""
+        if self.size == 1:
+            return number
+        value = torch.tensor(number)
+        dist.all_reduce(value, dist.ReduceOp.MAX)
+        return value.item()
+
     def collect(self, value):
         """[value of rank 0, of rank 1 ...] of any plain values."""
         if self.size == 1:
@@ -128,7 +136,7 @@ class World:
             else:
                 text = "training BatchNorm on CPU: each rank normalises with its own share of the batch"
                 warn(f"{text}, so losses differ from those of one process")
-        model = net.to(self.device, memory_format=memory_format(self.device, amp))
+        model = net.to(self.device, memory_format=memory_format(net, self.device, amp))
         torch.manual_seed(seed + 1_000_003 * self.rank)
         if self.size > 1:
             own = [self.device] if self.device.type == "cuda" else None
@@ -233,9 +241,14 @@ def half_precision(device):
     return torch.bfloat16
 
 
-def memory_format(device, amp):
-    """channels_last where convolutions are faster with it: on GPUs, and in bfloat16 on CPUs."""
-    return torch.channels_last if amp or device.type == "cuda" else torch.contiguous_format
+def memory_format(net, device, amp):
+    """channels_last where convolutions are faster with it: on GPUs, in bfloat16 on CPUs, and where one is depthwise.
+
+    That of a network's weights is enough, images become what they are. In float32 on a CPU a step of EfficientNet-Lite0
+    takes three quarters of the time with it.
+    """
+    depthwise = any(isinstance(m, nn.Conv2d) and m.groups > 1 for m in net.modules())
+    return torch.channels_last if amp or depthwise or device.type == "cuda" else torch.contiguous_format
 
 
 class StopSignal:
@@ -257,9 +270,8 @@ class StopSignal:
 
     def asked(self):
         """Whether any rank was signalled: all stop after the same step."""
-        numbers = [n for n in self.world.collect(self.number) if n is not None]
-        self.number = numbers[0] if numbers else None
-        return bool(numbers)
+        self.number = self.world.largest(self.number or 0) or None
+        return self.number is not None
 
     def restore(self):
         while self.previous:

@@ -15,6 +15,7 @@ from pathlib import Path
 
 from models.trained import classifier_place, place_with_best, segmentation_place
 from tool.io.files import UserError, portable, read_json, write_json
+from tool.results import MADE_BY
 from voc12.classes import CLASS_NAMES, load_classes
 
 CHOSEN = "chosen"  # what of settings.json is choose.py's
@@ -39,8 +40,8 @@ class Experiment:
     def crf(self, alpha):
         return self.folder / "crf" / f"{alpha:02d}"
 
-    def crf_labels(self, alpha):
-        return self.folder / "crf_png" / f"{alpha:02d}"
+    def crf_labels(self, alphas):
+        return self.folder / "crf_png" / "_".join(f"{alpha:02d}" for alpha in alphas)
 
     def affinity(self, powers):
         """powers: (low, high, dup)."""
@@ -142,6 +143,11 @@ def same(key, flag, stored):
 
 # ---------------------------------------------------------------- the command of the next stage
 
+AFTER_SCORING = {
+    "cam": "infer.py --crf with several --alphas, to choose three of them",
+    "crf": "train_aff.py; --dup is usually the best of the powers, --low and --high are below and above it",
+    "png": "train_seg.py, with this folder as its --labels",
+}
 UNREMEMBERED = {"voc12_root": VOC_ROOT, "classes": None, "trunk": "resnet38d", "output_stride": None, "width": 1.0}
 
 
@@ -173,6 +179,18 @@ def scored_list(path):
     if Path(path).name == "train.txt" and own.is_file():
         return str(own)
     return "voc12/train.txt" if path == "voc12/train_aug.txt" else path
+
+
+def scored_of(task, dict_dir):
+    """What makes a folder of results below an experiment, and what follows when it is scored; None where nothing does.
+
+    task: evaluation.py's.
+    """
+    if task == "png" and Path(dict_dir).parts[0] in ("seg", "seg_crf"):
+        return "infer_seg.py", None
+    alpha = Path(dict_dir).name
+    alphas = f" --alphas {int(alpha)}" if task == "crf" and alpha.isdigit() else ""
+    return MADE_BY[task] + alphas, AFTER_SCORING[task]
 
 
 # ---------------------------------------------------------------- the data set

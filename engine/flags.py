@@ -8,7 +8,8 @@ from engine import experiment
 from engine.chosen import describe_chosen, read_chosen
 from engine.distributed import local_processes, say
 from engine.experiment import VOC_ROOT, Experiment
-from engine.recipes import OTHERS, Following
+from engine.recipes import OTHERS, AtMost, Following
+from models.deeplab import DEEPLAB
 from tool import cli
 from tool.cam import MAX_SIDE
 from tool.cli import fraction, natural, nonnegative, positive, positive_int, power, workers
@@ -22,16 +23,14 @@ SWITCH = argparse.BooleanOptionalAction
 
 
 class Arguments(argparse.Namespace):
-    """The arguments of a stage; its script, and what its Parser says of that and of its flags. given: names of those
-    that were given, and are no defaults."""
+    """The arguments of a stage; its script, and what its Parser says of that and of its flags."""
 
-    __slots__ = ("script", "begins", "remembers", "roles", "remembered", "given")  # not among vars(), the arguments
+    __slots__ = ("script", "begins", "remembers", "roles", "remembered")  # not among vars(), the arguments
 
     def __init__(self, parser):
         super().__init__()
-        for name in self.__slots__[:-1]:
+        for name in self.__slots__:
             setattr(self, name, getattr(parser, name))
-        self.given = set()
 
     @property
     def results(self):
@@ -113,6 +112,8 @@ class Parser(cli.Parser):
 
         UserError where a flag contradicts what the experiment remembers.
         """
+        if "voc12_root" in self.roles:
+            self.set_defaults(voc12_root=None)  # so that the first pass says whether it was given
         first = split_methods(super().parse_args(args, Arguments(self)))
         experiments, stored, chosen, recipe = [], {}, {}, {}
         for name, presets in self.presets.items():
@@ -123,18 +124,14 @@ class Parser(cli.Parser):
             names = first.name if isinstance(first.name, list) else [first.name] if first.name else []
             experiments = [Experiment(first.experiment, name) for name in names]
             stored = self.recall(first, experiments)
+            if first.voc12_root is not None and not Path(first.voc12_root).is_dir():
+                raise UserError(f"--voc12_root {first.voc12_root}: no such folder")
             root = first.voc12_root or stored.get("voc12_root", VOC_ROOT)
             chosen, about = self.chosen(first, experiments)
             defaults = {"voc12_root": root} | experiment.folder_defaults(Path(root), self.splits)
             defaults |= ({} if recipe else self.elsewhere(first, stored, Path(root))) | stored | chosen
             self.set_defaults(**{name: value for name, value in defaults.items() if name in self.roles})
         second = split_methods(super().parse_args(args, Arguments(self)))
-        blank = argparse.Namespace(**dict.fromkeys(self.roles))  # no default is put where there is a value
-        second.given = {
-            name for name, value in vars(self.parse_known_args(args, blank)[0]).items() if value is not None
-        }
-        if "voc12_root" in second.given and not Path(second.voc12_root).is_dir():
-            raise UserError(f"--voc12_root {second.voc12_root}: no such folder")
         if stored:
             experiment.check_contradictions(second, experiments[0], stored)
         for name in self.ranges:
@@ -145,8 +142,8 @@ class Parser(cli.Parser):
             raise UserError("--images PATH and --out DIR go together")
         for name in self.splits:
             setattr(second, name, experiment.expand_list(getattr(second, name), second.voc12_root))
-        for name, value in [pair for _, defaults in self.others for pair in defaults.items()]:
-            if getattr(second, name) is value and isinstance(value, Following):
+        for name, value in vars(second).items():
+            if isinstance(value, Following):
                 setattr(second, name, value.of(second))
         if used := {name: value for name, value in chosen.items() if getattr(second, name) == value}:
             say(describe_chosen(used, about))
@@ -270,12 +267,6 @@ def add_data(parser, labels=True):
     parser.data("--classes", role=CONTENT, remembered=str | None, help=text, **more)
 
 
-def fit_batches(args, images):
-    """Lower --batch_size and --batch_size_triplet to the number of images where they were not given."""
-    for name in ({"batch_size", "batch_size_triplet"} & vars(args).keys()) - args.given:
-        setattr(args, name, min(getattr(args, name), images))
-
-
 def add_trunk(parser):
     """--trunk, --output_stride, --width: what the networks of the method stand on."""
     add = parser.network
@@ -307,7 +298,7 @@ def add_training(parser, epochs, crop_size, jitter, scratch_lr_mult):
     text = "epochs of the whole run"
     add("--epochs", "--max_epochs", "--max_epoches", type=positive_int, default=epochs, help=text)
     text = "images a step, over all processes; in train.py before epoch T"
-    add("--batch_size", type=positive_int, default=8, help=text)
+    add("--batch_size", type=positive_int, default=AtMost(8), help=text)
     add("--optimizer", type=str, default="sgd", choices=["sgd", "adamw"], help="the paper's method uses sgd")
     add("--lr", type=positive, default=0.01, help="learning rate at step 0 of the poly schedule")
     text = "of SGD; AEFT's was released as 5e-4, because weight decay sits in momentum's place there"
@@ -325,6 +316,8 @@ def add_training(parser, epochs, crop_size, jitter, scratch_lr_mult):
     add("--resume", action="store_true", help="continue where the run was; start it if there is none; deletes nothing")
     text = "how many checkpoints of epochs stay, the newest; older ones of this run are deleted (default: all)"
     add("--keep", type=positive_int, default=None, metavar="N", help=text)
+    text = "steps between two readings of the losses, for which a GPU is waited for (default: 50; 1 on the CPU)"
+    add("--log_every", type=positive_int, default=None, metavar="STEPS", help=text)
     parser.ignore("print_freq")
 
 
@@ -362,7 +355,8 @@ def add_arch(parser):
         "network: deeplab_TRUNK (resnet38d or timm:NAME), or smp:ARCH:ENCODER of segmentation_models_pytorch, with a "
         "classifier of timm as encoder (default: deeplab_ on the experiment's trunk)"
     )
-    parser.network("--arch", type=str, default=None, help=text)
+    default = Following("deeplab_ on the trunk", lambda args: DEEPLAB + args.trunk)
+    parser.network("--arch", type=str, default=default, help=text)
 
 
 def add_walk(parser):

@@ -5,10 +5,12 @@ origin)} of those that are to be written, with {class: path} in place of the pat
 None in place of both where nothing is written and only the time counts.
 """
 
+from itertools import chain
+
 import numpy as np
 
 from tool.crf import RELEASED, crf_of_large
-from tool.io.images import heat_overlay, label_image, label_overlay, save_image
+from tool.io.images import IGNORE, heat_overlay, label_image, label_overlay, save_image
 from tool.io.scores import write_scores
 from tool.metrics import best_labels
 from tool.pseudo_labels import refine_labels
@@ -34,16 +36,21 @@ def write_overlays(image, cams, files):
 def refine_maps(image, cams, files, compressed, max_side=0, pairwise=RELEASED):
     """Dense CRF of the maps, for every background power. max_side: see `inner_size`.
 
-    files: {alpha: file of the scores, (alpha, "png"): of the best labels}.
+    files: {alpha: file of the scores, (alpha, ...): of the best labels, 255 where these alphas have not the same}.
     """
-    alphas = list(dict.fromkeys(name[0] if isinstance(name, tuple) else name for name in files))
+    labelled, best = [name for name in files if isinstance(name, tuple)], {}
+    alphas = sorted({*chain(*labelled), *files} - {*labelled})
     for alpha, scores in crf_of_large(image, cams, alphas, max_side, pairwise):
         if files.get(alpha):
             path, origin = files[alpha]
             with WRITING:
                 write_scores(path, scores, compressed, origin)
-        if png := files.get((alpha, "png")):
-            write_labels(image, best_labels(scores).astype(np.uint8), {"labels": png}, ())
+        if alpha in chain(*labelled):
+            best[alpha] = best_labels(scores).astype(np.uint8)
+    for name in labelled:
+        first, *others = (best[alpha] for alpha in name)
+        sure = np.all([first == other for other in others], axis=0)
+        write_labels(image, np.where(sure, first, np.uint8(IGNORE)), {"labels": files[name]}, ())
 
 
 def refine_walk(image, walked, files, names, max_side=0, pairwise=RELEASED):

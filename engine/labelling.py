@@ -34,8 +34,9 @@ from tool.io.files import UserError, read_list
 from tool.io.images import open_image
 from tool.io.lock import locked
 from tool.threads import one_thread
-from voc12.data import Broken, InferenceSet, in_range, inference_loader, mask_path, read_maps
+from voc12.data import Broken, InferenceSet, in_range, inference_loader, read_maps
 from voc12.labels import describe_negatives
+from voc12.paths import mask_path
 
 
 class Job(NamedTuple):
@@ -84,7 +85,7 @@ class Labelling:
         self.seconds = {"network": 0.0, "crf": 0.0}  # of the image that --check sees
         if net:
             with one_thread():  # processes are forked below, and a fork does not copy torch's threads
-                net.to(self.device, memory_format=memory_format(self.device, args.amp)).eval()
+                net.to(self.device, memory_format=memory_format(net, self.device, args.amp)).eval()
         with contextlib.ExitStack() as stack:
             if args.check:
                 self.check = Check(self.world, f"{self.device} works, lists and labels are read, weights fit")
@@ -114,7 +115,7 @@ class Labelling:
     def look(self):
         """--check: photographs, disk -> [ID of one image], with classes where there are such, which takes longer."""
         sizes = self.check.images({image_id: self.images.photograph(image_id) for image_id in self.outputs.left})
-        self.check.disks(self.outputs.bytes_needed(sizes))
+        self.check.disk(self.outputs.bytes_needed(sizes))
         return sorted(sizes, key=lambda i: not self.outputs.inputs.classes[i])[:1]
 
     def each(self, stage, samples):
@@ -176,10 +177,10 @@ class Labelling:
 
         -> (ID, H x W x 3 uint8, views on the device, label, (h, w) at which --max_side shows it).
         """
-        form, side, larger = memory_format(self.device, self.args.amp), self.args.max_side, 0
+        side, larger = self.args.max_side, 0
         samples = InferenceSet(self.images.photograph, ids, self.images.labels, views)
         for image_id, image, views, label in self.samples(stage, samples):
-            views = [view.to(self.device, non_blocking=True).contiguous(memory_format=form) for view in views]
+            views = [view.to(self.device, non_blocking=True) for view in views]
             size = inner_size(image.shape[:2], side)
             if size != image.shape[:2]:
                 if not larger:

@@ -5,7 +5,6 @@ from pathlib import Path
 from engine.experiment import Experiment
 from models.affinity import AffinityNet
 from models.checkpoint import load_trained
-from models.deeplab import DEEPLAB
 from models.trained import load_classifier as trained_classifier
 from models.trained import load_segmentation, trained_side
 from models.trunks import make_trunk
@@ -44,15 +43,15 @@ def load_affinity_net(args):
     powers = args.low, args.high, args.dup
     training = "train_aff.py --name {} --low {} --high {} --dup {}".format(args.name, *powers)
     weights = find_checkpoint(args, Experiment.of(args).affinity(powers).best, training)
-    return load_trained(lambda: AffinityNet(make_trunk(args.trunk, args.width, args.output_stride)), weights), weights
+    return affinity_net(args, weights), weights
+
+
+def affinity_net(args, weights):
+    return load_trained(lambda: AffinityNet(make_trunk(args.trunk, args.width, args.output_stride)), weights)
 
 
 def load_segmentation_net(args, num_labels):
-    """The network with the weights of --weights or best.pth -> (network, path, settings that make its labels).
-
-    Sets args.arch where it was not given.
-    """
-    args.arch = args.arch or DEEPLAB + args.trunk
+    """The network with the weights of --weights or best.pth -> (network, path, settings that make its labels)."""
     best = Experiment.of(args).segmentation(args.arch).best
     weights = find_checkpoint(args, best, f"train_seg.py --name {args.name} --arch {args.arch}")
     see_as_trained(args, weights)

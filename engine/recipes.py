@@ -9,15 +9,20 @@ from tool.io.files import read_list
 from tool.io.images import BACKGROUND, IGNORE
 from tool.segmentation import VIEWS
 
-OURS = {"pretrained": "auto", "batch_size": 10, "lr": 1e-3, "momentum": 0.9, "wt_dec": 5e-4, "msc": True}
+
+class AtMost(int):
+    """A default number of images a step, lowered where there are fewer (engine/training.py: training_ids)."""
+
+
+OURS = {"pretrained": "auto", "batch_size": AtMost(10), "lr": 1e-3, "momentum": 0.9, "wt_dec": 5e-4, "msc": True}
 OURS |= {"random_scale": [0.5, 1.5], "scale_by_batch": False, "jitter": [0.3, 0.3, 0.3, 0.1], "padding": IGNORE}
 OURS |= {"loss_at": "cells", "dropout_rates": [0.2, 0.2], "train_b2": False}
 
 # As MCTformer's segmentation is released: weight decay lands in momentum's place, and where a crop reaches beyond its
 # image, background is taught.
-MCTFORMER = {"pretrained": PSA_WEIGHTS, "batch_size": 4, "lr": 7e-4, "momentum": 1e-5, "wt_dec": 0.0, "msc": False}
+MCTFORMER = {"pretrained": PSA_WEIGHTS, "batch_size": AtMost(4), "lr": 7e-4, "momentum": 1e-5, "wt_dec": 0.0}
 MCTFORMER |= {"random_scale": [0.7, 1.3], "scale_by_batch": True, "jitter": [0.0] * 4, "padding": BACKGROUND}
-MCTFORMER |= {"loss_at": "pixels", "dropout_rates": [0.3, 0.5], "train_b2": True}
+MCTFORMER |= {"msc": False, "loss_at": "pixels", "dropout_rates": [0.3, 0.5], "train_b2": True}
 
 RECIPES = {"default": OURS, "mctformer": MCTFORMER}
 TEST_RECIPES = {"default": VIEWS, "mctformer": {"scales": [0.5, 0.75, 1.0, 1.25, 1.5], "mirror": False, "merge": "max"}}
@@ -50,11 +55,11 @@ def epochs(steps, least, most):
 # SGD at the released rates does not converge there. These do on VOC's and MSRC's photographs with EfficientNet-Lite0.
 LIGHT = {"output_stride": Following("16 where it can", lambda args: finer_stride(args.trunk))}
 LIGHT |= {"epochs": epochs(1200, 4, 40), "T": Following("half of the epochs", lambda args: args.epochs // 2)}
-LIGHT |= {"batch_size_triplet": 8, "optimizer": "adamw", "lr": 2e-4, "scratch_lr_mult": 10.0, "momentum": 0.9}
+LIGHT |= {"batch_size_triplet": AtMost(8), "optimizer": "adamw", "lr": 2e-4, "scratch_lr_mult": 10.0, "momentum": 0.9}
 LIGHT |= {"crop_size": 288, "W": [1.0, 1.0, 0.03], "M": 0.1}
 LIGHT_AFF = {"epochs": epochs(600, 2, 8), "crop_size": 320, "momentum": 0.9}
-LIGHT_SEG = {"output_stride": LIGHT["output_stride"], "batch_size": 8, "epochs": epochs(1200, 4, 40), "lr": 3e-3}
-LIGHT_SEG |= {"crop_size": 288, "random_scale": [0.75, 1.5], "msc": False}
+LIGHT_SEG = {"output_stride": LIGHT["output_stride"], "batch_size": AtMost(8), "lr": 3e-3, "crop_size": 288}
+LIGHT_SEG |= {"epochs": epochs(1200, 4, 40), "random_scale": [0.75, 1.5], "msc": False}
 
 # Between what was best on two sets of photographs: powers of the CRF 18 to 26 on VOC's, 1 to 4 on MSRC's; colours 5
 # wide on both. Widths in pixels are the released ones, for photographs of VOC's size.

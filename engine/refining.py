@@ -1,5 +1,6 @@
 """The dense CRF of a stage: its flags, what its results say of them, and the job that makes them of maps."""
 
+from argparse import ArgumentTypeError
 from functools import partial
 
 from engine.flags import FREE, always
@@ -20,8 +21,19 @@ def add_crf(parser):
     parser.method("--alphas", **own, default=[2, 19, 21], help=text)
     parser.add_other({"alphas": OTHERS["alphas"]}, data=True)
     add_widths(parser, refines)
-    text = "write what the CRF labels as palette PNGs, of these powers; without a number that in the middle of --alphas"
-    parser.run("--png", type=power, nargs="*", default=None, metavar="ALPHA", help=text)
+    text = (
+        "write what the CRF labels as palette PNGs, of these powers; LOW_HIGH: what two give the same label, 255 "
+        "elsewhere; without a number that in the middle of --alphas"
+    )
+    parser.run("--png", type=powers, nargs="*", default=None, metavar="ALPHA", help=text)
+
+
+def powers(text):
+    """4 -> (4,); 2_12 -> (2, 12)."""
+    alphas = tuple(map(power, text.split("_")))
+    if len(alphas) > 2:
+        raise ArgumentTypeError(f"{text!r} is neither a background power nor two, LOW_HIGH")
+    return alphas
 
 
 def refines(first):
@@ -57,7 +69,8 @@ def crf_job(args, place, settings, pixel_bytes):
     own, outputs = settings | widths | {"iterations": ITERATIONS}, {}
     for alpha in args.alphas if args.crf else ():
         outputs[alpha] = Output(place.crf(alpha), own | {"alpha": alpha}, ".npy", bytes_a_pixel=(pixel_bytes,) * 2)
-    for alpha in args.png or ():
-        outputs[alpha, "png"] = Output(place.crf_labels(alpha), own | {"png": alpha})
+    for alphas in args.png or ():
+        made = {"png": alphas[0] if len(alphas) == 1 else list(alphas)}
+        outputs[alphas] = Output(place.crf_labels(alphas), own | made)
     refine = partial(refine_maps, compressed=args.compress, max_side=args.max_side, pairwise=kernels)
     return Job(outputs, refine, crf=True)

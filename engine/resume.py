@@ -38,11 +38,13 @@ class Progress:
         except TypeError:
             raise UserError(f"{path}: not a resume file of this stage; --overwrite starts anew") from None
 
-    def add(self, losses, lr):
-        """Count one step. losses: {term: number}."""
-        self.step += 1
-        self.global_step += 1
-        self.lr, self.terms = lr, list(losses)
+    def count(self, lr):
+        """One step is done."""
+        self.step, self.global_step, self.lr = self.step + 1, self.global_step + 1, lr
+
+    def add(self, losses):
+        """Add the losses of a step, {term: number}."""
+        self.terms = list(losses)
         self.sums = [total + value for total, value in zip(self.sums or [0.0] * len(losses), losses.values())]
 
     def means(self):

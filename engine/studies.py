@@ -9,7 +9,8 @@ from engine.report.comparison import Row
 
 TRUNK = "timm:tf_efficientnet_lite0"
 GPP, METHOD = "gpp", "soft_repel"
-CRF, TRUTH = "crf", "truth"  # runs whose segmentation network sees the CRF's labels of METHOD, and true masks
+# runs whose segmentation network sees the CRF's labels of METHOD, what two powers agree on there, and true masks
+CRF, SURE, TRUTH = "crf", "sure", "truth"
 ALONE = "--attract none --no-repel"
 POOLING = {
     "gap": Row("average (GAP)", f"--pool gap {ALONE}"),
@@ -74,6 +75,11 @@ class Study:
     def crf_labels(self):
         """The folder of the CRF's labels, there."""
         return f"crf_png/{self.powers[2]:02d}"
+
+    @property
+    def sure_labels(self):
+        """The folder of the labels that the low and the high power agree on, there."""
+        return f"crf_png/{self.powers[0]:02d}_{self.powers[1]:02d}"
 
 
 # ---------------------------------------------------------------- MSRC-v2, 272 photographs of 320 x 213 pixels

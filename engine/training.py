@@ -15,24 +15,27 @@ from pathlib import Path
 from typing import NamedTuple
 
 import torch
+from torch.backends import cudnn
 from tqdm import tqdm
 
 from engine import resume
 from engine.check import Check, timed
-from engine.distributed import StopSignal, join_world, memory_format, processes
+from engine.distributed import StopSignal, join_world, processes
 from engine.experiment import Experiment, next_command, remember
-from engine.learning import Learning
-from engine.log import Log, describe_run, describe_terms
+from engine.log import Learning, Log, describe_run, describe_terms
+from engine.recipes import AtMost
 from engine.record import remove_record, this_run, write_record
 from engine.summary import Summary
 from models.checkpoint import save_weights
 from models.resnet38d import count_parameters
 from tool.io.failures import FAILED_FILE, Failures
-from tool.io.files import UserError, file_hash, print_warning, remove_stale
+from tool.io.files import UserError, file_hash, print_warning, read_list, remove_stale
 from tool.io.lock import locked
-from voc12.data import EpochBatches, Substituting, image_paths, train_loader
+from voc12.data import EpochBatches, Substituting, train_loader
+from voc12.paths import check_images, image_paths
 
 POWER = 0.9  # of the poly schedule
+LOG_EVERY = 50  # steps; on the CPU, which nothing waits for, 1
 QUICK = 20  # seconds; a step of --check that takes less is timed a second time
 
 
@@ -48,29 +51,45 @@ def train_one_epoch(run):
     run.model.train()
     for batch in run.batches():
         lr = set_learning_rate(run.optimizer, run.progress.global_step, run.planned_steps)
-        losses = train_step(run, batch)
-        check_finite(losses, run.progress.global_step, batch[0])
-        run.count(losses, lr)
+        run.count(batch[0], train_step(run, batch), lr)
     run.save()
     return run.progress.means()
 
 
 def train_step(run, batch):
-    """One update with a batch (IDs, image B x 3 x H x W, target B x ...) -> {term: loss of the global batch, a float}.
+    """One update with a batch (IDs, image B x 3 x H x W, target B x ...) -> {term: loss of the global batch, a scalar}.
 
     run.criterion(model, image, target, run) -> (this rank's part of the loss to minimise, {term: scalar tensor, of the
-    global batch}), "total" among the terms. The gradient is that of the parts' sum over ranks.
+    global batch}), "total" among the terms. The gradient is that of the parts' sum over ranks. The losses stay on the
+    device: nothing here waits for a GPU (`Training.read_losses` does).
     """
     _, image, target = batch
     image, target = image.to(run.world.device, non_blocking=True), target.to(run.world.device, non_blocking=True)
-    image = image.contiguous(memory_format=memory_format(run.world.device, run.args.amp))
-    with run.world.autocast(run.args.amp):
-        loss, terms = run.criterion(run.model, image, target, run)
-    run.optimizer.zero_grad(set_to_none=True)
-    run.scaler.scale(loss * run.world.size).backward()  # DistributedDataParallel takes the mean over ranks
+    with alike():
+        with run.world.autocast(run.args.amp):
+            loss, terms = run.criterion(run.model, image, target, run)
+        run.optimizer.zero_grad(set_to_none=True)
+        run.scaler.scale(loss * run.world.size).backward()  # DistributedDataParallel takes the mean over ranks
     run.scaler.step(run.optimizer)
     run.scaler.update()
-    return dict(zip(terms, torch.stack([term.detach().float() for term in terms.values()]).tolist()))
+    return {name: term.detach().float() for name, term in terms.items()}
+
+
+@contextlib.contextmanager
+def alike():
+    """Here cuDNN tries its algorithms and keeps the fastest: crops have one size, photographs elsewhere have many."""
+    before, cudnn.benchmark = cudnn.benchmark, True
+    try:
+        yield
+    finally:
+        cudnn.benchmark = before
+
+
+def numbers(steps):
+    """[{term: scalar}, ...] of some steps -> [{term: number}, ...], brought from the device at once."""
+    values = torch.stack([loss for losses in steps for loss in losses.values()]).tolist() if steps else []
+    taken = iter(values)
+    return [{name: next(taken) for name in losses} for losses in steps]
 
 
 def poly_factor(step, max_step):
@@ -107,6 +126,17 @@ def check_finite(losses, step, ids):
 # ---------------------------------------------------------------- what a script says of its training
 
 
+def training_ids(args):
+    """IDs of --train_list; default batches are lowered to their number. UserError where a photograph is missing."""
+    ids = read_list(args.train_list)
+    for name, value in vars(args).items():
+        if isinstance(value, AtMost):
+            setattr(args, name, min(int(value), len(ids)))
+    if args.on_error == "stop":
+        check_images(ids, args.voc12_root)
+    return ids
+
+
 class Phase(NamedTuple):
     """Epochs `first` to `last`, without it, whose steps are alike: batch_size images each, over all processes."""
 
@@ -140,13 +170,13 @@ class Plan(NamedTuple):
     """Where a training goes, and how long it is.
 
     place: of engine/experiment.py. following: the script of the next stage and {flag: value} of its own, where {last}
-    stands for the last epoch; weights are its checkpoint where there is no best one. planned_steps: the poly
-    schedule's, where that is longer than the run.
+    stands for the last epoch; weights are its checkpoint where there is no best one. phases: None where all epochs are
+    alike, with --batch_size. planned_steps: the poly schedule's, where that is longer than the run.
     """
 
     place: object
-    phases: list
     following: tuple
+    phases: list | None = None
     planned_steps: int = 0
 
 
@@ -180,7 +210,8 @@ class Training:
         groups = net.param_groups(args.lr, args.wt_dec, args.scratch_lr_mult)
         self.optimizer = build_optimizer(args.optimizer, groups, args.momentum)
         self.dataset, self.facts, self.validation, self.plan, self.place = dataset, facts, validation, plan, plan.place
-        self.phases = [phase for phase in plan.phases if phase.first < phase.last]
+        phases = plan.phases or [Phase("", 0, args.epochs, args.batch_size)]
+        self.phases = [phase for phase in phases if phase.first < phase.last]
         self.planned_steps = max(plan.planned_steps, sum(phase.steps(len(dataset)) for phase in self.phases))
         self.check_batches()
         lines = self.describe()
@@ -196,9 +227,10 @@ class Training:
         self.progress, self.state = resume.Progress(lr=args.lr), {"settings": args.results}
         start = file_hash(facts.weights) if Path(facts.weights).is_file() else facts.weights
         self.state["data"] = facts.data | {resume.WEIGHTS: start}
+        self.log_every = args.log_every or (LOG_EVERY if self.world.device.type == "cuda" else 1)
+        self.unread = []  # (step, IDs, {term: scalar on the device}) of steps whose losses were not read yet
         self.written = []  # epochs of this run that have a checkpoint
         self.scores = {}  # of the last validation of this epoch
-        lines = describe_run(args, self.world, lines, self.optimizer)
         with contextlib.ExitStack() as stack:
             if not args.check:
                 stack.enter_context(locked([self.place.folder], self.world))
@@ -208,6 +240,7 @@ class Training:
                     resume.restore(self.resume_path, state, net, (self.optimizer, self.scaler), self.world)
                     self.written = state.get("checkpoints", list(range(self.progress.epoch)))
                 best_is_there = self.world.first(self.write_record)
+                lines = describe_run(args, self.world, lines, self.optimizer)
                 self.log = Log(Experiment.of(args).folder, self.place.log, self.progress.epoch, self.world.main)
                 stack.enter_context(self.stop)  # a signal then waits for a step's end
                 for line in lines:
@@ -335,14 +368,24 @@ class Training:
                     break
             stage["images"] += self.phase.batch_size * (self.progress.step - first) if self.world.main else 0
 
-    def count(self, losses, lr):
-        """One step is done. losses: {term: number}."""
-        self.progress.add(losses, lr)
-        self.facts.learning.add(losses)
-        self.bar.set_postfix({k: f"{v:.4f}" for k, v in losses.items()}, refresh=False)
+    def count(self, ids, losses, lr):
+        """One step is done. losses: what `train_step` gives."""
+        self.unread.append((self.progress.global_step, ids, losses))
+        self.progress.count(lr)
+        if len(self.unread) >= self.log_every:
+            self.read_losses()
         validation = self.validation
         if validation and validation.every and self.progress.global_step % validation.every == 0:
             self.validate()
+
+    def read_losses(self):
+        """Add up the losses of the steps since the last reading; UserError where one is not finite."""
+        unread, self.unread = self.unread, []
+        for (step, ids, _), losses in zip(unread, numbers([losses for _, _, losses in unread])):
+            check_finite(losses, step, ids)
+            self.progress.add(losses)
+            self.facts.learning.add(losses)
+            self.bar.set_postfix({k: f"{v:.4f}" for k, v in losses.items()}, refresh=False)
 
     def gather(self, x):
         """The global batch of each rank's part of it, in its order."""
@@ -360,6 +403,7 @@ class Training:
     def save(self):
         """The resume file. Every rank goes on as a resumed run would, with rank 0's buffers. Then a signal ends it."""
         progress = self.progress
+        self.read_losses()
         self.tick()
         self.world.share_buffers(self.net)
         state = self.state | {"checkpoints": self.written, "scaler": self.scaler.state_dict()}
@@ -375,6 +419,7 @@ class Training:
 
     def validate(self):
         """Score the network; where it is the best so far, and chosen by that, it is best.pth."""
+        self.read_losses()
         was_training = self.net.training
         self.net.eval()
         with torch.no_grad(), self.world.autocast(self.args.amp):
@@ -462,6 +507,11 @@ class Training:
 # ---------------------------------------------------------------- --check
 
 
+def whole_step(run, batch):
+    """A step, and what a GPU has to be waited for."""
+    return numbers([train_step(run, batch)])
+
+
 def check_training(run):
     """--check: disk, one step of each phase, the time of all; whether a run is there already."""
     args, images = run.args, len(run.dataset)
@@ -472,7 +522,7 @@ def check_training(run):
     check.attempt(resume.check_begin, run.place.folder, args.resume, args.overwrite)
     weights = sum(x.numel() * x.element_size() for x in run.net.state_dict().values())
     files = min(args.epochs, args.keep or args.epochs) + 3  # resume.pth with the optimiser; best.pth
-    check.disk(run.place.folder, weights * files)
+    check.disk({run.place.folder: weights * files})
     total, texts = 0.0, []
     run.model.train()
     for phase in run.phases:
@@ -483,9 +533,9 @@ def check_training(run):
         except UserError as error:
             check.problem(str(error))
             continue
-        _, computing = timed(train_step, run, batch)
+        _, computing = timed(whole_step, run, batch)
         if computing < QUICK:  # the first step also gets its memory from the system, which may take as long again
-            _, computing = timed(train_step, run, batch)
+            _, computing = timed(whole_step, run, batch)
         seconds = computing + loading / max(1, args.num_workers)
         total += phase.steps(images) * seconds
         texts.append(f"{phase.steps(images)} steps of {phase.batch_size} images, {seconds:.2f} s each")

@@ -3,7 +3,7 @@
 import numpy as np
 import torch
 
-from tests.bench import rows_affinity, rows_memory, rows_networks, rows_scores, rows_seg
+from tests.bench import rows_affinity, rows_memory, rows_networks, rows_scores, rows_seg, rows_training
 from tests.bench.reference import boundary_counts, threshold_counts
 from tests.bench.run import all_rows
 from tool.metrics import THRESHOLDS
@@ -13,7 +13,7 @@ SMALL = {"height": 64, "width": 80}
 
 def test_every_row_is_registered_once():
     """And every module with rows is one that is tested here."""
-    modules = (rows_affinity, rows_memory, rows_networks, rows_scores, rows_seg)
+    modules = (rows_affinity, rows_memory, rows_networks, rows_scores, rows_seg, rows_training)
     assert [*all_rows().items()] == [row for module in modules for row in module.ROWS.items()]
 
 
@@ -89,6 +89,12 @@ def test_pseudo_labels():
 def test_training_step():
     fast, exact = (form() for form in rows_networks.train_forms(1 / 16, side=64))
     assert abs(fast - exact) < 0.01 * exact
+
+
+def test_steps_of_other_stages():
+    """One of them; tests/test_gpu.py has the forms of all."""
+    fast, published = (form() for form in rows_training.step_forms("train_aff.py", 2, 64, 1 / 16))
+    assert abs(fast - published) < 0.02 * published
 
 
 def test_steps_that_keep_memory(monkeypatch, capsys):

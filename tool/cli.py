@@ -114,6 +114,7 @@ def number(kind, test, what):
 FINITE = 1e30  # also rules out inf and nan
 positive_int = number(int, lambda v: 1 <= v < 2**31, "a whole number from 1 to 2147483647")
 natural = number(int, lambda v: 0 <= v < 2**31, "a whole number from 0 to 2147483647")
+several = number(int, lambda v: 2 <= v < 2**31, "a whole number from 2")
 workers = number(int, lambda v: 0 <= v <= 1024, "a whole number from 0 to 1024")
 power = number(int, lambda v: 1 <= v <= 99, "a whole number from 1 to 99")
 positive = number(float, lambda v: 0 < v < FINITE, "a number above 0 and below 1e30")

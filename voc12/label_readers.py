@@ -4,7 +4,6 @@ Each gives (name of the photograph, H x W uint8 ids) of every mask, None in plac
 UserError, with file and photograph, where a file is broken or names a class that nobody knows.
 """
 
-import json
 import tempfile
 import zipfile
 from pathlib import Path
@@ -12,7 +11,7 @@ from urllib.parse import parse_qs, unquote, urlsplit
 
 import numpy as np
 
-from tool.io.files import UserError, print_warning, without_suffix
+from tool.io.files import UserError, print_warning, read_json, without_suffix
 from tool.io.images import BACKGROUND, IGNORE, open_image
 from tool.io.rle import read_brush, read_coco
 from voc12.classes import BACKGROUND_NAME, IGNORED_NAME
@@ -29,12 +28,7 @@ def open_masks(path, names):
     """The reader of a file, by what it is. names: Names."""
     if zipfile.is_zipfile(path):
         return read_cvat(path, names)
-    try:
-        data = json.loads(Path(path).read_bytes())
-    except FileNotFoundError:
-        raise UserError(f"{path}: no such file; FILE is {KINDS}") from None
-    except (ValueError, RecursionError):
-        raise UserError(f"{path}: neither a zip nor JSON; FILE is {KINDS}") from None
+    data = read_json(path, f"no such file; FILE is {KINDS}", f"neither a zip nor JSON; FILE is {KINDS}")
     if isinstance(data, list):
         return read_labelstudio(path, names, data)
     return read_coco_json(path, names)

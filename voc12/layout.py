@@ -18,12 +18,11 @@ from tqdm import tqdm
 
 from tool import VERSION
 from tool.io.files import BYTE_ORDER_MARK, CONTROL, UserError, print_warning, without_suffix, write_json, write_text
-from tool.io.images import SUFFIXES, is_turned
+from tool.io.images import SUFFIXES
 from tool.io.lock import hold, lock_path
 from voc12.labels import write_cls_labels
 
 MADE = "dataset.json"
-LOOKED_AT = 20_000  # photographs whose headers are read to say how many are turned; a second or two
 MAX_ID = 200  # bytes; file names end at 255, and a suffix and the name of a temporary file are added
 # Not in IDs: blanks, where many tools split the lines of lists, and what no list may hold.
 NO_ID = re.compile(rf"[\s\\{BYTE_ORDER_MARK}]|{CONTROL.pattern}")
@@ -243,17 +242,6 @@ def print_classes(classes, labels, lists):
         print(f"{len(negatives)} of them show none of the classes ({first_names(negatives)})")
 
 
-def say_turned(paths):
-    """How many photographs, by their paths, are stored otherwise than viewers show them; of the first LOOKED_AT."""
-    looked = list(paths)[:LOOKED_AT]
-    turned = [Path(path).name for path in looked if is_turned(path)]
-    if turned:
-        text = (
-            f"{len(turned)} of {len(looked)} photographs are stored turned, as their EXIF says ({first_names(turned)})"
-        )
-        print(f"{text}: they are seen as viewers show them", flush=True)
-
-
 # ---------------------------------------------------------------- annotations
 
 
@@ -270,19 +258,3 @@ def annotation(image_id, size, objects):
         box = f"<xmin>{xmin}</xmin><ymin>{ymin}</ymin><xmax>{xmax}</xmax><ymax>{ymax}</ymax>"
         lines.append(f"\t<object><name>{name}</name><difficult>0</difficult><bndbox>{box}</bndbox></object>")
     return "\n".join([*lines, "</annotation>", ""])
-
-
-def find_images(images, out):
-    """{ID: path} of a photograph, or of all in a folder and below it; a/b.png there has the ID a__b.
-
-    out: a folder that is passed over, since results may go into the folder itself. UserError where there are none, or
-    two of one ID.
-    """
-    path = Path(images)
-    if path.is_file():
-        found = {fold_id(path.stem): path}
-    else:
-        photographs = find_photographs(path, without=[out])
-        found = {image_id: path / name for image_id, name in fold_names(photographs).items()}
-    say_turned(found.values())
-    return found

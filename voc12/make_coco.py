@@ -10,7 +10,6 @@ python voc12/make_coco.py --coco data/coco --out data/COCO2014 --download
 
 import contextlib
 import io
-import json
 import sys
 from pathlib import Path
 from typing import NamedTuple
@@ -21,12 +20,13 @@ from tqdm import tqdm
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))  # run as a script, Python looks only in voc12/
 
 from tool.cli import Parser, run_script
-from tool.io.files import UserError
+from tool.io.files import UserError, read_json
 from tool.io.images import BACKGROUND, IGNORE, label_image, open_mask, save_image
 from voc12.classes import check_class_names
 from voc12.download import fetch_archive, unpack
 from voc12.label_table import image_name
-from voc12.layout import check_out, first_names, fold_names, link_all, new_set, print_set, say_turned, write_set
+from voc12.layout import check_out, first_names, fold_names, link_all, new_set, print_set, write_set
+from voc12.paths import say_turned
 
 COCO_ADDRESS = "http://images.cocodataset.org"
 STUFF_ADDRESS = "http://calvin.inf.ed.ac.uk/wp-content/uploads/data/cocostuffdataset"
@@ -66,12 +66,8 @@ def read_instances(path):
     """An instances_*.json as pycocotools' COCO; UserError where it is missing, cut off, or lacks what is read here."""
     from pycocotools.coco import COCO
 
-    try:
-        data = json.loads(Path(path).read_bytes())
-    except FileNotFoundError:
-        raise UserError(f"{path}: no such file; --download fetches it, or check --coco") from None
-    except (ValueError, RecursionError):
-        raise UserError(f"{path}: no JSON, or cut off; fetch it again") from None
+    missing = "no such file; --download fetches it, or check --coco"
+    data = read_json(path, missing, broken="no JSON, or cut off; fetch it again")
     for part, keys in KEYS.items():
         if not isinstance(data, dict) or not isinstance(data.get(part), list):
             raise UserError(f"{path}: lacks the key {part!r}; --coco takes COCO's instances_*.json")

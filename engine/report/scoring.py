@@ -14,7 +14,7 @@ from tool.io.files import UserError, fingerprint, missing_files
 from tool.io.images import check_size, fit_mask, open_mask
 from tool.results import disagreement, image_iou, labels_of, read_result, score
 from voc12.classes import BACKGROUND_NAME, load_classes
-from voc12.layout import find_images
+from voc12.paths import find_images
 
 
 class Data(NamedTuple):

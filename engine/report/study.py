@@ -7,11 +7,11 @@ from typing import NamedTuple
 import numpy as np
 
 from engine.report.comparison import class_table, curve_table, filled, gather, row_table, stage_table
-from engine.studies import CRF, GPP, METHOD, TRUTH, Study
+from engine.studies import CRF, GPP, METHOD, SURE, TRUTH, Study
 from tool.io.files import atomic, write_text
 from tool.io.images import classes_in, contact_sheet, heat_overlay, label_overlay, open_image, open_mask, save_image
 from tool.io.scores import read_scores
-from voc12.data import image_path, mask_path
+from voc12.paths import image_path, mask_path
 
 PICTURES = 4  # photographs in the picture
 
@@ -35,6 +35,7 @@ def make_parts(done):
     }
     networks = {
         "network on the CRF's labels": (CRF, "segmentation", "seg"),
+        "network on labels that two powers agree on": (SURE, "segmentation", "seg"),
         "network on pseudo labels": (METHOD, "segmentation", "seg"),
         "network on true masks": (TRUTH, "segmentation", "seg"),
     }

@@ -29,8 +29,11 @@ def interleaved(forms, repetitions=5, warm_up=True):
     return [statistics.median(spent) for spent in times], results
 
 
-def row(name, ours, published, difference, note):
-    """A row of the table; ours and published in ms (or another unit, then the note says which)."""
+def row(name, ours, published, difference, note, images=None):
+    """A row of the table; ours and published in ms (or another unit, then the note says which).
+
+    images: how many a run of a form is about, where it is a stage's work.
+    """
     return {
         "name": name,
         "ours": ours,
@@ -38,13 +41,14 @@ def row(name, ours, published, difference, note):
         "ratio": published / ours,
         "difference": difference,
         "note": note,
+        "rate": images and 1000 * images / ours,
     }
 
 
-def compare(name, ours, published, difference, note="", repetitions=5, warm_up=True):
+def compare(name, ours, published, difference, note, repetitions, warm_up=True, images=None):
     """Measure two forms; `difference(our result, theirs)` gives the largest absolute difference."""
     (a, b), results = interleaved((ours, published), repetitions, warm_up)
-    return row(name, a, b, difference(*results), note)
+    return row(name, a, b, difference(*results), note, images)
 
 
 def peak_memory(target, *args):

@@ -94,8 +94,9 @@ def multi_scale_cam_rows(repetitions):
             published,
             largest_difference(a, c),
             f"{note}, bf16 against float32; best label equal on {100 * same:.2f} % of pixels",
+            images=1,
         ),
-        row("multi_scale_cam_fp32", exact, published, largest_difference(b, c), f"{note}, float32 both"),
+        row("multi_scale_cam_fp32", exact, published, largest_difference(b, c), f"{note}, float32 both", images=1),
     ]
 
 
@@ -144,8 +145,8 @@ def infer_aff_image(repetitions):
     (fast, exact, published), (a, b, c) = interleaved(label_forms(), repetitions)
     note = "375 x 500, full width, network to labels; difference: share of other pixels"
     return [
-        row("infer_aff_image", fast, published, np.mean(a != c), f"{note}; bf16 against float32"),
-        row("infer_aff_image_fp32", exact, published, np.mean(b != c), f"{note}; float32 both"),
+        row("infer_aff_image", fast, published, np.mean(a != c), f"{note}; bf16 against float32", images=1),
+        row("infer_aff_image_fp32", exact, published, np.mean(b != c), f"{note}; float32 both", images=1),
     ]
 
 
@@ -191,6 +192,7 @@ def train_step(repetitions):
         lambda a, b: abs(a - b) / abs(b),
         "triplet step, full width, batch 2, 160 x 160, bf16 against float32; difference: of the first loss, relative",
         repetitions,
+        images=2,
     )
 
 

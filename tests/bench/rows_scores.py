@@ -58,6 +58,7 @@ def threshold_sweep(repetitions, count=100, **size):
             f"25 thresholds, {count} images 375 x 500 from disk, one process each",
             repetitions,
             warm_up=False,
+            images=count,
         )
 
 
@@ -76,6 +77,7 @@ def boundary_sweep(repetitions, count=20, **size):
         np.abs(counts - expected).max(),
         f"25 thresholds with boundary IoU, {count} images; {ours / plain:.1f} times the sweep without; "
         "published: boundaries alone, mask by mask, files read once",
+        images=count,
     )
 
 
@@ -118,6 +120,7 @@ def crf_3_alphas(repetitions, count=20, **size):
             f"alphas 2 19 21, {count} images 375 x 500, written to disk; {workers} worker processes",
             repetitions,
             warm_up=False,
+            images=count,
         )
 
 

@@ -50,8 +50,8 @@ def segmentation_rows(repetitions):
     note = "188 x 250, 6 scales with mirrors, full width"
     text = f"{note}, bf16 against float32; best label equal on {100 * same:.2f} % of pixels"
     return [
-        row("segmentation", fast, published, largest_difference(a, c), text),
-        row("segmentation_fp32", exact, published, largest_difference(b, c), f"{note}, float32 both"),
+        row("segmentation", fast, published, largest_difference(a, c), text, images=1),
+        row("segmentation_fp32", exact, published, largest_difference(b, c), f"{note}, float32 both", images=1),
     ]
 
 

@@ -2,7 +2,8 @@
 
 Reads: nothing. Writes: a table to standard output, one row as soon as it is measured. Rows come from the modules
 tests/bench/rows_*.py; each has ROWS = {name: function(repetitions) -> {"name", "ours", "published", "ratio",
-"difference", "note"}, or a list of these}, times in ms, None where there is nothing to compare with.
+"difference", "note", "rate"}, or a list of these}, times in ms, rates in images a second, None where there is nothing
+to compare with or no image.
 
     python -m tests.bench.run --only random_walk
 """
@@ -49,13 +50,17 @@ def main(args):
     if unknown:
         raise UserError(f"--only {unknown[0]}: there is no such row; take some of {', '.join(rows)}")
     print(f"torch {torch.__version__}, {torch.get_num_threads()} threads, median times")
-    print(f"{'row':<20} {'ours ms':>10} {'published ms':>13} {'ratio':>7} {'largest diff.':>14}  note", flush=True)
+    print(
+        f"{'row':<20} {'ours ms':>10} {'published ms':>13} {'ratio':>7} {'images/s':>9} {'largest diff.':>14}  note",
+        flush=True,
+    )
     for name in args.only or rows:
         measured = rows[name](args.repetitions)
         for row in measured if isinstance(measured, list) else [measured]:
             print(
                 f"{row['name']:<20} {cell(row['ours'], '.1f'):>10} {cell(row['published'], '.1f'):>13} "
-                f"{cell(row['ratio'], '.2f'):>7} {cell(row['difference'], '.1e'):>14}  {row['note']}",
+                f"{cell(row['ratio'], '.2f'):>7} {cell(row['rate'], '.2f'):>9} "
+                f"{cell(row['difference'], '.1e'):>14}  {row['note']}",
                 flush=True,
             )
 

@@ -14,9 +14,9 @@ def test_a_check_sums_what_goes_to_one_disk(tmp_path, monkeypatch, capsys):
     free = shutil._ntuple_diskusage(2**40, 2**40 - 2**30, 2**30)
     monkeypatch.setattr(module.shutil, "disk_usage", lambda path: free)
     check = Check(World(), "")
-    check.disks({tmp_path / "dict": 0.6 * 2**30, tmp_path / "crf/02": 0.3 * 2**30})
+    check.disk({tmp_path / "dict": 0.6 * 2**30, tmp_path / "crf/02": 0.3 * 2**30})
     assert not check.problems
-    check.disks({tmp_path / "dict": 0.6 * 2**30, tmp_path / "crf/02": 0.6 * 2**30})
+    check.disk({tmp_path / "dict": 0.6 * 2**30, tmp_path / "crf/02": 0.6 * 2**30})
     assert check.problems == 1
     assert "about 1 GiB will be written" in capsys.readouterr().err
 
@@ -36,5 +36,5 @@ def test_each_disk_has_room_of_its_own(tmp_path, monkeypatch):
 
     monkeypatch.setattr(module.os, "stat", stat)
     check = Check(World(), "")
-    check.disks({tmp_path / "dict": 0.6 * 2**30, tmp_path / "other": 0.6 * 2**30})
+    check.disk({tmp_path / "dict": 0.6 * 2**30, tmp_path / "other": 0.6 * 2**30})
     assert not check.problems

@@ -9,6 +9,7 @@ from conftest import ROOT, load_script, refused, run_here
 from engine import flags
 from engine.experiment import next_command, scored_list
 from engine.flags import CONTENT, FREE
+from engine.training import training_ids
 from tool.cli import natural
 from tool.io.files import UserError
 
@@ -62,7 +63,7 @@ def test_a_crop_is_square():
 # What says where, how fast and how often, and what results are made: none of it is in the numbers of a file.
 PLACES = {"name", "experiment", "voc12_root"}
 RUNNING = {"device", "num_workers", "on_error", "check", "overwrite"}
-TRAINING = PLACES | RUNNING | {"resume", "stop_epoch", "keep", "print_freq"}
+TRAINING = PLACES | RUNNING | {"resume", "stop_epoch", "keep", "log_every", "print_freq"}
 LABELLING = PLACES | RUNNING | {"crf_workers", "vis", "weights", "seed"}
 WIDTHS = {"sxy", "srgb", "sxy_side"}  # which settings have where they are not released
 PHOTOGRAPHS = LABELLING | {"infer_list", "images", "out", "crf"}
@@ -261,13 +262,15 @@ def test_results_of_training_images_are_scored_where_masks_are(tmp_path):
 
 def test_default_batches_are_no_larger_than_the_set_and_given_ones_stay(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    parser = load_script("train.py").get_args_parser()
-    args = parser.parse_args(["--name", "n", "--batch_size_triplet", "32"])
-    flags.fit_batches(args, 5)
-    assert args.given == {"name", "batch_size_triplet"}
+    script = load_script("train.py")
+    given = ["--name", "n", "--on_error", "skip", "--train_list"]
+    for count in (5, 20):
+        (tmp_path / f"{count}.txt").write_text("".join(f"{k}\n" for k in range(count)))
+    args = script.get_args_parser().parse_args([*given, "5.txt", "--batch_size_triplet", "32"])
+    assert training_ids(args) == list("01234")
     assert (args.batch_size, args.batch_size_triplet) == (5, 32)
-    args = parser.parse_args(["--name", "n"])
-    flags.fit_batches(args, 20)
+    args = script.get_args_parser().parse_args([*given, "20.txt"])
+    training_ids(args)
     assert (args.batch_size, args.batch_size_triplet) == (8, 20)
 
 

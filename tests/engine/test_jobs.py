@@ -59,6 +59,17 @@ def test_maps_are_refined_for_every_power_that_lacks_a_file(tmp_path, image, cam
     assert [path.name for path in tmp_path.iterdir()] == ["2.npy"]
 
 
+def test_labels_of_two_powers_are_what_both_say(tmp_path, image, cams):
+    jobs.refine_maps(image, cams, {name: (tmp_path / f"{name}.png", ORIGIN) for name in ((2,), (2, 19))}, False)
+    scores = crf_with_alphas(image, cams, [2, 19])
+    strict, lax = (np.stack([scores[alpha][k] for k in (0, 1, 2)]).argmax(0) for alpha in (2, 19))
+    found = open_mask(tmp_path / "(2, 19).png", 3)
+    assert np.array_equal(open_mask(tmp_path / "(2,).png", 3), strict)
+    assert (strict != lax).any() and (strict == lax).any()
+    assert np.array_equal(found, np.where(strict == lax, strict, 255))
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["(2, 19).png", "(2,).png"]
+
+
 KEYS = np.arange(3)
 
 

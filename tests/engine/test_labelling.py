@@ -13,7 +13,8 @@ from engine.outputs import Output
 from tool.io.failures import Failures
 from tool.io.files import UserError
 from tool.io.scores import write_scores
-from voc12.data import Broken, images_of
+from voc12.data import Broken
+from voc12.paths import images_of
 
 IDS = ["a", "b", "c"]
 

@@ -333,8 +333,9 @@ def test_a_fingerprint_depends_on_order_and_type():
 
 def test_progress_counts_steps_and_epochs():
     progress = Progress(sums=[0.0, 0.0])
-    progress.add({"total": 1.0, "cls": 4.0}, lr=0.1)
-    progress.add({"total": 2.0, "cls": 6.0}, lr=0.1)
+    for total, cls in ((1.0, 4.0), (2.0, 6.0)):
+        progress.count(lr=0.1)
+        progress.add({"total": total, "cls": cls})
     means = {"total": 1.5, "cls": 5.0}
     assert (progress.epoch, progress.step, progress.global_step, progress.means()) == (0, 2, 2, means)
     progress.next_epoch()

@@ -7,7 +7,10 @@ import pytest
 import torch
 from stage_runs import read_log
 from torch import nn
+from torch._subclasses.fake_tensor import FakeTensorMode
+from torch.backends import cudnn
 
+import engine.training
 from engine import flags
 from engine.distributed import World
 from engine.experiment import place_with_best
@@ -19,12 +22,19 @@ from engine.training import (
     Validation,
     build_optimizer,
     check_finite,
+    numbers,
     poly_factor,
     set_learning_rate,
     train_one_epoch,
     train_step,
 )
+from models.aeft import AEFTNet
+from models.affinity import AffinityNet, affinity_loss
+from models.deeplab import DeepLab, multi_scale_loss
 from models.network import TrunkNet
+from models.resnet38d import ResNet38d
+from models.triplet import TripletErasing
+from models.trunks import make_trunk
 from tool.io.files import UserError
 from tool.io.torch_files import read_torch
 
@@ -60,6 +70,10 @@ def tiny():
     return Tiny()
 
 
+def light():
+    return AEFTNet(make_trunk("timm:tf_efficientnet_lite0"), 4)
+
+
 def squares(model, image, target, run):
     """A criterion: `total` is what is minimised."""
     error = (model(image) - target).square()
@@ -79,7 +93,7 @@ def arguments(folder, *words):
 def training(folder, phases, validation=None, criterion=squares, words=(), weights="none"):
     """A Training of `Tiny` -> (it, its Place)."""
     place = place_with_best(folder / "n" / "ckpt_tiny", "log_tiny")
-    plan = Plan(place, phases, ("next.py", {"load_epo": "{last}"}))
+    plan = Plan(place, ("next.py", {"load_epo": "{last}"}), phases)
     facts = Facts({}, [], weights, ["tiny: {}"])
     args = arguments(folder, "--lr", 0.1, "--wt_dec", 0, "--momentum", 0.9, *words)
     return Training(args, tiny(), criterion, Colours(), plan, facts, validation), place
@@ -114,13 +128,72 @@ def test_a_step_is_a_plain_step(size):
     image, target = torch.randn(5, 3, 4, 4), torch.randn(5, 2)
     for parameter in net.parameters():
         parameter.grad = torch.full_like(parameter, 9.0)  # of an earlier step
+    found = []
+    run.criterion = lambda *inputs: found.append(cudnn.benchmark) or squares(*inputs)
     losses = train_step(run, (["a"] * 5, image, target))
+    assert found == [True] and not cudnn.benchmark  # sizes are alike in a step, and not elsewhere
     loss, terms = squares(plain, image, target, run)
     loss.backward()
-    assert losses == {name: pytest.approx(term.item()) for name, term in terms.items()}
+    assert numbers([losses]) == [{name: pytest.approx(term.item()) for name, term in terms.items()}]
     for ours, theirs in zip(net.parameters(), plain.parameters()):
         torch.testing.assert_close(ours.grad, size * theirs.grad)
         torch.testing.assert_close(ours, theirs - 0.1 * size * theirs.grad)
+
+
+def triplet(model, image, target, run):
+    terms = TripletErasing()(model, image, target)
+    return terms["total"], terms
+
+
+def pairs(model, image, target, run):
+    terms = affinity_loss(model(image), *target.unbind(1))
+    return terms["total"], terms
+
+
+def cross_entropy(model, image, target, run):
+    loss = multi_scale_loss(model, image, target)
+    return loss, {"total": loss}
+
+
+@pytest.mark.parametrize(
+    ("network", "criterion", "target"),
+    [
+        (lambda: AEFTNet(ResNet38d(width=1 / 16), 5), triplet, lambda: torch.eye(5).repeat(2, 1)),
+        (lambda: AffinityNet(ResNet38d(width=1 / 16)), pairs, lambda: torch.ones(10, 3, 1, 1, dtype=torch.uint8)),
+        (lambda: DeepLab(ResNet38d(width=1 / 16)), cross_entropy, lambda: torch.ones(10, 64, 64, dtype=torch.uint8)),
+    ],
+)
+def test_a_step_never_waits_for_a_gpu(network, criterion, target):
+    """Fake tensors have no values: what asks for one, as `.item()`, `if x > 0` or `x[mask]` do, fails."""
+    with FakeTensorMode():
+        net = network().freeze().train()
+        run = SimpleNamespace(model=net, criterion=criterion, args=SimpleNamespace(amp=True), world=World())
+        run.optimizer, run.scaler = torch.optim.SGD(net.parameters(), lr=0.1, momentum=0.9), World().scaler(amp=False)
+        losses = train_step(run, ("", torch.rand(10, 3, 64, 64), target()))
+        with pytest.raises(RuntimeError):
+            numbers([losses])  # this does
+
+
+def test_losses_are_read_every_so_many_steps_and_add_up_to_the_same(tmp_path, monkeypatch):
+    phases, seen = [Phase("", 0, 3, 2)], []
+    monkeypatch.setattr(engine.training, "numbers", lambda steps: seen.append(len(steps)) or numbers(steps))
+    for folder, words in (("each", []), ("second", ["--log_every", 2])):
+        go(training(tmp_path / folder, phases, scored(iter([1.0, 2.0, 3.0]), every=3), words=words)[0])
+    assert [size for size in seen if size] == [1] * 9 + [2, 1] * 3  # before a validation all are
+    logs = [read_log(tmp_path / folder / "n" / "log_tiny.jsonl") for folder in ("each", "second")]
+    assert [[r["total"], r["largest"]] for r in logs[0]] == [[r["total"], r["largest"]] for r in logs[1]]
+
+
+def test_a_loss_that_is_not_finite_ends_a_run_before_anything_is_written(tmp_path):
+    values = iter([1.0, float("nan"), 3.0])
+
+    def criterion(model, image, target, run):
+        return model(image).sum(), {"total": torch.tensor(next(values))}
+
+    run, place = training(tmp_path, [Phase("", 0, 1, 2)], criterion=criterion, words=["--log_every", 9])
+    with pytest.raises(UserError, match=r"not finite at step 1 \(total nan\), images image\d image\d;"):
+        go(run)
+    assert next(values, None) is None and not list(place.folder.glob("*.pth"))
 
 
 def test_a_loss_that_is_not_finite_names_step_terms_and_images():
@@ -150,6 +223,14 @@ def test_dropout_differs_from_rank_to_rank_and_not_from_run_to_run():
         return torch.rand(1).item()
 
     assert drawn(0, 3) == drawn(0, 3) and len({drawn(0, 3), drawn(1, 3), drawn(0, 4)}) == 3
+
+
+@pytest.mark.parametrize(("amp", "make", "last"), [(False, tiny, False), (True, tiny, True), (False, light, True)])
+def test_channels_come_last_where_that_is_faster_and_change_nothing(amp, make, last):
+    net, image = make().eval(), torch.randn(2, 3, 40, 48)
+    plain, seen = net.trunk(image), World().prepare(net, amp, 0, compiled=False).trunk(image)
+    torch.testing.assert_close(seen, plain, rtol=1e-4, atol=1e-4)
+    assert seen.is_contiguous(memory_format=torch.channels_last) == last != seen.is_contiguous()
 
 
 # ---------------------------------------------------------------- an epoch, phases

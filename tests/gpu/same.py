@@ -51,7 +51,7 @@ def calibrated(make, image, frozen=True):
 
 
 def placed(net, device, amp):
-    return copy.deepcopy(net).to(device, memory_format=memory_format(device, amp))
+    return copy.deepcopy(net).to(device, memory_format=memory_format(net, device, amp))
 
 
 def autocast(device, amp):

@@ -11,7 +11,7 @@ from types import SimpleNamespace
 import numpy as np
 import torch
 
-from engine.distributed import World, memory_format
+from engine.distributed import World
 from engine.training import build_optimizer, train_step
 from models.aeft import AEFTNet
 from models.affinity import AffinityNet, affinity_loss
@@ -92,7 +92,7 @@ def training(stage, form, net, batch, device):
         optimizer.step()
         return loss.item()
 
-    return plain if published else lambda: train_step(run, batch)
+    return plain if published else lambda: train_step(run, batch)["total"]
 
 
 def inference(form, net, views, device):
@@ -102,7 +102,7 @@ def inference(form, net, views, device):
 
     def ours():
         with autocast(device, form == "amp"):
-            seen = [view.to(device, memory_format=memory_format(device, form == "amp")) for view in views]
+            seen = [view.to(device) for view in views]
             return multi_scale_cam(net, seen, label, size).cpu()
 
     def published():
@@ -120,7 +120,7 @@ def measure(step, device):
             if on_gpu:
                 torch.cuda.reset_peak_memory_stats(device)
             started = time.perf_counter()
-            step()  # its result is a number or lies on the CPU, but an update may still be under way
+            step()  # the GPU may still be at it
             if on_gpu:
                 torch.cuda.synchronize(device)
             times.append(time.perf_counter() - started)

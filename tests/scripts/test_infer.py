@@ -25,7 +25,7 @@ from tool.io.lock import locked
 from tool.io.pickles import unpickle_dict
 from tool.io.scores import check_maps, file_origin, read_scores, write_scores
 from voc12.classes import VOC_CLASSES
-from voc12.layout import find_images
+from voc12.paths import find_images
 from voc12.transforms import normalise
 
 ALPHAS = ["--alphas", 2, 19]

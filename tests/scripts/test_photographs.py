@@ -21,8 +21,9 @@ from tool.io.images import fit_mask, header_size, image_size, is_turned, label_i
 from tool.io.scores import read_scores, write_scores
 from tool.results import score
 from tool.segmentation import label_map
-from voc12.data import MaskedSet, SegSet, WalkSet, check_images
+from voc12.data import MaskedSet, SegSet, WalkSet
 from voc12.layout import find_photographs
+from voc12.paths import check_images
 from voc12.transforms import AffinityView, InferenceViews, SegView
 
 PIXELS = np.random.default_rng(0).integers(0, 256, (12, 20, 3), dtype=np.uint8)  # 20 wide, 12 high as it is stored

@@ -19,7 +19,7 @@ from tool.io.files import read_list
 from tool.io.images import IGNORE, PALETTE, open_image, open_mask
 from tool.metrics import confusion, iou, mean_iou
 from tool.segmentation import multi_scale_scores, refine_scores
-from voc12.data import image_path
+from voc12.paths import image_path
 from voc12.transforms import InferenceViews, normalise
 
 ARCH = "deeplab_resnet38d"

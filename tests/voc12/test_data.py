@@ -8,7 +8,7 @@ from PIL import Image
 from tool.io.files import UserError, read_list
 from tool.io.images import open_mask, save_image
 from tool.io.scores import write_scores
-from voc12.data import SegSet, read_score_pair, usual_side
+from voc12.data import SegSet, read_score_pair
 from voc12.transforms import SegView
 
 
@@ -80,12 +80,3 @@ def test_a_class_missing_from_one_alpha_is_zero_there(tmp_path):
     assert low.shape == high.shape == (2, 4, 6) and high[1].max() == 0 and low[1].min() == np.float32(0.6)
     with pytest.raises(UserError, match=r"low\.npy: scores of 6 x 4 pixels for an image of 5 x 4"):
         read_score_pair(tmp_path / "low.npy", tmp_path / "high.npy", (4, 5))
-
-
-def test_the_usual_side_of_photographs(tmp_path):
-    paths = [tmp_path / f"{k}.png" for k in range(5)]
-    for path, size in zip(paths, [(8, 30), (20, 10), (4000, 3), (9, 41)]):
-        Image.new("RGB", size).save(path)
-    assert usual_side(paths[:3]) == 30 and usual_side(paths) == 35  # of 20, 30, 41, 4000; the last one is missing
-    assert usual_side(paths[4:]) == usual_side([]) == 0
-    assert usual_side([paths[0], paths[2]] * 1000) == 30  # every second one

@@ -25,9 +25,9 @@ from tool.io.files import read_list
 from tool.io.images import PALETTE, open_image, open_mask
 from voc12 import layout
 from voc12.classes import load_classes
-from voc12.data import check_images, image_path
 from voc12.labels import load_labels
 from voc12.make_dataset import choose_part
+from voc12.paths import check_images, image_path
 
 SCRIPT = "voc12/make_dataset.py"
 # photograph -> labels; names with blanks, suffixes in capitals, every format that is read

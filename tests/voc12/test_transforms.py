@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from tool.io.images import MEAN, STD
-from voc12.transforms import AffinityView, SegView
+from voc12.transforms import AffinityView, Look, SegView, normalise
 
 
 @given(
@@ -43,6 +43,13 @@ def test_photograph_and_mask_are_moved_alike():
         assert (mask[inside] == 2).float().mean() > 0.98 and (mask[outside] == 0).float().mean() > 0.98
         flips.add(bool(mask[:, :48].eq(2).sum() > mask[:, 48:].eq(2).sum()))
     assert flips == {True, False}
+
+
+def test_normalised_values_are_those_of_the_formula():
+    pixels = np.random.default_rng(0).permutation(np.repeat(np.arange(256, dtype=np.uint8), 9)).reshape(24, 32, 3)
+    for look in (Look(), Look((0.5, 0.4, 0.3), (0.5, 0.2, 0.1))):
+        x = (pixels.astype(np.float32) / 255 - look.mean) / look.std
+        assert np.array_equal(normalise(Image.fromarray(pixels), look), x.transpose(2, 0, 1).astype(np.float32))
 
 
 def test_image_and_scores_are_cut_and_mirrored_together(tmp_path):

@@ -75,14 +75,14 @@ def write_json(path, value):
     write_text(path, json.dumps(value, indent=1, default=lambda v: v.item(), allow_nan=False) + "\n")
 
 
-def read_json(path):
-    """The value of a JSON file; UserError where it is missing or not JSON."""
+def read_json(path, missing="no such file", broken="not a JSON file; remove it and run the stage again"):
+    """The value of a JSON file; UserError, in these words, where it is missing or not JSON."""
     try:
-        return json.loads(Path(path).read_text(encoding="utf-8"))
+        return json.loads(Path(path).read_bytes())
     except FileNotFoundError:
-        raise UserError(f"{path}: no such file") from None
+        raise UserError(f"{path}: {missing}") from None
     except (ValueError, RecursionError):  # the latter: thousands of brackets
-        raise UserError(f"{path}: not a JSON file; remove it and run the stage again") from None
+        raise UserError(f"{path}: {broken}") from None
 
 
 RUN_FILE = "run.json"  # in a folder of results or checkpoints: what made them (engine/record.py)

@@ -37,7 +37,7 @@ def locked(folders, world):
     warning says so and the run goes on without.
     """
     with contextlib.ExitStack() as stack:
-        world.first(lambda: [stack.enter_context(hold(Path(folder))) for folder in folders] and None)
+        world.first(lambda: [stack.enter_context(hold(Path(folder))) for folder in folders])
         yield
 
 

@@ -9,7 +9,7 @@ from PIL import Image
 from tool.io.files import UserError
 from tool.io.images import PALETTE, label_image, save_image
 from tool.io.server_zip import SERVER_FOLDER, write_server_zip
-from voc12.data import image_paths
+from voc12.paths import image_paths
 
 
 @pytest.fixture
