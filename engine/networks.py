@@ -8,6 +8,7 @@ from models.checkpoint import load_trained
 from models.trained import load_classifier as trained_classifier
 from models.trained import load_segmentation, trained_side
 from models.trunks import make_trunk
+from tool.cam import MAX_SIDE
 from tool.io.files import UserError, file_hash
 
 
@@ -24,6 +25,7 @@ def load_classifier(args, num_classes):
     """(network, path of its weights); None twice where stored maps alone are used. UserError names the epochs there."""
     given = (args.load_epo is not None) + (args.weights is not None)
     if not given and not args.dict and args.labels == "given":
+        see_as_trained(args, None)
         return None, None
     if given != 1:
         raise UserError("give one of --load_epo EPOCH and --weights FILE")
@@ -33,9 +35,9 @@ def load_classifier(args, num_classes):
 
 
 def see_as_trained(args, weights):
-    """Set --max_side of photographs by --images, where it was not given, to what the training saw."""
-    if getattr(args, "images", None) and "max_side" not in args.given:
-        args.max_side = trained_side(weights)
+    """Set --max_side where it was not given: of photographs by --images to what the training saw."""
+    if getattr(args, "max_side", 0) is None:
+        args.max_side = trained_side(weights) if args.images else MAX_SIDE
 
 
 def load_affinity_net(args):
