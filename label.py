@@ -33,7 +33,7 @@ BATCH = 8
 LEAST, MOST = 120, 1200  # steps of the classifier
 FEW = 500  # photographs below which nothing is erased: then activations grow far beyond the objects
 POWER = 2  # of the CRF's background, without masks to choose it by: good on both sets of docs/photographs.md
-SHARE = 0.3  # of the time of all stages that the classifier takes, about
+SHARE = 0.2  # of the time of all stages that the classifier takes, about
 SIDE = 448  # pixels of the longer side beyond which photographs are trained on smaller
 
 

@@ -11,6 +11,7 @@ images are a third each: those with the worst and with the best IoU in their las
 without masks those on which the stages disagree most, and a third random ones.
 """
 
+from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from pathlib import Path
 
@@ -32,6 +33,7 @@ from tool.io.files import UserError, after_id, missing_files, read_json, read_li
 from tool.io.lock import hold
 from tool.metrics import thresholds_between
 from tool.tables import FIGURES
+from tool.workers import usable_cores
 from voc12.classes import BACKGROUND_NAME, load_classes
 from voc12.paths import check_images, image_path, mask_finder
 
@@ -132,8 +134,9 @@ def main(args):
     folder, with_results = experiment.report, [stage for stage in stages if stage.kind.task]
     with hold(folder):
         cache = Cache(folder)
-        with summary.stage("scores"):
-            scored = [score_stage(stage, data, thresholds, cache) for stage in with_results]
+        with summary.stage("scores"), ThreadPoolExecutor(usable_cores()) as pool:
+            score = partial(score_stage, data=data, thresholds=thresholds, cache=cache)
+            scored = list(pool.map(score, with_results))
         shown = pick_folders(scored)
         with summary.stage("images") as stage:
             cards, pictures = make_cards(args, shown, data, folder, cache)

@@ -147,7 +147,7 @@ def test_steps_and_sizes_follow_the_set(photos, tmp_path, monkeypatch):
     assert label.choose_steps(parse(base), [], 60) == (120, ["--epochs", 17, "--T", 17])  # nothing is erased
     assert label.choose_steps(parse(base), [], 300) == (600, ["--epochs", 16, "--T", 16])
     assert label.choose_steps(parse(base), [], 10_000) == (1200, ["--epochs", 2, "--T", 1])
-    assert label.choose_steps(parse([*base, "--minutes", "20"]), [], 60)[0] == 720  # 0.3 of 1,200 s
+    assert label.choose_steps(parse([*base, "--minutes", "20"]), [], 60)[0] == 480  # 0.2 of 1,200 s
     assert label.choose_steps(parse([*base, "--minutes", "1"]), [], 60)[0] == 120
     paths = sorted(photos[0].rglob("*.png"))
     assert label.fit_views(paths) == ([19, 35], 96)
