@@ -3,6 +3,7 @@
 from pathlib import Path
 
 from engine.experiment import Experiment
+from engine.recipes import Unless
 from models.affinity import AffinityNet
 from models.checkpoint import load_trained
 from models.trained import load_classifier as trained_classifier
@@ -34,7 +35,7 @@ def load_classifier(args, num_classes):
 
 def see_as_trained(args, weights):
     """Set --max_side of photographs by --images, where it was not given, to what the training saw."""
-    if getattr(args, "images", None) and "max_side" not in args.given:
+    if getattr(args, "images", None) and isinstance(args.max_side, Unless):
         args.max_side = trained_side(weights)
 
 

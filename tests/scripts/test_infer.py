@@ -380,7 +380,7 @@ def test_every_printed_command_runs_as_pasted(toy, tmp_path):
     walk = next_words(out)
     assert walk[0] == "infer_aff.py" and "21" not in walk  # VOC's powers are not those of another data set
     score = next_words(prints(*walk))
-    assert "rw/02_1608" in score and "mIoU" in prints(*score)
+    assert "rw/02_1204" in score and "mIoU" in prints(*score)
 
 
 def test_the_next_command_names_what_the_experiment_does_not_remember(toy, copied, tmp_path):
