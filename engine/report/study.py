@@ -9,11 +9,24 @@ import numpy as np
 from engine.report.comparison import class_table, curve_table, filled, gather, row_table, stage_table
 from engine.studies import CRF, GPP, METHOD, SURE, TRUTH, Study
 from tool.io.files import atomic, write_text
-from tool.io.images import classes_in, contact_sheet, heat_overlay, label_overlay, open_image, open_mask, save_image
+from tool.io.images import (
+    IGNORE,
+    classes_in,
+    contact_sheet,
+    heat_overlay,
+    label_overlay,
+    open_image,
+    open_mask,
+    save_image,
+    tagged,
+)
 from tool.io.scores import read_scores
+from tool.results import image_iou
+from voc12.classes import load_classes
 from voc12.paths import image_path, mask_path
 
-PICTURES = 4  # photographs in the picture
+ROWS, DRAWN = 3, 50  # photographs in the picture, and of how many the last one is the worst
+TITLES = ["photograph, label", "activation", "mask", "truth"]
 
 
 class Done(NamedTuple):
@@ -63,39 +76,47 @@ def write_pages(done, pages, ids):
         with atomic(pages[0].with_name(f"{done.name}_seed{seed}.jsonl")) as temporary:
             shutil.copyfile(done.folder / f"{METHOD}_seed{seed}" / "log.jsonl", temporary)
     if seeds := gather(done.folder, METHOD, "crf"):
-        draw_picture(done, pick_photographs(done.data, ids), min(seeds), pages[0].with_name(f"{done.name}.jpg"))
+        draw_picture(done, ids, min(seeds), pages[0].with_name(f"{done.name}.jpg"))
 
 
-def pick_photographs(data, ids):
-    """Up to PICTURES IDs in a drawn order, each with a class that the ones before do not show."""
+def pick_photographs(truth, labels):
+    """Of photographs in a drawn order the first ones without a common class, ROWS of them, the last one instead the one
+    whose labels are the worst -> ([ID], IoU of that one in percent). truth, labels: {ID: H x W ids}."""
+    ious = {image_id: image_iou(truth[image_id], labels[image_id], IGNORE) for image_id in truth}
+    worst = min(ious, key=ious.get)
     picked, seen = [], set()
-    for image_id in np.random.default_rng(0).permutation(ids):
-        present = classes_in(open_mask(mask_path(data, image_id), 21))
-        if not present & seen:
-            picked, seen = [*picked, str(image_id)], seen | present
-    return picked[:PICTURES]
+    for image_id in truth:
+        present = classes_in(truth[image_id])
+        if image_id != worst and not present & seen and len(picked) < ROWS - 1:
+            picked, seen = [*picked, image_id], seen | present
+    return [*picked, worst], ious[worst]
+
+
+def what_went_wrong(truth, labels):
+    """The commonest kind of wrong pixel, in words. truth, labels: H x W ids."""
+    known, true, found = truth != IGNORE, truth > 0, labels > 0
+    kinds = {
+        "{:.0f} % of what is labelled is background": (found & (truth == 0), found & known),
+        "{:.0f} % of the objects is not found": (~found & true & known, true & known),
+        "{:.0f} % of the objects has another class": (found & true & known & (labels != truth), true & known),
+    }
+    text, (wrong, of) = max(kinds.items(), key=lambda kind: kind[1][0].sum())
+    return text.format(100 * wrong.sum() / max(1, of.sum()))
 
 
 def draw_picture(done, ids, seed, path):
-    """Photograph, CAM of GAP, of GPP and of AEFT, CRF, pseudo label and truth of some photographs, as far as done."""
-
-    def folder(row, kind):
-        return done.folder / f"{row}_seed{seed}" if seed in gather(done.folder, row, kind) else None
-
-    cams = {
-        "CAM of GAP": folder("gap", "maps"),
-        "CAM of GPP": folder(GPP, "maps"),
-        "CAM of AEFT": folder(METHOD, "maps"),
-    }
-    labels = {"CRF": folder(METHOD, "crf"), "pseudo label": folder(METHOD, "labels")}
-    cams, labels = ({title: run for title, run in some.items() if run} for some in (cams, labels))
-    places, rows = {"CRF": done.study.crf_labels, "pseudo label": done.study.labels}, []
-    for image_id in ids:
+    """Photographs with their classes, activation of the method, labels of its CRF, truth; the last one is a failure."""
+    run, file = done.folder / f"{METHOD}_seed{seed}", done.data / "classes.txt"
+    names = load_classes(file if file.is_file() else None)
+    drawn = list(map(str, np.random.default_rng(0).permutation(ids)[:DRAWN]))
+    truth = {i: open_mask(mask_path(done.data, i), len(names) + 1) for i in drawn}
+    labels = {i: open_mask(run / done.study.crf_labels / f"{i}.png", len(names) + 1) for i in drawn}
+    (picked, iou), rows = pick_photographs(truth, labels), []
+    for image_id in picked:
         photo = open_image(image_path(done.data, image_id))
-        heat = [np.max(list(read_scores(run / "dict" / f"{image_id}.npy").values()), axis=0) for run in cams.values()]
-        masks = [run / places[title] / f"{image_id}.png" for title, run in labels.items()]
-        masks = [open_mask(mask, 21) for mask in (*masks, mask_path(done.data, image_id))]
-        rows.append(
-            [photo, *(heat_overlay(photo, cam) for cam in heat), *(label_overlay(photo, mask) for mask in masks)]
-        )
-    save_image(path, contact_sheet(rows, ["image", *cams, *labels, "truth"], cell=(160, 107)), quality=85)
+        heat = np.max(list(read_scores(run / "dict" / f"{image_id}.npy").values()), axis=0)
+        tag = tagged(photo, ", ".join(names[k - 1] for k in sorted(classes_in(truth[image_id]))))
+        rows.append([tag, heat_overlay(photo, heat), *(label_overlay(photo, one[image_id]) for one in (labels, truth))])
+    wrong = what_went_wrong(truth[picked[-1]], labels[picked[-1]])
+    note = f"last row: the worst of {len(drawn)} drawn photographs, IoU {iou:.0f}: {wrong}"
+    save_image(path, contact_sheet(rows, TITLES, cell=(152, 114), note=note), quality=85)

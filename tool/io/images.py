@@ -376,12 +376,26 @@ def add_legend(image, colours, line=14):
     return page
 
 
-def contact_sheet(rows, titles, cell=(180, 140)):
-    """Rows of PIL images, a title over each column -> one PIL image; every cell is fitted into `cell` (w, h) pixels."""
+def tagged(photo, text):
+    """Photo (PIL RGB) with a line of text in a box at its lower left corner, a fourteenth of its width high."""
+    picture, size = photo.copy(), max(9, photo.width // 14)
+    draw, place = ImageDraw.Draw(picture), (size // 3, photo.height - size // 3)
+    box = draw.textbbox(place, text, anchor="lb", font_size=size)
+    draw.rectangle([side + by for side, by in zip(box, (-size // 3, -size // 4, size // 3, size // 3))], fill="white")
+    draw.text(place, text, fill="black", anchor="lb", font_size=size)
+    return picture
+
+
+def contact_sheet(rows, titles, cell=(180, 140), note=""):
+    """Rows of PIL images, a title over each column -> one PIL image; every cell is fitted into `cell` (w, h) pixels.
+
+    note: a line below.
+    """
     gap = 6
-    width = gap + len(titles) * (cell[0] + gap)
-    sheet = Image.new("RGB", (width, 22 + gap + len(rows) * (cell[1] + gap)), "white")
+    width, height = gap + len(titles) * (cell[0] + gap), 22 + gap + len(rows) * (cell[1] + gap)
+    sheet = Image.new("RGB", (width, height + 18 * bool(note)), "white")
     draw = ImageDraw.Draw(sheet)
+    draw.text((gap, height + 6), note, fill="black", anchor="lm", font_size=12)
     for column, title in enumerate(titles):
         x = gap + column * (cell[0] + gap)
         draw.text((x + cell[0] / 2, 12), title, fill="black", anchor="mm", font_size=13)
