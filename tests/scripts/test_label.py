@@ -144,7 +144,8 @@ def test_steps_and_sizes_follow_the_set(photos, tmp_path, monkeypatch):
     monkeypatch.setattr(label, "seconds_a_step", lambda train, epochs: 0.5)
     parse = label.get_args_parser().parse_args
     base = [str(word) for word in flags(photos, tmp_path)]
-    assert label.choose_steps(parse(base), [], 60) == (480, ["--epochs", 69, "--T", 34])
+    assert label.choose_steps(parse(base), [], 60) == (120, ["--epochs", 17, "--T", 17])  # nothing is erased
+    assert label.choose_steps(parse(base), [], 300) == (600, ["--epochs", 16, "--T", 16])
     assert label.choose_steps(parse(base), [], 10_000) == (1200, ["--epochs", 2, "--T", 1])
     assert label.choose_steps(parse([*base, "--minutes", "20"]), [], 60)[0] == 720  # 0.3 of 1,200 s
     assert label.choose_steps(parse([*base, "--minutes", "1"]), [], 60)[0] == 120
