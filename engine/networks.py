@@ -29,14 +29,9 @@ def load_classifier(args, num_classes):
     if given != 1:
         raise UserError("give one of --load_epo EPOCH and --weights FILE")
     weights = Path(args.weights) if args.weights else Experiment.of(args).classifier.find(args.load_epo)
-    see_as_trained(args, weights)
-    return trained_classifier(vars(args), weights, num_classes), weights
-
-
-def see_as_trained(args, weights):
-    """Set --max_side of photographs by --images, where it was not given, to what the training saw."""
-    if getattr(args, "images", None) and isinstance(args.max_side, Unless):
+    if args.images and isinstance(args.max_side, Unless):  # photographs by --images, where nothing else was said
         args.max_side = trained_side(weights)
+    return trained_classifier(vars(args), weights, num_classes), weights
 
 
 def load_affinity_net(args):
@@ -55,6 +50,9 @@ def load_segmentation_net(args, num_labels):
     """The network with the weights of --weights or best.pth -> (network, path, settings that make its labels)."""
     best = Experiment.of(args).segmentation(args.arch).best
     weights = find_checkpoint(args, best, f"train_seg.py --name {args.name} --arch {args.arch}")
-    see_as_trained(args, weights)
+    if getattr(args, "images", None) and isinstance(
+        args.max_side, Unless
+    ):  # photographs by --images, where nothing else was said
+        args.max_side = trained_side(weights)
     net, network = load_segmentation(args.arch, vars(args), weights, num_labels)
     return net, weights, network | {"weights": file_hash(weights)}
