@@ -2,7 +2,7 @@ r"""Stage 2: class activation maps of a trained classifier ("seeds"), refined by
 
 reads   --voc12_root, --infer_list, experiment/NAME/ckpt/{load_epo:03d}net_main.pth (or --weights)
 writes  experiment/NAME/dict/ID.npy (--dict), crf/{alpha:02d}/ID.npy (--crf), vis/ID_CLASS.png (--vis),
-        crf_png/{alpha:02d}/ID.png (--png): what the CRF labels, for train_seg.py --labels crf_png/08
+        crf_png/{alpha:02d}/ID.png (--png): what the CRF labels, for train_seg.py --labels crf_png/04
         python infer.py --name N --model aeft_gpp --load_epo E --dict --crf --alphas 2 19 21 \
             --infer_list voc12/train_aug.txt
         python infer.py --name N --load_epo E --images DIR --out DIR --labels predicted --vis

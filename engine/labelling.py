@@ -74,11 +74,11 @@ class Labelling:
         """net: None where stored maps alone are used. images: of all processes. failures: those found before."""
         self.args, self.net, self.images, self.jobs = args, net, images, jobs
         self.failures, self.facts = Failures("stop", "") if args.check else failures, facts
-        self.world, self.summary = join_world(args.device), Summary()
-        self.device = self.world.device
         self.folders = [output for job in jobs for output in job.outputs.values()]
         for output in self.folders:
             output.check_names(images.ids, images.labels)
+        self.world, self.summary = join_world(args.device), Summary()
+        self.device = self.world.device
         self.there, self.todo = [], []  # see `split`
         self.next = self.last = None  # of `when_done`
         self.network = "network"  # what --check calls the time of a sample

@@ -3,12 +3,12 @@
 from pathlib import Path
 
 from engine.experiment import Experiment
+from engine.recipes import Unless
 from models.affinity import AffinityNet
 from models.checkpoint import load_trained
 from models.trained import load_classifier as trained_classifier
 from models.trained import load_segmentation, trained_side
 from models.trunks import make_trunk
-from tool.cam import MAX_SIDE
 from tool.io.files import UserError, file_hash
 
 
@@ -25,19 +25,13 @@ def load_classifier(args, num_classes):
     """(network, path of its weights); None twice where stored maps alone are used. UserError names the epochs there."""
     given = (args.load_epo is not None) + (args.weights is not None)
     if not given and not args.dict and args.labels == "given":
-        see_as_trained(args, None)
         return None, None
     if given != 1:
         raise UserError("give one of --load_epo EPOCH and --weights FILE")
     weights = Path(args.weights) if args.weights else Experiment.of(args).classifier.find(args.load_epo)
-    see_as_trained(args, weights)
+    if args.images and isinstance(args.max_side, Unless):  # photographs by --images, where nothing else was said
+        args.max_side = trained_side(weights)
     return trained_classifier(vars(args), weights, num_classes), weights
-
-
-def see_as_trained(args, weights):
-    """Set --max_side where it was not given: of photographs by --images to what the training saw."""
-    if getattr(args, "max_side", 0) is None:
-        args.max_side = trained_side(weights) if args.images else MAX_SIDE
 
 
 def load_affinity_net(args):
@@ -56,6 +50,9 @@ def load_segmentation_net(args, num_labels):
     """The network with the weights of --weights or best.pth -> (network, path, settings that make its labels)."""
     best = Experiment.of(args).segmentation(args.arch).best
     weights = find_checkpoint(args, best, f"train_seg.py --name {args.name} --arch {args.arch}")
-    see_as_trained(args, weights)
+    if getattr(args, "images", None) and isinstance(
+        args.max_side, Unless
+    ):  # photographs by --images, where nothing else was said
+        args.max_side = trained_side(weights)
     net, network = load_segmentation(args.arch, vars(args), weights, num_labels)
     return net, weights, network | {"weights": file_hash(weights)}

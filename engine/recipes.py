@@ -14,6 +14,10 @@ class AtMost(int):
     """A default number of images a step, lowered where there are fewer (engine/training.py: training_ids)."""
 
 
+class Unless(int):
+    """A default that holds unless what trained the network says another (engine/networks.py: load_classifier)."""
+
+
 OURS = {"pretrained": "auto", "batch_size": AtMost(10), "lr": 1e-3, "momentum": 0.9, "wt_dec": 5e-4, "msc": True}
 OURS |= {"random_scale": [0.5, 1.5], "scale_by_batch": False, "jitter": [0.3, 0.3, 0.3, 0.1], "padding": IGNORE}
 OURS |= {"loss_at": "cells", "dropout_rates": [0.2, 0.2], "train_b2": False}
@@ -61,6 +65,6 @@ LIGHT_AFF = {"epochs": epochs(600, 2, 8), "crop_size": 320, "momentum": 0.9}
 LIGHT_SEG = {"output_stride": LIGHT["output_stride"], "batch_size": AtMost(8), "lr": 3e-3, "crop_size": 288}
 LIGHT_SEG |= {"epochs": epochs(1200, 4, 40), "random_scale": [0.75, 1.5], "msc": False}
 
-# Of the powers that were tried good on VOC's photographs and on MSRC's alike, with EfficientNet-Lite0; so are colours
-# 5 wide. Widths in pixels are the released ones, for photographs of VOC's size.
+# What was best on two sets of photographs (docs/photographs.md): powers 3 and 4 of the CRF on VOC's, 2 to 4 on MSRC's,
+# larger ones grow labels beyond the objects; colours 5 wide. Widths in pixels are for photographs of VOC's size.
 OTHERS = {"high": 12, "dup": 4, "alphas": [2, 4, 12], "srgb": 5, "sxy_side": 500}

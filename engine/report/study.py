@@ -41,7 +41,7 @@ class Done(NamedTuple):
 def make_parts(done):
     """{part of the pages: its table}; parts are called after the set."""
     folder, study = done.folder, done.study
-    cams = {f"CAM, {study.rows[row].title}": (row, "maps", "report") for row in ("gap", GPP, METHOD)}
+    cam = (METHOD, "maps", "report")
     behind = {
         "dense CRF of the last": (METHOD, "crf", "crf"),
         "pseudo labels: AffinityNet, walk, CRF": (METHOD, "labels", "labels"),
@@ -52,10 +52,12 @@ def make_parts(done):
         "network on pseudo labels": (METHOD, "segmentation", "seg"),
         "network on true masks": (TRUTH, "segmentation", "seg"),
     }
+    shown = {f"CAM, {study.rows[METHOD].title}": cam, "dense CRF of the last": (METHOD, "crf", "crf")}
+    shown |= {title: stage for title, stage in networks.items() if stage[0] in (CRF, TRUTH)}
     tried = {row.title: (name, "maps", "tune") for name, row in ({GPP: study.rows[GPP]} | study.tried).items()}
     parts = {part: row_table(folder, rows) for part, rows in study.tables.items()} | {
-        "summary": stage_table(folder, cams | behind | networks, of="network on true masks"),
-        "stages": stage_table(folder, {"CAM": (METHOD, "maps", "report")} | behind),
+        "summary": stage_table(folder, shown, of="network on true masks"),
+        "stages": stage_table(folder, {"CAM": cam} | behind),
         "segmentation": stage_table(folder, networks, of="network on true masks"),
         "classes": class_table(folder, networks),
         "curves": curve_table(folder, study.rows),

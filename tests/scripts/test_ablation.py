@@ -166,7 +166,9 @@ def test_a_set_with_lists_of_its_own(data, page, commands):
     lists = {"train_aug": IDS[:12], "train": IDS[:5], "val": IDS[12:]}
     for part, ids in lists.items():
         write_text(data / f"ImageSets/Segmentation/{part}.txt", "\n".join(ids) + "\n")
-    write_text(page, "".join(f"<!-- voc6 {part} -->\n<!-- end of voc6 {part} -->\n" for part in ("summary", "classes")))
+    write_text(
+        page, "".join(f"<!-- voc6 {part} -->\n<!-- end of voc6 {part} -->\n" for part in ("segmentation", "classes"))
+    )
     prints("ablation.py", *flags(data, page, "--seeds", 0, 1))
     assert len([name for name, _ in commands if name == "train.py"]) == 2 * len(VOC6.rows) == 10
     for name, args in commands:
