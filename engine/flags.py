@@ -347,7 +347,7 @@ def add_max_side(parser, photographs=False):
     """--max_side, the same in every script that sees photographs at their own size. photographs: has --images."""
     text = "pixels; networks and CRF see a photograph whose longer side is above it at that size; results have its own "
     text += f"size; 0 = never (default: {MAX_SIDE}{', of --images the side that training saw' * photographs})"
-    parser.method("--max_side", type=natural, default=Unless(MAX_SIDE), help=text)
+    parser.method("--max_side", type=natural, default=Unless(MAX_SIDE) if photographs else MAX_SIDE, help=text)
 
 
 def add_arch(parser):
