@@ -379,7 +379,7 @@ def test_labels_are_the_networks(toy, labelled):
 
 @pytest.mark.parametrize("more", [[], ["--mirror"]])
 def test_the_other_recipe_takes_the_maximum_of_views_without_mirror(toy, labelled, tmp_path, more):
-    place = ["--images", toy / "JPEGImages" / "toy_00013.jpg", "--out", tmp_path]
+    place = ["--images", toy / "JPEGImages" / "toy_00013.jpg", "--out", tmp_path, "--max_side", 0]
     runs("infer_seg.py", *infer_seg_flags(toy, labelled), *place, "--recipe", "mctformer", "--scales", 1, 1.5, *more)
     photo = open_image(toy / "JPEGImages" / "toy_00013.jpg")
     stored = np.asarray(Image.open(tmp_path / "seg" / "toy_00013.png"))
