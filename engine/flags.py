@@ -37,6 +37,11 @@ class Arguments(argparse.Namespace):
         """{name: value} of what determines results."""
         return {name: getattr(self, name) for name, role in self.roles.items() if role == RESULT}
 
+    @property
+    def as_trained(self):
+        """Whether --max_side is to be what the training saw: for photographs by --images, if nothing else was said."""
+        return bool(getattr(self, "images", None)) and isinstance(self.max_side, Unless)
+
 
 class Parser(cli.Parser):
     """A script's flags, in groups: `parser.data("--flag", role=..., remembered=..., and what add_argument takes)`.

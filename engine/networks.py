@@ -3,7 +3,6 @@
 from pathlib import Path
 
 from engine.experiment import Experiment
-from engine.recipes import Unless
 from models.affinity import AffinityNet
 from models.checkpoint import load_trained
 from models.trained import load_classifier as trained_classifier
@@ -29,7 +28,7 @@ def load_classifier(args, num_classes):
     if given != 1:
         raise UserError("give one of --load_epo EPOCH and --weights FILE")
     weights = Path(args.weights) if args.weights else Experiment.of(args).classifier.find(args.load_epo)
-    if args.images and isinstance(args.max_side, Unless):  # photographs by --images, where nothing else was said
+    if args.as_trained:
         args.max_side = trained_side(weights)
     return trained_classifier(vars(args), weights, num_classes), weights
 
@@ -50,9 +49,7 @@ def load_segmentation_net(args, num_labels):
     """The network with the weights of --weights or best.pth -> (network, path, settings that make its labels)."""
     best = Experiment.of(args).segmentation(args.arch).best
     weights = find_checkpoint(args, best, f"train_seg.py --name {args.name} --arch {args.arch}")
-    if getattr(args, "images", None) and isinstance(
-        args.max_side, Unless
-    ):  # photographs by --images, where nothing else was said
+    if args.as_trained:
         args.max_side = trained_side(weights)
     net, network = load_segmentation(args.arch, vars(args), weights, num_labels)
     return net, weights, network | {"weights": file_hash(weights)}

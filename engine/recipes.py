@@ -15,7 +15,7 @@ class AtMost(int):
 
 
 class Unless(int):
-    """A default that holds unless what trained the network says another (engine/networks.py: load_classifier)."""
+    """A default that holds unless what trained the network says another (engine/flags.py: as_trained)."""
 
 
 OURS = {"pretrained": "auto", "batch_size": AtMost(10), "lr": 1e-3, "momentum": 0.9, "wt_dec": 5e-4, "msc": True}
