@@ -126,7 +126,7 @@ MSRC12 = Study(
 VOC6 = Study(
     train="--epochs 6 --T 3 --crop_size 224 --resize 192 384 --batch_size 8 --batch_size_triplet 8 --optimizer adamw "
     "--lr 0.0002 --scratch_lr_mult 10",
-    infer="--load_epo 5 --scales 0.5 1.0",
+    infer="--load_epo 5",
     crf="--sxy 80 --srgb 5 --sxy_side 500",
     powers=(2, 12, 4),
     aff="--epochs 4 --batch_size 8 --crop_size 320 --optimizer sgd --lr 0.01 --momentum 0.9",
