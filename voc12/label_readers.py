@@ -12,15 +12,15 @@ from urllib.parse import parse_qs, unquote, urlsplit
 import numpy as np
 
 from tool.io.files import UserError, print_warning, read_json, without_suffix
-from tool.io.images import BACKGROUND, IGNORE, open_image
+from tool.io.images import BACKGROUND, IGNORE, ids_of_colours, open_image
 from tool.io.rle import read_brush, read_coco
 from voc12.classes import BACKGROUND_NAME, IGNORED_NAME
 from voc12.download import unpack
 from voc12.label_table import image_name
 from voc12.make_coco import check_outline, read_instances
-from voc12.photo_masks import labelmap_entries
+from voc12.photo_masks import LABELMAP, read_labelmap
 
-MASKS, LABEL_MAP = "SegmentationClass/", "labelmap.txt"
+MASKS = "SegmentationClass/"
 KINDS = 'a zip of CVAT ("Segmentation mask 1.1"), a JSON export of Label Studio, or a COCO JSON'
 
 
@@ -52,35 +52,19 @@ def read_cvat(path, names):
     try:
         with zipfile.ZipFile(path) as archive:
             members = archive.namelist()
-            label_map = archive.read(LABEL_MAP) if LABEL_MAP in members else None
+            label_map = archive.read(LABELMAP) if LABELMAP in members else None
     except (zipfile.BadZipFile, RuntimeError, EOFError) as error:
         raise UserError(f"{path}: broken or encrypted ({error}); export it again") from None
     for member in members:
         image_name(path, member)
     if label_map is None or not any(m.startswith(MASKS) and m.endswith(".png") for m in members):
-        raise UserError(f'{path}: lacks {LABEL_MAP} or {MASKS}*.png; export as "Segmentation mask 1.1"')
-    colours = read_label_map(path, label_map)
+        raise UserError(f'{path}: lacks {LABELMAP} or {MASKS}*.png; export as "Segmentation mask 1.1"')
+    colours = read_labelmap(label_map.decode("utf-8", "replace"), f"{path}: {LABELMAP}", names.ids)
     with tempfile.TemporaryDirectory() as folder:
         unpack(path, folder, MASKS)
         for mask in sorted(Path(folder, MASKS).rglob("*.png")):
             name = mask.relative_to(Path(folder, MASKS)).as_posix()
-            pixels = np.asarray(open_image(mask)).astype(np.int64) @ (1 << 16, 1 << 8, 1)
-            found, inverse = np.unique(pixels, return_inverse=True)
-            for colour in set(found.tolist()) - colours.keys():
-                raise UserError(f"{path}: {name}: colour {colour:06x} (RGB) is not in its {LABEL_MAP}")
-            ids = np.array([names.id(colours[colour], name) for colour in found.tolist()], np.uint8)
-            yield name, ids[inverse].reshape(pixels.shape)
-
-
-def read_label_map(path, data):
-    """{colour 0xRRGGBB: class name} of labelmap.txt, lines `name:r,g,b:parts:actions`."""
-    colours = {}
-    for _, line, name, colour in labelmap_entries(data.decode("utf-8", "replace").splitlines()):
-        if not name or colour is None:
-            raise UserError(f"{path}: {LABEL_MAP}: {line[:100]!r} is not `name:r,g,b:parts:actions`")
-        red, green, blue = colour
-        colours[red << 16 | green << 8 | blue] = name
-    return colours
+            yield name, ids_of_colours(np.asarray(open_image(mask)), colours, f"{path}: {name}")
 
 
 def read_coco_json(path, names):

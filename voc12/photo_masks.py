@@ -30,26 +30,19 @@ LABELMAP = "labelmap.txt"
 IGNORED = ("ignore", "ignored", "void")  # names of what counts for nothing
 
 
-def labelmap_entries(lines):
-    """(number of the line, line, name, (r, g, b), or None where that is no colour) of each entry of a labelmap.txt."""
-    for number, line in enumerate(lines, 1):
-        if line.strip() and not line.startswith("#"):
-            name, _, colour = line.partition(":")
-            values = [int(v) if v.strip().isdecimal() else 256 for v in colour.partition(":")[0].split(",")]
-            yield number, line, name.strip(), tuple(values) if len(values) == 3 and max(values) < 256 else None
+def read_labelmap(text, path, ids):
+    """{(r, g, b): id, or the name of no class} of the text of a labelmap.txt, lines `name:r,g,b:parts:actions`.
 
-
-def read_labelmap(path):
-    """{(r, g, b): name} of a labelmap.txt, as CVAT and datumaro write it: lines `name:r,g,b:parts:actions`."""
+    CVAT and datumaro write such files. ids: {name: id}.
+    """
     colours = {}
-    try:
-        lines = Path(path).read_text(encoding="utf-8-sig").splitlines()
-    except (FileNotFoundError, IsADirectoryError, UnicodeDecodeError):
-        raise UserError(f"{path}: no such text file; --labelmap takes one with lines name:r,g,b::") from None
-    for number, line, name, colour in labelmap_entries(lines):
-        if colour is None or colour in colours:
-            raise UserError(f"{path}: line {number}: {line[:100]!r}: needs name:r,g,b:: with a colour of its own")
-        colours[colour] = name
+    for number, line in enumerate(text.splitlines(), 1):
+        if line.strip() and not line.startswith("#"):
+            name, values, *_ = [part.strip() for part in f"{line}:".split(":")]
+            colour = tuple(int(v) if v.strip().isdecimal() else 256 for v in values.split(","))
+            if len(colour) != 3 or max(colour) > 255 or colour in colours:
+                raise UserError(f"{path}: line {number}: {line[:100]!r}: needs name:r,g,b:: with a colour of its own")
+            colours[colour] = ids.get(name, name)
     return colours
 
 
@@ -64,7 +57,12 @@ def mask_colours(masks, labelmap, classes):
         return {tuple(PALETTE[k].tolist()): k for k in ids}
     ids = dict.fromkeys(IGNORED, IGNORE) | {BACKGROUND_NAME: BACKGROUND}
     ids |= {name: k for k, name in enumerate(classes, 1)}
-    return {colour: ids.get(name, name) for colour, name in read_labelmap(labelmap or found[0]).items()}
+    path = labelmap or found[0]
+    try:
+        text = Path(path).read_text(encoding="utf-8-sig")
+    except (FileNotFoundError, IsADirectoryError, UnicodeDecodeError):
+        raise UserError(f"{path}: no such text file; --labelmap takes one with lines name:r,g,b::") from None
+    return read_labelmap(text, path, ids)
 
 
 def find_masks(masks, names, copies):

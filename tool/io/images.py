@@ -247,7 +247,7 @@ def open_mask(path, num_labels, colours=None):
             raise UserError(f"{path}: a mask of mode {header.mode}; masks are 8-bit palette or grey PNGs of class ids")
         how = None if header.format == "TIFF" else _orientation(stream, header)
         if coloured:
-            pixels = _ids(_pixels(stream, "RGB"), colours, path)
+            pixels = ids_of_colours(_pixels(stream, "RGB"), colours, path)
         else:
             # ids: in this mode no palette is applied; a PNG is read in half of imageio's time
             pixels = np.asarray(header) if kind == "PNG" else _pixels(stream, header.mode)
@@ -259,8 +259,8 @@ def open_mask(path, num_labels, colours=None):
     return mask
 
 
-def _ids(pixels, colours, path):
-    """Colours H x W x 3 uint8 -> ids H x W uint8; UserError where one stands for none."""
+def ids_of_colours(pixels, colours, path):
+    """Colours H x W x 3 uint8 -> ids H x W uint8, by `colours` of `open_mask`; UserError where one stands for none."""
     codes = pixels.astype(np.int32) @ np.array([1 << 16, 1 << 8, 1], np.int32)
     present, places = np.unique(codes, return_inverse=True)
     ids = []
