@@ -13,11 +13,11 @@ import numpy as np
 
 from tool.io.files import UserError, print_warning, read_json, without_suffix
 from tool.io.images import BACKGROUND, IGNORE, ids_of_colours, open_image
-from tool.io.rle import read_brush, read_coco
+from tool.io.rle import read_brush
 from voc12.classes import BACKGROUND_NAME, IGNORED_NAME
 from voc12.download import unpack
 from voc12.label_table import image_name
-from voc12.make_coco import check_outline, read_instances
+from voc12.make_coco import read_instances, read_outline
 from voc12.photo_masks import LABELMAP, read_labelmap
 
 MASKS = "SegmentationClass/"
@@ -73,14 +73,12 @@ def read_coco_json(path, names):
     for image in coco.imgs.values():
         size, regions = (image["height"], image["width"]), []
         for entry in coco.imgToAnns[image["id"]]:
-            where, outline = f"{image['file_name']}, annotation {entry['id']}", entry["segmentation"]
+            where = f"{image['file_name']}, annotation {entry['id']}"
             k = names.id(coco.cats[entry["category_id"]]["name"].strip(), where)
             try:
-                if not outline:
+                if not entry["segmentation"]:
                     raise ValueError("no outline, a box alone")
-                if isinstance(outline, list):
-                    check_outline(outline, size)
-                inside = read_coco(outline, size) if isinstance(outline, dict) else coco.annToMask(entry) > 0
+                inside = read_outline(coco, entry, size)
             except Exception as error:  # pycocotools has no errors of its own
                 raise UserError(f"{path}: {where}: {error}") from None
             regions.append((k, inside))
