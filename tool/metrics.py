@@ -71,6 +71,12 @@ def mean_iou(values):
     return float(np.nan_to_num(values).mean()), float(present.mean()) if present.size else 0.0
 
 
+def mean_ious(counts):
+    """`mean_iou` of a confusion matrix in percent: {"miou": absent labels as 0, "miou_present"}."""
+    miou, present = mean_iou(iou(counts))
+    return {"miou": 100 * miou, "miou_present": 100 * present}
+
+
 def boundary_iou(boundary):
     """Boundary IoU of each label, (..., 3, L) as `Counts` gives them -> (..., L) in [0, 1], NaN as `iou`."""
     return share_of_union(*np.moveaxis(boundary, -2, 0))
@@ -83,8 +89,7 @@ def measures(counts, boundary, names):
     """
     hit, predicted, true = areas(counts)
     union = predicted + true - hit
-    values, absent = iou(counts), union == 0
-    miou, present = mean_iou(values)
+    absent = union == 0
     hits, guesses, objects = (pixels[BACKGROUND + 1 :].sum() for pixels in (hit, predicted, true))
 
     def mean(figures):
@@ -95,10 +100,9 @@ def measures(counts, boundary, names):
 
     precision, recall, boundaries = divide(hit, predicted, absent), divide(hit, true, absent), boundary_iou(boundary)
     return {
-        "classes": by_name(values),
+        "classes": by_name(iou(counts)),
         "absent": [name for name, missing in zip(names, absent) if missing],
-        "miou": 100 * miou,
-        "miou_present": 100 * present,
+        **mean_ious(counts),
         "precision": by_name(precision),
         "recall": by_name(recall),
         "mean_precision": mean(precision),
@@ -125,13 +129,8 @@ def kfold(counts, thresholds):
     """
     total = counts.sum(0)
     chosen = [best_threshold(total - fold) for fold in counts]
-    miou, present = mean_iou(iou(sum(fold[k] for fold, k in zip(counts, chosen))))
-    return {
-        "k": len(counts),
-        "miou": 100 * miou,
-        "miou_present": 100 * present,
-        "thresholds": [thresholds[k] for k in chosen],
-    }
+    figures = mean_ious(sum(fold[k] for fold, k in zip(counts, chosen)))
+    return {"k": len(counts)} | figures | {"thresholds": [thresholds[k] for k in chosen]}
 
 
 def choice(counts, settings):
@@ -142,12 +141,8 @@ def choice(counts, settings):
     """
     unseen = kfold(counts, range(len(settings)))
     picked = unseen["thresholds"]
-    own = [100 * mean_iou(iou(fold[k]))[1] for fold, k in zip(counts, picked)]
-    figures = {
-        "miou": unseen["miou_present"],
-        "std": float(np.std(own, ddof=1)),
-        "folds": [settings[k] for k in picked],
-    }
+    spread = deviation([mean_ious(fold[k])["miou_present"] for fold, k in zip(counts, picked)])
+    figures = {"miou": unseen["miou_present"], "std": spread, "folds": [settings[k] for k in picked]}
     return settings[best_threshold(counts.sum(0))], figures
 
 
@@ -343,8 +338,3 @@ class ThresholdSweep(Counts):
         for limit in self.limits:
             passed += top > limit
         self.add_steps(truth, labels, passed)
-
-    def mious(self):
-        """Both means for every threshold: two lists in [0, 1] (absent labels as 0; over present labels)."""
-        pairs = [mean_iou(values) for values in iou(self.confusions())]
-        return [a for a, _ in pairs], [b for _, b in pairs]

@@ -8,7 +8,7 @@ from tqdm import tqdm
 from tool.io.files import UserError, print_warning
 from tool.io.images import BACKGROUND, check_size, fit_mask, mask_oddities, open_mask
 from tool.io.scores import read_scores
-from tool.metrics import Counts, ThresholdSweep, best_labels, best_threshold, confusion, iou, kfold, mean_iou, measures
+from tool.metrics import Counts, ThresholdSweep, best_labels, best_threshold, confusion, kfold, mean_ious, measures
 
 SUFFIX = {"cam": "npy", "crf": "npy", "png": "png"}  # of each task
 MADE_BY = {"cam": "infer.py --dict", "crf": "infer.py --crf", "png": "infer_aff.py"}
@@ -77,7 +77,7 @@ def score(ids, folder, mask, task, thresholds, names, parts=None, photo=None):
     best = best_threshold(total)
     return measures(total[best], boundary[best], names) | {
         "thresholds": list(thresholds),
-        "miou_by_threshold": [100 * mean_iou(values)[0] for values in iou(total)] if thresholds else [],
+        "miou_by_threshold": [mean_ious(one)["miou"] for one in total] if thresholds else [],
         "best_threshold": thresholds[best] if thresholds else None,
         "oracle_threshold": len(thresholds) > 1,
         **({"kfold": kfold(counts, thresholds)} if parts else {}),
@@ -102,7 +102,7 @@ def labels_of(result, task, threshold=None, size=(0, 0)):
 
 def image_iou(truth, labels, num_labels):
     """IoU of one image in percent: mean over the labels that its truth or its result shows; 255 counts for nothing."""
-    return 100 * mean_iou(iou(confusion(truth, labels, num_labels)))[1]
+    return mean_ious(confusion(truth, labels, num_labels))["miou_present"]
 
 
 def disagreement(maps):
