@@ -11,6 +11,7 @@ from torch import nn
 
 from models.network import TrunkNet
 from models.trunks import SmpEncoder, check_timm, make_trunk, not_fetched
+from tool.affinity_labels import pad_to_stride
 from tool.cam import on_pixels, padding_of, upsample
 from tool.io.files import UserError, shorten
 from tool.io.images import IGNORE
@@ -106,8 +107,8 @@ class SmpNet(TrunkNet):
 
     def forward(self, image):
         height, width = image.shape[-2:]
-        padded = F.pad(image, (0, -width % self.trunk.stride, 0, -height % self.trunk.stride))
-        return self.segmentation_head(self.decoder(self.trunk(padded)))[..., :height, :width]
+        features = self.trunk(pad_to_stride(image, self.trunk.stride))
+        return self.segmentation_head(self.decoder(features))[..., :height, :width]
 
 
 def create_smp(arch, encoder, num_labels, fetch):

@@ -2,9 +2,8 @@
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 
-from tool.affinity_labels import pool_scores
+from tool.affinity_labels import pad_to_stride, pool_scores
 from tool.cam import inner_size, resize_maps
 from tool.crf import RELEASED, DenseCRF, background_score, fit
 from tool.pairs import pair_affinity
@@ -22,11 +21,6 @@ def stack_scores(cams, dup, size=(0, 0)):
     keys = sorted(cams)
     maps = np.stack([cams[k] for k in keys]).astype(np.float32) if keys else np.zeros((0, *size), np.float32)
     return np.array([0, *(k + 1 for k in keys)]), np.concatenate([background_score(maps, dup)[None], maps])
-
-
-def pad_to_stride(x, stride):
-    """Zeros on the right and at the bottom, so that both sides are multiples of it. C x H x W -> C x H' x W'."""
-    return F.pad(x, (0, -x.shape[-1] % stride, 0, -x.shape[-2] % stride))
 
 
 @torch.no_grad()
