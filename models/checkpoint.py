@@ -291,11 +291,15 @@ def start_weights(given, trunk, classifiers=(), released=START_WEIGHTS):
     """
     if given not in ("auto", "imagenet"):
         return given
-    classifiers = () if given == "imagenet" else classifiers
-    if trunk == "resnet38d":
-        return first_weights([*classifiers, *released])
-    own = [*classifiers, *packaged_weights(PACKAGED[trunk])] if trunk in PACKAGED else classifiers
-    return next((str(path) for path in own if Path(path).is_file()), "timm")
+    own = released if trunk == "resnet38d" else packaged_weights(PACKAGED[trunk]) if trunk in PACKAGED else ()
+    candidates = [*(classifiers if given == "auto" else ()), *own]
+    found = next((str(path) for path in candidates if Path(path).is_file()), None)
+    if found or trunk != "resnet38d":
+        return found or "timm"
+    hint = "give --pretrained FILE (a checkpoint of train.py will do) or --pretrained none"
+    light = "--trunk timm:tf_efficientnet_lite0 needs no file"
+    where = " ".join(map(str, candidates))
+    raise UserError(f"none of {where} is there; see pretrained/README.md, or {hint}; {light}")
 
 
 def packaged_weights(name):
@@ -306,14 +310,3 @@ def packaged_weights(name):
     except ImportError:
         return
     yield getattr(package, name.title().replace("_", "") + "ModelFile").get_model_file_path()
-
-
-def first_weights(candidates):
-    """The first path that exists; UserError where none does."""
-    for path in candidates:
-        if Path(path).is_file():
-            return str(path)
-    where = " ".join(map(str, candidates)) or "the classifier's checkpoints"
-    hint = "give --pretrained FILE (a checkpoint of train.py will do) or --pretrained none"
-    light = "--trunk timm:tf_efficientnet_lite0 needs no file"
-    raise UserError(f"none of {where} is there; see pretrained/README.md, or {hint}; {light}")
