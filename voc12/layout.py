@@ -5,6 +5,7 @@ ImageSets/Segmentation/train.txt, val.txt and masks.txt, and dataset.json, which
 """
 
 import contextlib
+import itertools
 import os
 import re
 import shlex
@@ -58,15 +59,11 @@ def find_photographs(images, without=()):
     for here, folders, names in os.walk(images, followlinks=True, onerror=_raise):
         real = os.path.realpath(here)
         folders[:] = [] if real in seen else [name for name in folders if not name.startswith(".")]
-        if real not in seen:
-            inside = os.path.relpath(here, images)
-            names = [name for name in names if not name.startswith(".")]
-            photos += [
-                os.path.normpath(os.path.join(inside, name)).replace(os.sep, "/")
-                for name in names
-                if name.lower().endswith(SUFFIXES)
-            ]
-            others.update(Path(name).suffix.lower() for name in names if not name.lower().endswith(SUFFIXES))
+        for name in names if real not in seen else ():
+            if name.lower().endswith(SUFFIXES) and not name.startswith("."):
+                photos.append((Path(here) / name).relative_to(images).as_posix())
+            elif not name.startswith("."):
+                others[Path(name).suffix.lower()] += 1
         seen.add(real)
     passed = ", ".join(
         f"{count} {CONTROL.sub('?', suffix) or 'without suffix'}" for suffix, count in others.most_common()
@@ -138,21 +135,14 @@ def new_set(out, script, args):
             yield folder
             write_json(folder / MADE, {"made_by": script, "version": VERSION, "arguments": vars(args)})
             if final.is_dir() and any(final.iterdir()):
-                kept = unused_name(final)
+                names = (f"{final.name}.old{k if k > 1 else ''}" for k in itertools.count(1))
+                kept = next(path for path in map(final.with_name, names) if not path.exists())
                 final.rename(kept)
                 print(f"{kept}: the data set that was there; remove it when you no longer need it")
             folder.rename(final)
         finally:
             shutil.rmtree(folder, ignore_errors=True)
             lock_path(folder).unlink(missing_ok=True)
-
-
-def unused_name(path):
-    """`path` with .old, .old2, ... behind it, the first that does not exist."""
-    count = 1
-    while (kept := path.with_name(f"{path.name}.old{count if count > 1 else ''}")).exists():
-        count += 1
-    return kept
 
 
 def link_all(pairs, folder, final, copy=False):
