@@ -229,21 +229,15 @@ class EpochBatches:
             yield [(self.epoch, int(i)) for i in batch[self.rank :: self.size]]
 
 
-def load_samples(dataset, num_workers, pin_memory, **options):
+def load_samples(dataset, num_workers, pin_memory=False, batches=None):
+    """DataLoader over EpochBatches, whose workers live on from epoch to epoch; without of single samples, since images
+    have different sizes."""
+    options = {"batch_size": None, "collate_fn": hand_over}
+    if batches is not None:
+        options = {"batch_sampler": batches, "persistent_workers": num_workers > 0}
     # a loader draws a seed for its workers; from the global generator that would shift the network's dropout
     options |= {"generator": torch.Generator().manual_seed(0), "worker_init_fn": follow_parent}
     return DataLoader(dataset, num_workers=num_workers, pin_memory=pin_memory, **options)
-
-
-def train_loader(dataset, batches, num_workers, pin_memory):
-    """DataLoader over EpochBatches; its workers live on from epoch to epoch."""
-    options = {"batch_sampler": batches, "persistent_workers": num_workers > 0}
-    return load_samples(dataset, num_workers, pin_memory, **options)
-
-
-def inference_loader(dataset, num_workers, pin_memory=False):
-    """DataLoader that gives single samples, not batches: images have different sizes."""
-    return load_samples(dataset, num_workers, pin_memory, batch_size=None, collate_fn=hand_over)
 
 
 def hand_over(sample):

@@ -66,11 +66,6 @@ def true_mask(voc12_root, image_id, num_labels, size):
     return mask
 
 
-def image_paths(voc12_root, ids):
-    """{ID: path of its photograph}."""
-    return {i: image_path(voc12_root, i) for i in ids}
-
-
 def usual_side(paths):
     """Median of the longer sides of photographs, pixels, by the headers of a thousand of them; unreadable ones do not
     count, and where none can be read it is 0."""
@@ -87,18 +82,12 @@ def mask_finder(voc12_root, gt_dir):
     return partial(mask_path, voc12_root, gt_dir=gt_dir if is_own else Path(gt_dir).absolute())
 
 
-def mask_paths(voc12_root, ids):
-    """{ID: path of its mask}."""
-    return {i: mask_path(voc12_root, i) for i in ids}
-
-
 def check_images(ids, voc12_root):
     """UserError where an image of the list does not exist, or two files have its ID; names the first, counts them.
 
     Says how many are stored turned.
     """
-    paths = require_images(ids, voc12_root)
-    say_turned(paths)
+    say_turned(require_images(ids, voc12_root))
 
 
 def say_turned(paths):
@@ -177,7 +166,7 @@ def masked_ids(list_path, voc12_root, required=False):
         return None
     ids = read_list(list_path)
     check_images(ids, voc12_root)
-    masks = mask_paths(voc12_root, ids)
+    masks = {i: mask_path(voc12_root, i) for i in ids}
     if not required and len(missing_files(masks)) == len(masks):
         return None
     require_files(masks, "mask", f"mend {list_path}, or --val_list none does without")

@@ -14,14 +14,14 @@ from tool.io.files import UserError
 from tool.metrics import ThresholdSweep, best_threshold, confusion, mean_ious
 from tool.pseudo_labels import refine_labels, stack_scores, walk_scores
 from tool.segmentation import label_map, multi_scale_scores
-from voc12.data import Broken, InferenceSet, MaskedSet, inference_loader
+from voc12.data import Broken, InferenceSet, MaskedSet, load_samples
 from voc12.paths import image_path, true_mask
 from voc12.transforms import InferenceViews, look_of
 
 
 def each_sample(dataset, world, num_workers):
     """The samples of a data set, with a bar; UserError where one is Broken."""
-    loader = inference_loader(dataset, num_workers)
+    loader = load_samples(dataset, num_workers)
     for sample in tqdm(loader, "validate", unit="image", disable=None if world.main else True, leave=False):
         if isinstance(sample, Broken):
             raise UserError(sample.reason)
