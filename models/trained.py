@@ -15,10 +15,7 @@ from tool.io.files import UserError, folder_settings, portable, read_record
 
 
 class Place(NamedTuple):
-    """Where a training leaves its checkpoints (file: a name with {} for the epoch) and, in the experiment, its log.
-
-    best: the path of best.pth, None for a training that has none.
-    """
+    """Where a training leaves its checkpoints (file: a name with {} for the epoch), its log, and best.pth, if any."""
 
     folder: Path
     file: str
