@@ -20,10 +20,7 @@ NO_MEMORY = "out of memory|not enough memory|can't allocate memory|Storage size 
 
 
 class HelpFormatter(argparse.RawDescriptionHelpFormatter):
-    """Adds the default to the help of every flag that has one and does not speak of it already.
-
-    A description of several lines, as a docstring is, stays as it is.
-    """
+    """Keeps the lines of a description, and adds the default to the help of every flag that does not speak of it."""
 
     def _get_help_string(self, action):
         text = action.help or ""

@@ -196,18 +196,13 @@ def over_experiments(results, figures):
     results: as `measures` gives them, perhaps with "kfold". figures: names of numbers in them. Both values have these
     figures, "classes" {class: IoU}, and "kfold_miou".
     """
-
-    def both(value):
-        values = [value(result) for result in results]
-        return float(np.mean(values)), deviation(values)
-
-    pairs = {key: both(lambda result, key=key: result[key]) for key in figures}
-    classes = {name: both(lambda result, name=name: result["classes"][name]) for name in results[0]["classes"]}
+    columns = {key: [result[key] for result in results] for key in figures}
     if "kfold" in results[0]:
-        pairs["kfold_miou"] = both(lambda result: result["kfold"]["miou"])
+        columns["kfold_miou"] = [result["kfold"]["miou"] for result in results]
+    classes = {name: [result["classes"][name] for result in results] for name in results[0]["classes"]}
     return {
-        kind: {key: pair[k] for key, pair in pairs.items()} | {"classes": {n: pair[k] for n, pair in classes.items()}}
-        for k, kind in enumerate(("mean", "std"))
+        kind: {key: of(values) for key, values in columns.items()} | {"classes": {n: of(v) for n, v in classes.items()}}
+        for kind, of in (("mean", lambda values: float(np.mean(values))), ("std", deviation))
     }
 
 
@@ -220,10 +215,7 @@ def boundary_width(shape):
 
 
 def extremes(values, width):
-    """Smallest and largest value within `width` pixels of each pixel, diagonally as well; 255 outside of the image.
-
-    values: H x W uint8. Twice H x W.
-    """
+    """(smallest, largest) of H x W uint8 within `width` pixels of each pixel, diagonally too; 255 outside of them."""
     kernel = np.ones((2 * width + 1, 2 * width + 1), np.uint8)
     border = {"borderType": cv2.BORDER_CONSTANT, "borderValue": 255}
     return cv2.erode(values, kernel, **border), cv2.dilate(values, kernel, **border)

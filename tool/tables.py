@@ -232,10 +232,7 @@ def draw_curves(ax, groups):
 
 
 def draw_classes(ax, groups, names, with_mean):
-    """IoU of these classes: bars of the mean over each group of results, with a point each where it has several.
-
-    with_mean: a line at the mean of the present classes.
-    """
+    """IoU of classes: bars of the mean over each group, a point each where there are several; with_mean: lines too."""
     height = 0.75 / len(groups)
     for k, (group, results) in enumerate(groups.items()):
         colour = COLOURS[k % len(COLOURS)]

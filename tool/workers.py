@@ -15,11 +15,7 @@ from tool.memory import give_freed_memory_back
 
 SHARED = Path("/dev/shm")  # where processes hand tensors and locks to each other on Linux
 LITTLE = 2**20  # bytes: nobody finds room there
-
-
 WRITING = threading.Lock()  # held in a worker while it writes a file, so that its end leaves no temporary
-
-
 INTERVAL = 0.5  # seconds between two looks at the parent
 
 

@@ -11,7 +11,6 @@ import cv2
 import imageio.v3 as iio
 import numpy as np
 from PIL import Image, ImageDraw, ImageOps, UnidentifiedImageError, features
-from PIL.Image import Transpose
 from PIL.PngImagePlugin import PngInfo
 
 from tool.io.files import IMAGE_SUFFIXES, UserError, atomic, print_warning
@@ -35,11 +34,9 @@ LOSSY = ("JPEG", "MPO", "JPEG2000", "WEBP", "AVIF")  # what masks are not stored
 HEIC = (b"heic", b"heix", b"hevc", b"heim", b"heis", b"mif1", b"msf1")  # brands of such files, from byte 8 on
 
 ORIENTATION = 274  # EXIF's tag: how the stored pixels are to be turned
-TURNS = (Transpose.FLIP_LEFT_RIGHT, Transpose.ROTATE_180, Transpose.FLIP_TOP_BOTTOM, Transpose.TRANSPOSE)
-TURNS = dict(enumerate((*TURNS, Transpose.ROTATE_270, Transpose.TRANSVERSE, Transpose.ROTATE_90), 2))
+TURNED, SIDEWAYS = range(2, 9), range(5, 9)  # its values: of all that are to be turned, of width for height
 LARGEST_EXIF = 2**17  # bytes, twice what EXIF takes: some tools put it behind the pixels of a PNG, or as text
 PNG_TEXT = re.compile(b"eXIf|[izt][TE]Xt")
-SIDEWAYS = tuple(TURNS.values())[3:]  # they exchange width and height
 
 
 @contextlib.contextmanager
@@ -81,7 +78,7 @@ def _pixels(stream, mode):
 
 
 def _orientation(stream, header):
-    """How a picture is to be turned before it is shown, one of TURNS' values; None where not at all."""
+    """How a picture is to be turned before it is shown, one of TURNED; None where not at all."""
     try:
         if header.format == "PNG" and "exif" not in header.info:
             place = stream.tell()
@@ -90,14 +87,19 @@ def _orientation(stream, header):
             stream.seek(place)
             if behind:
                 header.load()  # Pillow reads what stands behind the pixels after them
-        return TURNS.get(Image.Image.getexif(header).get(ORIENTATION))  # not PNG's own, which always reads the pixels
+        how = Image.Image.getexif(header).get(ORIENTATION)  # not PNG's own, which always reads the pixels
+        return how if how in TURNED else None
     except Exception:  # a broken EXIF raises nearly anything, and every viewer shows such a photograph as it is stored
         return None
 
 
 def _turn(pixels, how):
-    """H x W (x 3) turned as one of TURNS' values says."""
-    return pixels if how is None else np.array(Image.fromarray(pixels).transpose(how))
+    """H x W (x 3) turned as one of TURNED says; None: as it is."""
+    if how is None:
+        return pixels
+    image = Image.fromarray(pixels)
+    image.getexif()[ORIENTATION] = how
+    return np.array(ImageOps.exif_transpose(image))
 
 
 def _shown_size(stream, header):
@@ -387,10 +389,7 @@ def tagged(photo, text):
 
 
 def contact_sheet(rows, titles, cell=(180, 140), note=""):
-    """Rows of PIL images, a title over each column -> one PIL image; every cell is fitted into `cell` (w, h) pixels.
-
-    note: a line below.
-    """
+    """Rows of PIL images fitted into cells of (w, h) pixels, a title over each column, a note below -> a PIL image."""
     gap = 6
     width, height = gap + len(titles) * (cell[0] + gap), 22 + gap + len(rows) * (cell[1] + gap)
     sheet = Image.new("RGB", (width, height + 18 * bool(note)), "white")
