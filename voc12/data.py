@@ -59,7 +59,6 @@ class AffinitySet(TrainingSet):
     """Samples (id, image 3 x crop x crop float32, masks 3 x offsets x anchors uint8) under keys (epoch, index).
 
     masks: which pairs of cells are both background, of one class, of different classes.
-
     low_dir, high_dir: CRF scores with the low and the high background power; labels come from the crop alone.
     stride: pixels a cell of the network that will see them.
     """
@@ -92,10 +91,7 @@ def read_score_pair(low_path, high_path, size, num_labels=256):
 
 
 def read_maps(path, size, num_keys, empty=True):
-    """Score maps of an image of `size` (h, w) -> {key: H x W}; UserError also where a key is not below num_keys.
-
-    empty: see `read_scores`.
-    """
+    """`read_scores` of an image of `size` (h, w) -> {key: H x W}; UserError also where a key is not below num_keys."""
     scores = read_scores(path, empty)
     shape = next((score.shape for score in scores.values()), tuple(size))
     if shape != tuple(size):

@@ -92,7 +92,9 @@ def read_labelstudio(path, names, tasks):
         try:
             name = photograph_of(task["data"])
             annotations = [entry["result"] for entry in task["annotations"] if not entry.get("was_cancelled")]
-            regions = [region(names, name, entry) for entry in (annotations or [[]])[-1] if is_label(entry)]
+            regions = [
+                region(names, name, entry) for entry in (annotations or [[]])[-1] if entry["type"].endswith("labels")
+            ]
         except (KeyError, TypeError, AttributeError, StopIteration):
             text = "is no task of a photograph with annotations; export as JSON, not as JSON-MIN"
             raise UserError(f"{path}: task {number + 1} {text}") from None
@@ -113,10 +115,6 @@ def photograph_of(data):
     addresses = [urlsplit(value) for value in data.values() if isinstance(value, str)]
     paths = [parse_qs(address.query).get("d", [unquote(address.path)])[0] for address in addresses]
     return next(path for path in paths if without_suffix(path) != path)
-
-
-def is_label(entry):
-    return entry["type"].endswith("labels")
 
 
 def region(names, name, entry):

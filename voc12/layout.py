@@ -5,6 +5,7 @@ ImageSets/Segmentation/train.txt, val.txt and masks.txt, and dataset.json, which
 """
 
 import contextlib
+import functools
 import itertools
 import os
 import re
@@ -151,15 +152,12 @@ def link_all(pairs, folder, final, copy=False):
     folder: where the data set is being made; final: where it will be, which is what the relative links hold for.
     copy: copies instead; also made, with a warning, where the file system has no links.
     """
-    real = {}  # folder -> its path without links, found once
+    realpath = functools.cache(os.path.realpath)
     for source, target in tqdm(pairs, desc="copies" if copy else "links", disable=None):
         source, target = Path(source), Path(target)
         (folder / target.parent).mkdir(parents=True, exist_ok=True)
         if not copy:
-            for parent in (source.parent, Path(final) / target.parent):
-                if parent not in real:
-                    real[parent] = os.path.realpath(parent)
-            here, there = real[source.parent], real[Path(final) / target.parent]
+            here, there = realpath(source.parent), realpath(Path(final) / target.parent)
             try:
                 os.symlink(os.path.join(os.path.relpath(here, there), source.name), folder / target)
                 continue
@@ -171,15 +169,13 @@ def link_all(pairs, folder, final, copy=False):
 
 def write_set(folder, classes, labels, lists):
     """Labels and lists of a data set. labels: {ID: class indices}; lists: {"train": IDs, ...}."""
-    vectors = {}  # one a combination of classes: a million images share some thousands
-    table = {}
-    for image_id, indices in labels.items():
-        if indices not in vectors:
-            vectors[indices] = np.zeros(len(classes), np.float32)
-            vectors[indices][list(indices)] = 1
-        table[image_id] = vectors[indices]
+
+    @functools.cache  # a million images share some thousand combinations of classes
+    def vector(indices):
+        return np.isin(np.arange(len(classes)), indices).astype(np.float32)
+
     write_text(folder / "classes.txt", "".join(f"{name}\n" for name in classes))
-    write_cls_labels(folder / "cls_labels.npy", table)
+    write_cls_labels(folder / "cls_labels.npy", {image_id: vector(indices) for image_id, indices in labels.items()})
     for name, ids in lists.items():
         write_text(folder / "ImageSets" / "Segmentation" / f"{name}.txt", "".join(f"{i}\n" for i in ids))
 

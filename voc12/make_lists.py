@@ -35,7 +35,6 @@ from voc12.download import fetch
 EXPECTED = {"train.txt": 1464, "val.txt": 1449, "train_aug.txt": 10582}
 VOC_ARCHIVE = "https://thor.robots.ox.ac.uk/pascal/VOC/voc2012/VOCtrainval_11-May-2012.tar"
 SBD_ARCHIVE = "https://www2.eecs.berkeley.edu/Research/Projects/CS/vision/grouping/semantic_contours/benchmark.tgz"
-SCIPY = "SBD's masks are MATLAB files, and reading them needs scipy: pip install scipy"
 
 
 def get_args_parser():
@@ -105,7 +104,8 @@ def require_scipy():
     try:
         import scipy.io  # noqa: F401
     except ImportError:
-        raise UserError(SCIPY) from None
+        text = "SBD's masks are MATLAB files, and reading them needs scipy: pip install scipy"
+        raise UserError(text) from None
 
 
 def download_voc(voc12_root):

@@ -83,10 +83,7 @@ def mask_finder(voc12_root, gt_dir):
 
 
 def check_images(ids, voc12_root):
-    """UserError where an image of the list does not exist, or two files have its ID; names the first, counts them.
-
-    Says how many are stored turned.
-    """
+    """Say how many images are stored turned; UserError where some do not exist, or two files have an ID: first, count."""
     say_turned(require_images(ids, voc12_root))
 
 
@@ -138,10 +135,7 @@ class Images(NamedTuple):
 
 
 def images_of(args, failures):
-    """Images of --images, or of --infer_list; those that are missing go to the failures. UserError where none is there.
-
-    args: with on_error, voc12_root and these.
-    """
+    """Images of --images, or of --infer_list below --voc12_root; missing ones go to the failures, UserError if all do."""
     if args.images:
         found = find_images(args.images, args.out)
         return Images(list(found), found.get)

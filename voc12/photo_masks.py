@@ -77,18 +77,8 @@ def find_masks(masks, names, copies):
     return found
 
 
-def check_photograph(path):
-    """(width, height) of a photograph; UserError where no reader knows it, or would not find it by its suffix."""
-    if path.suffix.lower() not in SUFFIXES:
-        raise UserError(f"{path}: not the suffix of an image that is read ({', '.join(SUFFIXES)}); convert it")
-    return header_size(path)
-
-
 def check_mask(path, photo, size, num_classes, colours, notes):
-    """Class indices in a mask; UserError where it has other ids or not the size (w, h) of the photograph, a path.
-
-    What is strange about it goes to `notes`.
-    """
+    """Class indices in a mask; UserError of other ids or another size (w, h) than the photograph's; oddities: `notes`."""
     stored = open_mask(path, num_classes + 1, colours)
     mask = fit_mask(stored, size[::-1], photo)
     notes.add(path, mask_oddities(mask))
@@ -110,7 +100,9 @@ def read_sizes(images, paths, masks, num_classes, colours, failures):
 
     def check(image_id):
         photo = paths[image_id]
-        size = check_photograph(photo)
+        if photo.suffix.lower() not in SUFFIXES:  # no stage would find it
+            raise UserError(f"{photo}: not the suffix of an image that is read ({', '.join(SUFFIXES)}); convert it")
+        size = header_size(photo)
         if image_id in masks:
             shown[image_id] = check_mask(masks[image_id], photo, size, num_classes, colours, notes)
         sizes[image_id] = size
@@ -123,10 +115,7 @@ def read_sizes(images, paths, masks, num_classes, colours, failures):
 
 
 def write_masks(masks, colours, num_classes, folder, final, copy):
-    """SegmentationClass of a data set: links to masks of ids, and masks in colour as ids. masks: {ID: path}.
-
-    folder, final, copy: see layout.link_all.
-    """
+    """SegmentationClass of {ID: path}: links to masks of ids, masks in colour as ids; the others: layout.link_all's."""
     coloured = {image_id: path for image_id, path in masks.items() if is_coloured(path)}
     for image_id, path in coloured.items():
         mask = label_image(open_mask(path, num_classes + 1, colours))
