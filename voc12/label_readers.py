@@ -92,9 +92,8 @@ def read_labelstudio(path, names, tasks):
         try:
             name = photograph_of(task["data"])
             annotations = [entry["result"] for entry in task["annotations"] if not entry.get("was_cancelled")]
-            regions = [
-                region(names, name, entry) for entry in (annotations or [[]])[-1] if entry["type"].endswith("labels")
-            ]
+            last = [entry for entry in (annotations or [[]])[-1] if entry["type"].endswith("labels")]
+            regions = [region(names, name, entry) for entry in last]
         except (KeyError, TypeError, AttributeError, StopIteration):
             text = "is no task of a photograph with annotations; export as JSON, not as JSON-MIN"
             raise UserError(f"{path}: task {number + 1} {text}") from None

@@ -83,7 +83,7 @@ def mask_finder(voc12_root, gt_dir):
 
 
 def check_images(ids, voc12_root):
-    """Say how many images are stored turned; UserError where some do not exist, or two files have an ID: first, count."""
+    """Say how many images are stored turned; UserError where some do not exist, or two files have the ID of one."""
     say_turned(require_images(ids, voc12_root))
 
 
@@ -135,7 +135,7 @@ class Images(NamedTuple):
 
 
 def images_of(args, failures):
-    """Images of --images, or of --infer_list below --voc12_root; missing ones go to the failures, UserError if all do."""
+    """Images of --images, or of --infer_list, of which missing ones go to the failures; UserError where all do."""
     if args.images:
         found = find_images(args.images, args.out)
         return Images(list(found), found.get)

@@ -78,7 +78,7 @@ def find_masks(masks, names, copies):
 
 
 def check_mask(path, photo, size, num_classes, colours, notes):
-    """Class indices in a mask; UserError of other ids or another size (w, h) than the photograph's; oddities: `notes`."""
+    """Class indices in a mask; UserError of other ids, or of another size (w, h). What is strange goes to `notes`."""
     stored = open_mask(path, num_classes + 1, colours)
     mask = fit_mask(stored, size[::-1], photo)
     notes.add(path, mask_oddities(mask))
