@@ -18,19 +18,11 @@ from tqdm import tqdm
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))  # run as a script, Python looks only in voc12/
 
 from tool.cli import Parser, run_script
-from tool.io.files import (
-    IMAGE_SUFFIXES,
-    UserError,
-    print_warning,
-    read_list,
-    remove_stale,
-    without_suffix,
-    write_bytes,
-    write_text,
-)
+from tool.io.files import UserError, print_warning, read_list, remove_stale, write_bytes, write_text
 from tool.io.images import IGNORE, label_image, save_image
 from voc12.classes import VOC_CLASSES
 from voc12.download import fetch
+from voc12.paths import image_path
 
 EXPECTED = {"train.txt": 1464, "val.txt": 1449, "train_aug.txt": 10582}
 VOC_ARCHIVE = "https://thor.robots.ox.ac.uk/pascal/VOC/voc2012/VOCtrainval_11-May-2012.tar"
@@ -85,10 +77,9 @@ def build_lists(voc12_root, sbd):
     else:
         augmented = augmented_ids(read_list(sbd / "train.txt"), read_list(sbd / "val.txt"), train, val)
     photos = Path(voc12_root) / "JPEGImages"
-    there = {without_suffix(path.name) for path in photos.glob("*") if path.suffix.lower() in IMAGE_SUFFIXES}
     lists = {}
     for name, ids in {"train.txt": train, "val.txt": val, "train_aug.txt": augmented}.items():
-        lists[name] = [image_id for image_id in ids if image_id in there]
+        lists[name] = [image_id for image_id in ids if image_path(voc12_root, image_id).is_file()]
         if not lists[name]:
             raise UserError(f"{photos}: holds none of the {len(ids)} images of {name}; check --voc12_root")
         if len(lists[name]) < len(ids):
