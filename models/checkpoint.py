@@ -17,7 +17,7 @@ from models.resnet38d import ResNet38d
 from models.trunks import SmpEncoder, TimmTrunk
 from tool.io.files import UserError, write_bytes
 from tool.io.mxnet_params import FILE_MAGIC, check_weight_file, quoted, read_params, shape_text, to_state_dict
-from tool.io.torch_files import read_torch, reason_of, save_torch
+from tool.io.torch_files import damaged, read_torch, save_torch
 from tool.threads import one_thread
 
 FLOATS = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
@@ -49,18 +49,14 @@ def read_state(path):
     if suffix == ".params":
         return to_state_dict(read_params(path), path)
     if suffix == ".safetensors":
-        return _plain_state(_read_safetensors(path), path)
+        try:
+            state = safetensors.torch.load_file(path, device="cpu")
+        except Exception as error:  # SafetensorError, and what torch raises for types that it does not know
+            raise damaged(path, ".safetensors file", error) from None
+        return _plain_state(state, path)
     if suffix in TORCH_SUFFIXES:
         return _plain_state(read_torch(path), path)
     raise UserError(f"{path}: neither a torch checkpoint nor .safetensors nor MXNet .params; is it the right file?")
-
-
-def _read_safetensors(path):
-    try:
-        return safetensors.torch.load_file(path, device="cpu")
-    except Exception as error:  # SafetensorError, and what torch raises for types that it does not know
-        text = f"{path}: not a whole .safetensors file ({reason_of(error)})"
-        raise UserError(f"{text}; it is damaged or something else, get or make it again") from None
 
 
 def _unwrap(value):
@@ -260,10 +256,7 @@ def _check_entry(path, name, tensor, target):
 
 
 def save_weights(net, path):
-    """Write the released state of `net` (contiguous CPU tensors): .safetensors by that extension, else .pth/.pt.
-
-    UserError: another extension; OSError with the path where writing fails (full disk); an old file then stays.
-    """
+    """Write the released state to a .safetensors, .pth or .pt (else UserError); an old file stays where that fails."""
     suffix = Path(path).suffix.lower()
     if suffix not in (".safetensors", *TORCH_SUFFIXES):
         raise UserError(f"{path}: weights are written as .pth, .pt or .safetensors; choose one of these endings")
