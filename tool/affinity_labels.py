@@ -15,7 +15,7 @@ STRIDE = 8  # pixels a cell
 
 
 def pad_to_stride(x, stride):
-    """Zeros on the right and at the bottom, so that both sides are multiples of it. ... x H x W -> ... x H' x W'."""
+    """Zeros right and below, so that both sides are multiples of `stride`: ... x H x W -> ... x H' x W'."""
     return F.pad(x, (0, -x.shape[-1] % stride, 0, -x.shape[-2] % stride))
 
 

@@ -28,8 +28,7 @@ def walk_scores(net, view, scores, device, beta=8, steps=64):
     """Spread scores along AffinityNet's affinities.
 
     net: AffinityNet. view: the image as the network sees it, normalised, 3 x h x w tensor at any scale.
-    scores: K x H x W float32 array. beta, steps: the power on affinities and the length of the walk.
-    Returns K x H x W float32 array.
+    scores: K x H x W float32 array -> the same. beta, steps: the power on affinities and the length of the walk.
     """
     size = view.shape[-2:]
     maps = pad_to_stride(resize_maps(torch.from_numpy(scores), size), net.stride).to(device)

@@ -61,10 +61,7 @@ def read_result(path, task, num_labels):
 
 
 def score(ids, folder, mask, task, thresholds, names, parts=None, photo=None):
-    """Figures of one folder, in percent, by one pass over its files. names: the labels'; mask, photo: give paths.
-
-    parts: {ID: number from 0} for --kfold.
-    """
+    """Figures of a folder, in percent. names: the labels'; mask, photo: give paths; parts: {ID: fold, from 0} of --kfold."""
     sweeps = [
         ThresholdSweep(len(names), thresholds, boundaries=True) if thresholds else Counts(len(names), boundaries=True)
         for _ in range(1 + max(parts.values()) if parts else 1)
@@ -85,10 +82,7 @@ def score(ids, folder, mask, task, thresholds, names, parts=None, photo=None):
 
 
 def labels_of(result, task, threshold=None, size=(0, 0)):
-    """H x W labels of what `read_result` gives; threshold: the background's, for class activation maps.
-
-    size: (H, W), for an image without any map, which is background.
-    """
+    """H x W labels of what `read_result` gives. threshold: the background's, for maps; size: (H, W), where none is."""
     if task == "png":
         return result
     if not result:
@@ -106,10 +100,7 @@ def image_iou(truth, labels, num_labels):
 
 
 def disagreement(maps):
-    """Percent of an image's pixels to which not all of its label maps give the same label. maps: H x W each.
-
-    Maps of different sizes, which cannot be laid over each other, disagree everywhere.
-    """
+    """Percent of pixels to which not all label maps, H x W each, give the same label; 100 where their sizes differ."""
     first, *others = maps
     if any(labels.shape != first.shape for labels in others):
         return 100.0

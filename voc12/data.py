@@ -103,10 +103,7 @@ def read_maps(path, size, num_keys, empty=True):
 
 
 def in_range(maps, path, said):
-    """{class: H x W} of a score file as float32 in [0, 1]; what is beyond is cut off, with one warning a run.
-
-    said: an empty set at first, which remembers that it was said.
-    """
+    """{class: H x W} of a score file as float32 in [0, 1], the rest cut off. said: a set, empty until this was said."""
     low = min((float(m.min()) for m in maps.values()), default=0)
     high = max((float(m.max()) for m in maps.values()), default=0)
     if not said and (low < -TOLERANCE or high > 1 + TOLERANCE):
@@ -273,10 +270,7 @@ class SegSet(TrainingSet):
         self.num_labels, self.batch_size = num_labels, batch_size
 
     def correct(self, folder):
-        """Let the masks that a folder holds, ID.png, win over those that are there; None: none do.
-
-        UserError where it has none of these images'; masks of others are counted.
-        """
+        """Let a folder's masks, ID.png, win over those that are there (None: none do); UserError where none fits."""
         if folder is None:
             return
         found = find_labels(folder)
@@ -329,10 +323,7 @@ class SegSet(TrainingSet):
 
 
 class MaskedSet(ImageSet):
-    """Samples (photograph 3 x h x w float32, true labels H x W uint8) of a data set's own masks, for validation.
-
-    max_side: the photograph's, see `inner_size`.
-    """
+    """Samples (photograph 3 x h x w float32, true labels H x W uint8), for validation. max_side: see `inner_size`."""
 
     def __init__(self, voc12_root, ids, num_labels, look, max_side=MAX_SIDE):
         self.root, self.ids, self.num_labels, self.look, self.max_side = voc12_root, ids, num_labels, look, max_side

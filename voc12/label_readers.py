@@ -48,7 +48,7 @@ class Names:
 
 
 def read_cvat(path, names):
-    """Of a zip: SegmentationClass/NAME.png in the colours of labelmap.txt."""
+    """CVAT's zip: SegmentationClass/NAME.png in the colours of labelmap.txt."""
     try:
         with zipfile.ZipFile(path) as archive:
             members = archive.namelist()
@@ -68,7 +68,7 @@ def read_cvat(path, names):
 
 
 def read_coco_json(path, names):
-    """Of a COCO JSON: polygons and run-length codes, also those of crowds, since tools write masks so."""
+    """COCO's JSON: polygons and run-length codes, also those of crowds, since tools write masks so."""
     coco = read_instances(path)
     for image in coco.imgs.values():
         size, regions = (image["height"], image["width"]), []
@@ -86,7 +86,7 @@ def read_coco_json(path, names):
 
 
 def read_labelstudio(path, names, tasks):
-    """Of Label Studio's JSON: brushes of each task's last annotation; None where that is empty, which says no size."""
+    """Label Studio's JSON: brushes of each task's last annotation; None where that is empty, which says no size."""
     left_out = 0
     for number, task in enumerate(tasks):
         try:
