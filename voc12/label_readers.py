@@ -38,8 +38,8 @@ class Names:
     """Ids of class names; UserError of a name that nobody knows."""
 
     def __init__(self, path, classes):
-        self.path, self.ids = path, {name: k for k, name in enumerate(classes, 1)}
-        self.ids = {BACKGROUND_NAME: BACKGROUND, IGNORED_NAME: IGNORE} | self.ids
+        self.path, self.ids = path, {BACKGROUND_NAME: BACKGROUND, IGNORED_NAME: IGNORE}
+        self.ids |= {name: k for k, name in enumerate(classes, 1)}
 
     def id(self, name, where):
         if name not in self.ids:

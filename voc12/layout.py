@@ -82,11 +82,15 @@ def find_labels(folder):
     """{ID: path} of the label masks (ID.png) in a folder and below it; UserError where there are none."""
     if not Path(folder).is_dir():
         raise UserError(f"{folder}: no such folder")
-    paths = sorted(path for path in Path(folder).rglob("*.png") if not path.name.startswith("."))
+    hint = "labels are ID.png, as infer_aff.py and infer_seg.py write them"
+    return find_files(folder, ".png", f"no label masks there; {hint}")
+
+
+def find_files(folder, suffix, otherwise):
+    """{ID: path} of the files ID.suffix in a folder and below it; UserError, in these words, where there are none."""
+    paths = sorted(path for path in Path(folder).rglob(f"*{suffix}") if not path.name.startswith("."))
     if not paths:
-        raise UserError(
-            f"{folder}: no label masks there; labels are ID.png, as infer_aff.py and infer_seg.py write them"
-        )
+        raise UserError(f"{folder}: {otherwise}")
     return {path.relative_to(folder).with_suffix("").as_posix(): path for path in paths}
 
 

@@ -39,12 +39,8 @@ KEYS = {
     "annotations": {"id": (int,), "image_id": (int,), "category_id": (int,)},
     "categories": {"id": (int,), "name": (str,)},
 }
-KEYS["annotations"] |= {
-    "iscrowd": (int, 0),
-    "area": (int | float, 0),
-    "segmentation": (list | dict, []),
-    "bbox": (list, []),
-}
+KEYS["annotations"] |= {"iscrowd": (int, 0), "area": (int | float, 0)}
+KEYS["annotations"] |= {"segmentation": (list | dict, []), "bbox": (list, [])}
 
 
 def get_args_parser():

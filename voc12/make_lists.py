@@ -186,9 +186,8 @@ def main(args):
         print(f"{Path(args.voc12_root) / 'SegmentationClassAug'}: masks of train_aug.txt and val.txt")
         if missing:
             print_warning(f"{missing} images have no mask, neither VOC's nor SBD's")
-    for name, ids in lists.items():
-        write_text(Path(args.out) / name, "".join(f"{image_id}\n" for image_id in ids))
     for name, ids in lists.items():  # another length is no error, since subsets are in use too
+        write_text(Path(args.out) / name, "".join(f"{image_id}\n" for image_id in ids))
         is_papers = name != "train_aug.txt" or sbd is not None
         print(f"{Path(args.out) / name}: {len(ids)} images{f' (expected {EXPECTED[name]})' if is_papers else ''}")
         if not is_papers:

@@ -15,7 +15,6 @@ multiple of the file's size whatever the bytes say.
 import math
 import os
 import re
-import stat
 import struct
 from pathlib import Path
 
@@ -35,18 +34,18 @@ MIN_NAME = 8  # bytes of an empty name: its length
 def check_weight_file(path):
     """Size in bytes of the regular file `path`; UserError where it is missing, a folder, special or unreadable."""
     try:
-        status = Path(path).stat()
+        size = Path(path).stat().st_size
     except FileNotFoundError:
         raise UserError(f"{path}: no such file; check the path (pretrained/README.md: pretrained weights)") from None
     except (OSError, ValueError) as error:
         raise UserError(f"{path}: cannot be read ({getattr(error, 'strerror', None) or error})") from None
-    if stat.S_ISDIR(status.st_mode):
+    if Path(path).is_dir():
         raise UserError(f"{path}: is a folder, not a weight file; name the file in it")
-    if not stat.S_ISREG(status.st_mode):
+    if not Path(path).is_file():
         raise UserError(f"{path}: is not a regular file; weights are read from .pth, .safetensors or .params files")
     if not os.access(path, os.R_OK):
         raise UserError(f"{path}: cannot be read; check its permissions")
-    return status.st_size
+    return size
 
 
 # ---------------------------------------------------------------- the file format
