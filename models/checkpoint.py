@@ -127,10 +127,7 @@ EFFICIENTNET_BLOCK = re.compile(r"_blocks\.([0-9]{1,3})\.(\w+)\.(.+)")
 
 
 def timm_name(name, blocks):
-    """The name of timm for one of EfficientNet-PyTorch; itself where it is none.
-
-    blocks: (timm's name of a block, whether it expands) of all; EfficientNet-PyTorch numbers them through.
-    """
+    """timm's name for one of EfficientNet-PyTorch's, else itself. blocks: (timm's name, whether it expands) of all."""
     found = EFFICIENTNET_BLOCK.fullmatch(name)
     if found is None:
         layer, dot, entry = name.partition(".")

@@ -143,10 +143,7 @@ def read_sbd_mask(path):
 
 
 def write_masks(ids, voc12_root, sbd):
-    """SegmentationClassAug/ID.png of every ID: VOC's mask where there is one (it is the finer), else SBD's.
-
-    Files that are there stay. Returns how many of the images neither has a mask for.
-    """
+    """SegmentationClassAug/ID.png where there is none: VOC's mask, the finer, else SBD's -> how many have neither."""
     folder = Path(voc12_root) / "SegmentationClassAug"
     remove_stale(folder)
     missing = 0

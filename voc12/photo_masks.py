@@ -31,10 +31,7 @@ IGNORED = ("ignore", "ignored", "void")  # names of what counts for nothing
 
 
 def read_labelmap(text, path, ids):
-    """{(r, g, b): id, or the name of no class} of the text of a labelmap.txt, lines `name:r,g,b:parts:actions`.
-
-    CVAT and datumaro write such files. ids: {name: id}.
-    """
+    """{(r, g, b): id, or the name of no class} of a labelmap.txt: lines `name:r,g,b:parts:actions`. ids: {name: id}."""
     colours = {}
     for number, line in enumerate(text.splitlines(), 1):
         if line.strip() and not line.startswith("#"):

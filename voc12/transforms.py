@@ -68,10 +68,7 @@ def check_jitter(strength):
 
 
 def colour_jitter(image, strength, rng):
-    """Brightness, contrast, saturation (factor 1 +- strength) and hue (+- strength) in random order.
-
-    strength: four values >= 0, hue at most 0.5. PIL RGB -> PIL RGB.
-    """
+    """PIL RGB: brightness, contrast, saturation (factor 1 +- strength), hue (+- strength, up to 0.5) in random order."""
     operations = (TF.adjust_brightness, TF.adjust_contrast, TF.adjust_saturation, TF.adjust_hue)
     low = [max(0.0, 1 - s) for s in strength[:3]] + [-strength[3]]
     high = [1 + s for s in strength[:3]] + [strength[3]]

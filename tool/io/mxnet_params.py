@@ -159,6 +159,7 @@ def read_params(path):
 # ---------------------------------------------------------------- names
 
 BATCHNORM = {"gamma": "weight", "beta": "bias", "moving_mean": "running_mean", "moving_var": "running_var"}
+OUTER = {"conv1a_weight": "conv1a.weight"} | {f"bn7_{theirs}": f"bn7.{ours}" for theirs, ours in BATCHNORM.items()}
 BLOCK_NAME = re.compile(r"(res|bn)([2-7])(?:a|b([1-9]\d*))_branch(1|2a|2b1|2b2)_(\w+)")
 CLASSIFIER = "linear1000_"  # ImageNet's 1000 classes
 
@@ -169,10 +170,8 @@ def torch_name(name):
     res2a_branch1_weight -> b2.conv_branch1.weight, bn4b3_branch2b1_moving_var -> b4_3.bn_branch2b1.running_var.
     """
     name = re.sub("^(arg|aux):", "", name)
-    if name == "conv1a_weight":
-        return "conv1a.weight"
-    if name.startswith("bn7_") and name[4:] in BATCHNORM:
-        return f"bn7.{BATCHNORM[name[4:]]}"
+    if name in OUTER:
+        return OUTER[name]
     found = BLOCK_NAME.fullmatch(name)
     if not found:
         return None

@@ -22,7 +22,7 @@ def save_torch(value, path):
 
 
 def read_torch(path):
-    """What `torch.save` wrote, on the CPU: tensors and plain containers. UserError of all else; none of its code runs."""
+    """What `torch.save` wrote, on the CPU: tensors and plain containers. UserError of all else; no code is run."""
     size = check_weight_file(path)
     if size == 0:
         raise UserError(f"{path}: is empty; get or make it again")
