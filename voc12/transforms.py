@@ -68,7 +68,7 @@ def check_jitter(strength):
 
 
 def colour_jitter(image, strength, rng):
-    """PIL RGB: brightness, contrast, saturation (factor 1 +- strength), hue (+- strength, up to 0.5) in random order."""
+    """PIL RGB: brightness, contrast, saturation (factor 1 +- strength), hue (+- strength <= 0.5), in random order."""
     operations = (TF.adjust_brightness, TF.adjust_contrast, TF.adjust_saturation, TF.adjust_hue)
     low = [max(0.0, 1 - s) for s in strength[:3]] + [-strength[3]]
     high = [1 + s for s in strength[:3]] + [strength[3]]
