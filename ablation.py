@@ -19,7 +19,7 @@ from tool.cli import natural, run_script, workers
 from tool.crf import load_crf
 from tool.io.files import UserError, read_list, require_files
 from tool.metrics import split_folds
-from voc12.paths import check_images, mask_paths
+from voc12.paths import check_images, mask_path
 
 ARCH = f"deeplab_{TRUNK}"
 COMMON = f"--trunk {TRUNK} --output_stride 16 --amp --keep 1 --resume"
@@ -62,7 +62,7 @@ def write_lists(runs, study):
         chosen = {"all": ids, "tune": [i for i in ids if parts[i] == 0], "report": [i for i in ids if parts[i] != 0]}
         lists = {name: runs.write_list(name, some) for name, some in chosen.items()}
     check_images(ids, runs.data)
-    require_files(mask_paths(runs.data, ids), "mask", "rows are scored on them; check --data")
+    require_files({i: mask_path(runs.data, i) for i in ids}, "mask", "rows are scored on them; check --data")
     return lists
 
 

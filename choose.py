@@ -31,7 +31,7 @@ from tool.metrics import choice, split_folds, sure_powers, thresholds_between
 from tool.workers import usable_cores
 from voc12.classes import load_classes
 from voc12.data import WalkSet
-from voc12.paths import check_images, check_scores, mask_paths
+from voc12.paths import check_images, check_scores, mask_path
 from voc12.transforms import look_of
 
 THRESHOLDS = thresholds_between(0.02, 0.90)
@@ -72,7 +72,7 @@ def read_masked(args, experiment):
     if len(set(args.alphas)) < 2:
         raise UserError("--alphas: two at least, since --low is below --high")
     check_images(ids, args.voc12_root)
-    require_files(mask_paths(args.voc12_root, ids), "mask", f"list in {args.list} what has one")
+    require_files({i: mask_path(args.voc12_root, i) for i in ids}, "mask", f"list in {args.list} what has one")
     epochs = [path.name[:3] for path in experiment.classifier.newest()[:1]]
     words = {"load_epo": int(epochs[0]) if epochs else "EPOCH", "dict": True, "infer_list": args.list}
     check_scores(ids, experiment.maps, args.list, f"run {next_command('infer.py', args, **words)}")

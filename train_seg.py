@@ -29,7 +29,7 @@ from tool.io.files import UserError, fingerprint
 from tool.io.images import BACKGROUND, IGNORE
 from voc12.classes import load_classes
 from voc12.data import SegSet
-from voc12.paths import image_paths, masked_ids, say_odd_masks, usual_side
+from voc12.paths import image_path, masked_ids, say_odd_masks, usual_side
 from voc12.transforms import SegView, look_of
 from voc12.validation import segmentation_score
 
@@ -103,7 +103,7 @@ def build_data(args, folder, num_labels, look):
     dataset.correct(args.corrected)
     if args.on_error == "stop":
         dataset.require(folder, args.train_list)
-    side = usual_side(list(image_paths(args.voc12_root, ids).values()))
+    side = usual_side([image_path(args.voc12_root, i) for i in ids])
     args.side = min(side, args.max_side or side)  # for run.json: infer_seg.py --images sees photographs so
     if origin(folder) is None:  # ours hold what they hold
         say_odd_masks(dataset.labels.values())

@@ -34,7 +34,7 @@ from tool.io.files import UserError, read_list
 from tool.io.images import open_image
 from tool.io.lock import locked
 from tool.threads import one_thread
-from voc12.data import Broken, InferenceSet, in_range, inference_loader, read_maps
+from voc12.data import Broken, InferenceSet, in_range, load_samples, read_maps
 from voc12.labels import describe_negatives
 from voc12.paths import mask_path
 
@@ -165,7 +165,7 @@ class Labelling:
     def samples(self, stage, dataset):
         """The samples of a data set, by loading processes; what is Broken goes to the failures."""
         workers, pinned = min(self.args.num_workers, len(dataset)), self.device.type == "cuda"
-        loader = inference_loader(dataset, workers, pin_memory=pinned)
+        loader = load_samples(dataset, workers, pin_memory=pinned)
         for sample in self.each(stage, loader):
             if isinstance(sample, Broken):
                 self.failures.add(sample.image_id, sample.reason)

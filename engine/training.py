@@ -31,8 +31,8 @@ from models.resnet38d import count_parameters
 from tool.io.failures import FAILED_FILE, Failures
 from tool.io.files import UserError, file_hash, print_warning, read_list, remove_stale
 from tool.io.lock import locked
-from voc12.data import EpochBatches, Substituting, train_loader
-from voc12.paths import check_images, image_paths
+from voc12.data import EpochBatches, Substituting, load_samples
+from voc12.paths import check_images, image_path
 
 POWER = 0.9  # of the poly schedule
 LOG_EVERY = 50  # steps; on the CPU, which nothing waits for, 1
@@ -223,7 +223,7 @@ class Training:
         self.sampler = EpochBatches(len(dataset), args.seed, self.world.rank, self.world.size)
         samples = Substituting(dataset, self.failures) if self.failures.skip else dataset
         workers = 0 if args.check else args.num_workers
-        self.loader = train_loader(samples, self.sampler, workers, self.world.device.type == "cuda")
+        self.loader = load_samples(samples, workers, self.world.device.type == "cuda", self.sampler)
         self.progress, self.state = resume.Progress(lr=args.lr), {"settings": args.results}
         start = file_hash(facts.weights) if Path(facts.weights).is_file() else facts.weights
         self.state["data"] = facts.data | {resume.WEIGHTS: start}
@@ -516,7 +516,7 @@ def check_training(run):
     """--check: disk, one step of each phase, the time of all; whether a run is there already."""
     args, images = run.args, len(run.dataset)
     check = Check(run.world, f"{run.world.device} works, lists and labels are read, weights fit")
-    check.images(image_paths(args.voc12_root, run.dataset.ids))
+    check.images({i: image_path(args.voc12_root, i) for i in run.dataset.ids})
     for what, test in run.facts.checks.items():
         check.try_all(test, run.dataset.ids, what)
     check.attempt(resume.check_begin, run.place.folder, args.resume, args.overwrite)

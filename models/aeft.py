@@ -25,7 +25,6 @@ class AEFTNet(TrunkNet):
     def __init__(self, trunk, num_classes=20, pool="gpp"):
         super().__init__(trunk)
         self.pool = str(pool)
-        self.num_classes = num_classes
         self.fc8 = Conv1x1(trunk.out_channels, HIDDEN)
         self.bn8 = nn.BatchNorm2d(HIDDEN).requires_grad_(False)  # released state has it, released forward does not
         self.fc9 = Conv1x1(HIDDEN, num_classes)

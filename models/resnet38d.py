@@ -97,7 +97,6 @@ class ResNet38d(nn.Module):
 
     width: scales every channel count (64 ... 4096); 1.0 is the paper's net. At least 1/16, so every layer has 4.
     dropout: probabilities in b6 and b7; (0.2, 0.2) in the classifier, (0.3, 0.5) in AffinityNet.
-
     forward: B x 3 x H x W, ImageNet-normalised -> B x out_channels x ceil(H/8) x ceil(W/8), after bn7 and ReLU.
     """
 

@@ -15,10 +15,7 @@ from tool.io.files import UserError, folder_settings, portable, read_record
 
 
 class Place(NamedTuple):
-    """Where a training leaves its checkpoints (file: a name with {} for the epoch) and, in the experiment, its log.
-
-    best: the path of best.pth, None for a training that has none.
-    """
+    """Where a training leaves its checkpoints (file: a name with {} for the epoch), its log, and best.pth, if any."""
 
     folder: Path
     file: str
@@ -72,10 +69,7 @@ def load_segmentation(arch, settings, weights, num_labels):
 
 
 def trained_side(weights):
-    """Pixels of the longer side at which a network's training saw photographs, the usual ones or the largest views.
-
-    weights: path; the run.json beside it says so, and where it does not, the side is MAX_SIDE.
-    """
+    """Pixels of the longer side at which training saw photographs, by run.json beside the weights, else MAX_SIDE."""
     record = read_record(Path(weights).parent) or {"settings": {}}
     if "resize" in record["settings"]:
         return record["settings"]["resize"][1]

@@ -164,7 +164,8 @@ def classification(losses, seen):
 
 
 def attraction(losses, seen):
-    """Mean L1 distance between class embeddings of image and positive image; 0 where nothing is erased.
+    """Mean L1 distance between class embeddings of image and positive image, B x C, the mean positive evidence of each
+    class that the image has; 0 where nothing is erased.
 
     Or rigid, in its place: binary cross entropy of the positive images with the labels of their images. That is what
     classic erasing asks for, also where the whole object is gone.
@@ -174,7 +175,7 @@ def attraction(losses, seen):
     logits, maps = seen.erased
     if losses.attraction == "rigid":
         return F.binary_cross_entropy_with_logits(seen.gather(logits), seen.gather(seen.label))
-    anchor, positive = (seen.gather(class_embedding(one, seen.label)) for one in (seen.maps, maps))
+    anchor, positive = (seen.gather(F.relu(one).mean((2, 3)) * seen.label) for one in (seen.maps, maps))
     return F.l1_loss(positive, anchor)
 
 
@@ -188,11 +189,6 @@ def repulsion(losses, seen):
 # {name: (function of the TripletErasing and what is Seen -> scalar, weight where none is given)}; all but the first
 # need an image that is erased, or at least the epochs in which images are
 TERMS = {"cls": (classification, 1.0), "attract": (attraction, 0.2), "repel": (repulsion, 0.15)}
-
-
-def class_embedding(maps, label):
-    """Mean positive evidence of each class that the image has: B x C x h x w and B x C -> B x C."""
-    return F.relu(maps).mean((2, 3)) * label
 
 
 def masked_mean(values, mask):

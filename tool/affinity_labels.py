@@ -14,6 +14,11 @@ from tool.pairs import RADIUS, fit_radius, offsets, window
 STRIDE = 8  # pixels a cell
 
 
+def pad_to_stride(x, stride):
+    """Zeros right and below, so that both sides are multiples of `stride`: ... x H x W -> ... x H' x W'."""
+    return F.pad(x, (0, -x.shape[-1] % stride, 0, -x.shape[-2] % stride))
+
+
 def pool_scores(scores, stride=STRIDE):
     """Mean over stride x stride pixels: C x H x W -> C x ceil(H/stride) x ceil(W/stride), float32.
 
@@ -21,9 +26,7 @@ def pool_scores(scores, stride=STRIDE):
     """
     if isinstance(scores, np.ndarray):
         return pool_scores(torch.from_numpy(np.ascontiguousarray(scores, np.float32)), stride).numpy()
-    height, width = scores.shape[-2:]
-    padded = F.pad(scores.float(), (0, -width % stride, 0, -height % stride))
-    return F.avg_pool2d(padded[None], stride)[0]
+    return F.avg_pool2d(pad_to_stride(scores.float(), stride)[None], stride)[0]
 
 
 def affinity_label(low, high):
@@ -52,9 +55,8 @@ def pair_masks(label, radius=RADIUS):
     radius = fit_radius(*label.shape, radius)
     moves = offsets(radius)
     anchors = window(label, (0, 0), radius)
-    partners = np.empty((len(moves), *anchors.shape), label.dtype)
-    for k, move in enumerate(moves):
-        partners[k] = window(label, move, radius)
+    partners = np.array([window(label, move, radius) for move in moves], label.dtype)
+    partners = partners.reshape(len(moves), *anchors.shape)
     valid = (anchors != IGNORE) & (partners != IGNORE)
     same = valid & (anchors == partners)
     masks = (same & (anchors == BACKGROUND), same & (anchors != BACKGROUND), valid & ~same)

@@ -20,10 +20,7 @@ NO_MEMORY = "out of memory|not enough memory|can't allocate memory|Storage size 
 
 
 class HelpFormatter(argparse.RawDescriptionHelpFormatter):
-    """Adds the default to the help of every flag that has one and does not speak of it already.
-
-    A description of several lines, as a docstring is, stays as it is.
-    """
+    """Keeps the lines of a description, and adds the default to the help of every flag that does not speak of it."""
 
     def _get_help_string(self, action):
         text = action.help or ""
@@ -62,14 +59,11 @@ class Parser(argparse.ArgumentParser):
         return args
 
     def error(self, message):
-        self.end(f"{message}; --help lists all flags")
+        self.fail(f"{message}; --help lists all flags")
 
     def fail(self, message):
         """End the script with one line and exit code 2."""
-        self.end(shorten(message, 1500))
-
-    def end(self, message):
-        text = f"{self.script}: error: {message}"
+        text = f"{self.script}: error: {shorten(message, 1500)}"
         if not said_by_another(text):
             print(text, file=sys.stderr)
         sys.exit(2)
@@ -143,10 +137,7 @@ def raise_terminated(number, frame):
 
 @forgiving_streams()
 def run_script(main, parser, argv=None):
-    """Parse the arguments, call main(args); a user's mistake becomes one line on stderr and exit code 2.
-
-    SIGINT and SIGTERM end it with one line and exit code 130 or 143, as shells expect.
-    """
+    """main(arguments); what the user can mend is one line on stderr and exit code 2, SIGINT 130, and SIGTERM 143."""
     previous = signal.signal(signal.SIGTERM, raise_terminated)
     try:
         main(parser.parse_args(argv))
@@ -158,24 +149,23 @@ def run_script(main, parser, argv=None):
     except KeyboardInterrupt as stop:
         print(f"{parser.script}: interrupted; {parser.how_to_go_on()}", file=sys.stderr)
         sys.exit(143 if isinstance(stop, Terminated) else 130)
-    except OSError as error:
-        if shared := shared_memory_lacks(error):
-            parser.fail(f"{shared}; {parser.how_to_go_on()}")
-        if error.errno not in DISK_ERRORS and error.filename is None:  # with a name it is about a file of the user's
-            raise
-        full = error.errno in (errno.ENOSPC, errno.EDQUOT)
-        hint = f"free some space, then {parser.how_to_go_on()}" if full else "check the path and its permissions"
-        parser.fail(f"{error.filename or 'the output folder'}: {error.strerror or error}; {hint}")
-    except (MemoryError, RuntimeError) as error:  # torch has no types of its own for those that are meant here
-        parser.fail(explain_memory_error(error, parser.how_to_go_on()))
+    except (OSError, MemoryError, RuntimeError) as error:  # torch has no types of its own for those that are meant here
+        parser.fail(explain(error, parser.how_to_go_on()))
     finally:
         signal.signal(signal.SIGTERM, previous)
 
 
-def explain_memory_error(error, go_on):
-    """One line for a lack of memory, here or in a process that loads data; any other error is raised again."""
+def explain(error, go_on):
+    """One line for a file that cannot be written or read, and for a lack of memory, here or in a process that loads
+    data; any other error is raised again."""
     if shared := shared_memory_lacks(error):
         return f"{shared}; {go_on}"
+    if isinstance(error, OSError):
+        if error.errno not in DISK_ERRORS and error.filename is None:  # with a name it is about a file of the user's
+            raise error
+        full = error.errno in (errno.ENOSPC, errno.EDQUOT)
+        hint = f"free some space, then {go_on}" if full else "check the path and its permissions"
+        return f"{error.filename or 'the output folder'}: {error.strerror or error}; {hint}"
     if isinstance(error, MemoryError) or re.search(NO_MEMORY, str(error)):
         reason = shorten(error, 200) or "MemoryError"
         return f"not enough memory ({reason}); lower the batch, crop, image or network size, or the number of processes"

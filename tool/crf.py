@@ -37,10 +37,7 @@ RELEASED = Pairwise(sxy=3, compat=3, bilateral_sxy=80, srgb=13, bilateral_compat
 
 
 def load_crf(otherwise=""):
-    """The class of pydensecrf, which is compiled where it is installed; UserError where it is not there.
-
-    Call it before long work that ends in a CRF. otherwise: what to do without one.
-    """
+    """pydensecrf's class, to be loaded before long work that needs it; UserError without, which ends in `otherwise`."""
     try:
         from pydensecrf.densecrf import DenseCRF2D
     except (ImportError, ValueError) as error:  # the latter: built for another numpy

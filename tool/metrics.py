@@ -4,6 +4,8 @@ Counts are summed over all images before anything is divided, as PASCAL VOC does
 a prediction says there changes no figure. docs/metrics.md says what each figure means.
 """
 
+from itertools import combinations
+
 import cv2
 import numpy as np
 
@@ -71,6 +73,12 @@ def mean_iou(values):
     return float(np.nan_to_num(values).mean()), float(present.mean()) if present.size else 0.0
 
 
+def mean_ious(counts):
+    """`mean_iou` of a confusion matrix in percent: {"miou": absent labels as 0, "miou_present"}."""
+    miou, present = mean_iou(iou(counts))
+    return {"miou": 100 * miou, "miou_present": 100 * present}
+
+
 def boundary_iou(boundary):
     """Boundary IoU of each label, (..., 3, L) as `Counts` gives them -> (..., L) in [0, 1], NaN as `iou`."""
     return share_of_union(*np.moveaxis(boundary, -2, 0))
@@ -83,8 +91,7 @@ def measures(counts, boundary, names):
     """
     hit, predicted, true = areas(counts)
     union = predicted + true - hit
-    values, absent = iou(counts), union == 0
-    miou, present = mean_iou(values)
+    absent = union == 0
     hits, guesses, objects = (pixels[BACKGROUND + 1 :].sum() for pixels in (hit, predicted, true))
 
     def mean(figures):
@@ -95,10 +102,9 @@ def measures(counts, boundary, names):
 
     precision, recall, boundaries = divide(hit, predicted, absent), divide(hit, true, absent), boundary_iou(boundary)
     return {
-        "classes": by_name(values),
+        "classes": by_name(iou(counts)),
         "absent": [name for name, missing in zip(names, absent) if missing],
-        "miou": 100 * miou,
-        "miou_present": 100 * present,
+        **mean_ious(counts),
         "precision": by_name(precision),
         "recall": by_name(recall),
         "mean_precision": mean(precision),
@@ -125,13 +131,8 @@ def kfold(counts, thresholds):
     """
     total = counts.sum(0)
     chosen = [best_threshold(total - fold) for fold in counts]
-    miou, present = mean_iou(iou(sum(fold[k] for fold, k in zip(counts, chosen))))
-    return {
-        "k": len(counts),
-        "miou": 100 * miou,
-        "miou_present": 100 * present,
-        "thresholds": [thresholds[k] for k in chosen],
-    }
+    figures = mean_ious(sum(fold[k] for fold, k in zip(counts, chosen)))
+    return {"k": len(counts)} | figures | {"thresholds": [thresholds[k] for k in chosen]}
 
 
 def choice(counts, settings):
@@ -142,12 +143,8 @@ def choice(counts, settings):
     """
     unseen = kfold(counts, range(len(settings)))
     picked = unseen["thresholds"]
-    own = [100 * mean_iou(iou(fold[k]))[1] for fold, k in zip(counts, picked)]
-    figures = {
-        "miou": unseen["miou_present"],
-        "std": float(np.std(own, ddof=1)),
-        "folds": [settings[k] for k in picked],
-    }
+    spread = deviation([mean_ious(fold[k])["miou_present"] for fold, k in zip(counts, picked)])
+    figures = {"miou": unseen["miou_present"], "std": spread, "folds": [settings[k] for k in picked]}
     return settings[best_threshold(counts.sum(0))], figures
 
 
@@ -160,9 +157,7 @@ def sure_powers(counts, alphas, dup):
     hit, predicted, true = areas(counts)
     overall = hit[:, 1:].sum(1), predicted[:, 1:].sum(1), true[:, 1:].sum(1)
     objects, background = f_measure(*overall), f_measure(hit[:, 0], predicted[:, 0], true[:, 0])
-    pairs = [
-        (a, b) for a, low in enumerate(alphas) for b, high in enumerate(alphas) if low <= dup <= high and low < high
-    ]
+    pairs = [(a, b) for a, b in combinations(range(len(alphas)), 2) if alphas[a] <= dup <= alphas[b]]
     low, high = max(pairs, key=lambda pair: objects[pair[0]] + background[pair[1]])
     return alphas[low], alphas[high]
 
@@ -201,18 +196,13 @@ def over_experiments(results, figures):
     results: as `measures` gives them, perhaps with "kfold". figures: names of numbers in them. Both values have these
     figures, "classes" {class: IoU}, and "kfold_miou".
     """
-
-    def both(value):
-        values = [value(result) for result in results]
-        return float(np.mean(values)), deviation(values)
-
-    pairs = {key: both(lambda result, key=key: result[key]) for key in figures}
-    classes = {name: both(lambda result, name=name: result["classes"][name]) for name in results[0]["classes"]}
+    columns = {key: [result[key] for result in results] for key in figures}
     if "kfold" in results[0]:
-        pairs["kfold_miou"] = both(lambda result: result["kfold"]["miou"])
+        columns["kfold_miou"] = [result["kfold"]["miou"] for result in results]
+    classes = {name: [result["classes"][name] for result in results] for name in results[0]["classes"]}
     return {
-        kind: {key: pair[k] for key, pair in pairs.items()} | {"classes": {n: pair[k] for n, pair in classes.items()}}
-        for k, kind in enumerate(("mean", "std"))
+        kind: {key: of(values) for key, values in columns.items()} | {"classes": {n: of(v) for n, v in classes.items()}}
+        for kind, of in (("mean", lambda values: float(np.mean(values))), ("std", deviation))
     }
 
 
@@ -225,10 +215,7 @@ def boundary_width(shape):
 
 
 def extremes(values, width):
-    """Smallest and largest value within `width` pixels of each pixel, diagonally as well; 255 outside of the image.
-
-    values: H x W uint8. Twice H x W.
-    """
+    """(smallest, largest) of H x W uint8 within `width` pixels of each pixel, diagonally too; 255 outside of them."""
     kernel = np.ones((2 * width + 1, 2 * width + 1), np.uint8)
     border = {"borderType": cv2.BORDER_CONSTANT, "borderValue": 255}
     return cv2.erode(values, kernel, **border), cv2.dilate(values, kernel, **border)
@@ -343,8 +330,3 @@ class ThresholdSweep(Counts):
         for limit in self.limits:
             passed += top > limit
         self.add_steps(truth, labels, passed)
-
-    def mious(self):
-        """Both means for every threshold: two lists in [0, 1] (absent labels as 0; over present labels)."""
-        pairs = [mean_iou(values) for values in iou(self.confusions())]
-        return [a for a, _ in pairs], [b for _, b in pairs]

@@ -12,8 +12,6 @@ from torch.autograd.function import once_differentiable
 from tool.threads import spread
 
 RADIUS = 5  # cells of 8 pixels
-
-
 CPU_BLOCK = 2**19  # values of one difference on CPU: 2 MiB of float32, which stays in cache
 
 

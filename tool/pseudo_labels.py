@@ -2,9 +2,8 @@
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 
-from tool.affinity_labels import pool_scores
+from tool.affinity_labels import pad_to_stride, pool_scores
 from tool.cam import inner_size, resize_maps
 from tool.crf import RELEASED, DenseCRF, background_score, fit
 from tool.pairs import pair_affinity
@@ -24,18 +23,12 @@ def stack_scores(cams, dup, size=(0, 0)):
     return np.array([0, *(k + 1 for k in keys)]), np.concatenate([background_score(maps, dup)[None], maps])
 
 
-def pad_to_stride(x, stride):
-    """Zeros on the right and at the bottom, so that both sides are multiples of it. C x H x W -> C x H' x W'."""
-    return F.pad(x, (0, -x.shape[-1] % stride, 0, -x.shape[-2] % stride))
-
-
 @torch.no_grad()
 def walk_scores(net, view, scores, device, beta=8, steps=64):
     """Spread scores along AffinityNet's affinities.
 
     net: AffinityNet. view: the image as the network sees it, normalised, 3 x h x w tensor at any scale.
-    scores: K x H x W float32 array. beta, steps: the power on affinities and the length of the walk.
-    Returns K x H x W float32 array.
+    scores: K x H x W float32 array -> the same. beta, steps: the power on affinities and the length of the walk.
     """
     size = view.shape[-2:]
     maps = pad_to_stride(resize_maps(torch.from_numpy(scores), size), net.stride).to(device)

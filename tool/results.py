@@ -8,7 +8,7 @@ from tqdm import tqdm
 from tool.io.files import UserError, print_warning
 from tool.io.images import BACKGROUND, check_size, fit_mask, mask_oddities, open_mask
 from tool.io.scores import read_scores
-from tool.metrics import Counts, ThresholdSweep, best_labels, best_threshold, confusion, iou, kfold, mean_iou, measures
+from tool.metrics import Counts, ThresholdSweep, best_labels, best_threshold, confusion, kfold, mean_ious, measures
 
 SUFFIX = {"cam": "npy", "crf": "npy", "png": "png"}  # of each task
 MADE_BY = {"cam": "infer.py --dict", "crf": "infer.py --crf", "png": "infer_aff.py"}
@@ -61,10 +61,7 @@ def read_result(path, task, num_labels):
 
 
 def score(ids, folder, mask, task, thresholds, names, parts=None, photo=None):
-    """Figures of one folder, in percent, by one pass over its files. names: the labels'; mask, photo: give paths.
-
-    parts: {ID: number from 0} for --kfold.
-    """
+    """Figures of a folder, in percent. names: the labels'; mask, photo: give paths; parts: {ID: its fold, from 0}."""
     sweeps = [
         ThresholdSweep(len(names), thresholds, boundaries=True) if thresholds else Counts(len(names), boundaries=True)
         for _ in range(1 + max(parts.values()) if parts else 1)
@@ -77,7 +74,7 @@ def score(ids, folder, mask, task, thresholds, names, parts=None, photo=None):
     best = best_threshold(total)
     return measures(total[best], boundary[best], names) | {
         "thresholds": list(thresholds),
-        "miou_by_threshold": [100 * mean_iou(values)[0] for values in iou(total)] if thresholds else [],
+        "miou_by_threshold": [mean_ious(one)["miou"] for one in total] if thresholds else [],
         "best_threshold": thresholds[best] if thresholds else None,
         "oracle_threshold": len(thresholds) > 1,
         **({"kfold": kfold(counts, thresholds)} if parts else {}),
@@ -85,10 +82,7 @@ def score(ids, folder, mask, task, thresholds, names, parts=None, photo=None):
 
 
 def labels_of(result, task, threshold=None, size=(0, 0)):
-    """H x W labels of what `read_result` gives; threshold: the background's, for class activation maps.
-
-    size: (H, W), for an image without any map, which is background.
-    """
+    """H x W labels of what `read_result` gives. threshold: the background's, for maps; size: (H, W), where none is."""
     if task == "png":
         return result
     if not result:
@@ -102,14 +96,11 @@ def labels_of(result, task, threshold=None, size=(0, 0)):
 
 def image_iou(truth, labels, num_labels):
     """IoU of one image in percent: mean over the labels that its truth or its result shows; 255 counts for nothing."""
-    return 100 * mean_iou(iou(confusion(truth, labels, num_labels)))[1]
+    return mean_ious(confusion(truth, labels, num_labels))["miou_present"]
 
 
 def disagreement(maps):
-    """Percent of an image's pixels to which not all of its label maps give the same label. maps: H x W each.
-
-    Maps of different sizes, which cannot be laid over each other, disagree everywhere.
-    """
+    """Percent of pixels to which not all label maps, H x W each, give the same label; 100 where their sizes differ."""
     first, *others = maps
     if any(labels.shape != first.shape for labels in others):
         return 100.0
@@ -120,10 +111,7 @@ def disagreement(maps):
 
 
 def check_kind(ids, folder, task, settings, forced=False):
-    """UserError where a folder's results are of another task.
-
-    settings: those in the folder's run.json, None where it has none; then a few files are looked at, unless `forced`.
-    """
+    """UserError where results are of another task, by settings of run.json; None: by a few files, unless `forced`."""
     kind = next((kind for key, kind in MADE_WITH.items() if key in (settings or {})), None)
     if kind not in (None, task):
         raise UserError(f"{folder}: its run.json says that {MADE_BY[kind]} made it; score it with --task {kind}")

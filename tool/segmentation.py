@@ -54,8 +54,5 @@ def label_map(scores, size=None):
 
 
 def refine_scores(image, scores):
-    """Dense CRF over all labels. image: H x W x 3 uint8 RGB; scores: L x h x w float32 array -> the same, refined.
-
-    The image is brought to the size of the scores.
-    """
+    """Dense CRF over all labels: H x W x 3 uint8 RGB, L x h x w float32 -> L x h x w, at the size of the scores."""
     return DenseCRF(fit(image, scores.shape[1:]), len(scores), pairwise=CRF_PAIRWISE)(scores, CRF_ITERATIONS)

@@ -51,10 +51,8 @@ def aligned(rows, headers, form):
 
 def cells_of(result):
     """(rows of a name and texts, headers) of the table of a result."""
-    if "methods" in result:
-        return method_cells(result["experiments"], result["methods"])
     if "experiments" in result:
-        return experiment_cells(result["experiments"], result["mean"], result["std"])
+        return compared_cells(result["experiments"], result)
     absent = set(result["absent"])
     rows = [
         [name, *texts(result[figure][name] for figure in COLUMNS if name not in absent)] for name in result["classes"]
@@ -70,37 +68,31 @@ def absent_in_all(results):
     return set.intersection(*(set(result["absent"]) for result in results.values()))
 
 
-def experiment_cells(results, mean, std):
-    """A row a class and a figure, a column an experiment, mean and standard deviation.
+def compared_cells(results, means):
+    """A row a class and a figure; a column a method, or an experiment, and then their mean and standard deviation.
 
-    results: {name: result}. mean, std: see `over_experiments`.
+    results: {experiment: result}. means: see `over_methods`.
     """
-    columns, absent = [*results.values(), mean, std], absent_in_all(results)
-    rows = [[name, *texts(c["classes"][name] for c in columns if name not in absent)] for name in mean["classes"]]
-    rows += [[text, *texts(column[key] for column in columns)] for key, text in FIGURES.items()]
-    if "kfold_miou" in mean:
-        folds = [result["kfold"]["miou"] for result in results.values()]
-        rows.append([WITHOUT_ORACLE, *texts([*folds, mean["kfold_miou"], std["kfold_miou"]])])
-    thresholds = [result["best_threshold"] for result in results.values()]
-    if None not in thresholds:
-        oracle = any(result["oracle_threshold"] for result in results.values())
-        rows.append(["threshold (an oracle)" if oracle else "threshold", *texts(thresholds), "", ""])
-    return rows, ["", *results, "mean", "std"]
-
-
-def method_cells(results, methods):
-    """A row a class and a figure, a column a method: mean and standard deviation over its experiments."""
+    if "methods" in means:
+        methods = means["methods"]
+        columns, headers = [(method["mean"], method["std"]) for method in methods.values()], ["", *methods]
+        last = [["experiments", *(str(len(method["names"])) for method in methods.values())]]
+    else:
+        figures = [one | ({"kfold_miou": one["kfold"]["miou"]} if "kfold" in one else {}) for one in results.values()]
+        columns = [(column, None) for column in (*figures, means["mean"], means["std"])]
+        headers, thresholds = ["", *results, "mean", "std"], [one["best_threshold"] for one in figures]
+        oracle = any(one["oracle_threshold"] for one in figures)
+        name = "threshold (an oracle)" if oracle else "threshold"
+        last = [] if None in thresholds else [[name, *texts(thresholds), "", ""]]
 
     def row(name, value):
-        pairs = [(value(method["mean"]), method["std"] and value(method["std"])) for method in methods.values()]
+        pairs = [(value(mean), std and value(std)) for mean, std in columns]
         return [name, *(f"{mean:.2f}" if std is None else f"{mean:.2f} ± {std:.2f}" for mean, std in pairs)]
 
-    absent, first = absent_in_all(results), next(iter(methods.values()))["mean"]
+    absent, first = absent_in_all(results), columns[0][0]
     rows = [[name] if name in absent else row(name, lambda m, n=name: m["classes"][n]) for name in first["classes"]]
     figures = FIGURES | ({"kfold_miou": WITHOUT_ORACLE} if "kfold_miou" in first else {})
-    rows += [row(text, lambda m, key=key: m[key]) for key, text in figures.items()]
-    rows.append(["experiments", *(str(len(method["names"])) for method in methods.values())])
-    return rows, ["", *methods]
+    return [*rows, *(row(text, lambda m, key=key: m[key]) for key, text in figures.items()), *last], headers
 
 
 def describe(result):
@@ -240,10 +232,7 @@ def draw_curves(ax, groups):
 
 
 def draw_classes(ax, groups, names, with_mean):
-    """IoU of these classes: bars of the mean over each group of results, with a point each where it has several.
-
-    with_mean: a line at the mean of the present classes.
-    """
+    """IoU of classes: bars of the mean over each group, a point each where there are several; with_mean: lines too."""
     height = 0.75 / len(groups)
     for k, (group, results) in enumerate(groups.items()):
         colour = COLOURS[k % len(COLOURS)]

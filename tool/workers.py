@@ -15,11 +15,7 @@ from tool.memory import give_freed_memory_back
 
 SHARED = Path("/dev/shm")  # where processes hand tensors and locks to each other on Linux
 LITTLE = 2**20  # bytes: nobody finds room there
-
-
 WRITING = threading.Lock()  # held in a worker while it writes a file, so that its end leaves no temporary
-
-
 INTERVAL = 0.5  # seconds between two looks at the parent
 
 
@@ -63,10 +59,7 @@ def _ended_by(parent):
 
 
 def usable_cores(root="/"):
-    """Cores that this process may use, at least 1: of its affinity and its control groups' CPU quota, rounded up.
-
-    A scheduler or a container may give it fewer than the machine has. root: the folder with proc and sys.
-    """
+    """Cores that a scheduler or a container lets us use: affinity and CPU quota, rounded up. root: of proc and sys."""
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     return max(1, math.ceil(min([cores, *map(cpu_quota, control_groups(Path(root)))])))
 

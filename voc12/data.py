@@ -59,7 +59,6 @@ class AffinitySet(TrainingSet):
     """Samples (id, image 3 x crop x crop float32, masks 3 x offsets x anchors uint8) under keys (epoch, index).
 
     masks: which pairs of cells are both background, of one class, of different classes.
-
     low_dir, high_dir: CRF scores with the low and the high background power; labels come from the crop alone.
     stride: pixels a cell of the network that will see them.
     """
@@ -92,10 +91,7 @@ def read_score_pair(low_path, high_path, size, num_labels=256):
 
 
 def read_maps(path, size, num_keys, empty=True):
-    """Score maps of an image of `size` (h, w) -> {key: H x W}; UserError also where a key is not below num_keys.
-
-    empty: see `read_scores`.
-    """
+    """`read_scores` of an image of `size` (h, w) -> {key: H x W}; UserError also where a key is not below num_keys."""
     scores = read_scores(path, empty)
     shape = next((score.shape for score in scores.values()), tuple(size))
     if shape != tuple(size):
@@ -107,10 +103,7 @@ def read_maps(path, size, num_keys, empty=True):
 
 
 def in_range(maps, path, said):
-    """{class: H x W} of a score file as float32 in [0, 1]; what is beyond is cut off, with one warning a run.
-
-    said: an empty set at first, which remembers that it was said.
-    """
+    """{class: H x W} of a score file as float32 in [0, 1], the rest cut off. said: a set, empty until this was said."""
     low = min((float(m.min()) for m in maps.values()), default=0)
     high = max((float(m.max()) for m in maps.values()), default=0)
     if not said and (low < -TOLERANCE or high > 1 + TOLERANCE):
@@ -229,21 +222,15 @@ class EpochBatches:
             yield [(self.epoch, int(i)) for i in batch[self.rank :: self.size]]
 
 
-def load_samples(dataset, num_workers, pin_memory, **options):
+def load_samples(dataset, num_workers, pin_memory=False, batches=None):
+    """DataLoader over EpochBatches, whose workers live on from epoch to epoch; without of single samples, since images
+    have different sizes."""
+    options = {"batch_size": None, "collate_fn": hand_over}
+    if batches is not None:
+        options = {"batch_sampler": batches, "persistent_workers": num_workers > 0}
     # a loader draws a seed for its workers; from the global generator that would shift the network's dropout
     options |= {"generator": torch.Generator().manual_seed(0), "worker_init_fn": follow_parent}
     return DataLoader(dataset, num_workers=num_workers, pin_memory=pin_memory, **options)
-
-
-def train_loader(dataset, batches, num_workers, pin_memory):
-    """DataLoader over EpochBatches; its workers live on from epoch to epoch."""
-    options = {"batch_sampler": batches, "persistent_workers": num_workers > 0}
-    return load_samples(dataset, num_workers, pin_memory, **options)
-
-
-def inference_loader(dataset, num_workers, pin_memory=False):
-    """DataLoader that gives single samples, not batches: images have different sizes."""
-    return load_samples(dataset, num_workers, pin_memory, batch_size=None, collate_fn=hand_over)
 
 
 def hand_over(sample):
@@ -283,10 +270,7 @@ class SegSet(TrainingSet):
         self.num_labels, self.batch_size = num_labels, batch_size
 
     def correct(self, folder):
-        """Let the masks that a folder holds, ID.png, win over those that are there; None: none do.
-
-        UserError where it has none of these images'; masks of others are counted.
-        """
+        """Let a folder's masks, ID.png, win over those that are there (None: none do); UserError where none fits."""
         if folder is None:
             return
         found = find_labels(folder)
@@ -339,10 +323,7 @@ class SegSet(TrainingSet):
 
 
 class MaskedSet(ImageSet):
-    """Samples (photograph 3 x h x w float32, true labels H x W uint8) of a data set's own masks, for validation.
-
-    max_side: the photograph's, see `inner_size`.
-    """
+    """Samples (photograph 3 x h x w float32, true labels H x W uint8), for validation. max_side: see `inner_size`."""
 
     def __init__(self, voc12_root, ids, num_labels, look, max_side=MAX_SIDE):
         self.root, self.ids, self.num_labels, self.look, self.max_side = voc12_root, ids, num_labels, look, max_side

@@ -38,18 +38,17 @@ def fetch_archive(what, url, folder):
 
         try:
             with urllib.request.urlopen(urllib.request.Request(url, method="HEAD"), timeout=60) as answer:
-                size = answer.headers["Content-Length"]
-            size = size and int(size)  # None where the server does not say
+                size = int(answer.headers["Content-Length"] or 0)  # 0 where the server does not say
         except OSError:
             if path.is_file():
                 return
             raise
-        if path.is_file() and size in (None, path.stat().st_size):
+        if path.is_file() and size in (0, path.stat().st_size):
             return
         part = path.with_name(f"{path.name}.part")
         part.unlink(missing_ok=True)  # torchvision takes any file for a whole one
         download_url(url, str(folder), filename=part.name)
-        if size not in (None, part.stat().st_size):
+        if size not in (0, part.stat().st_size):
             raise RuntimeError(f"{part.stat().st_size} of {size} bytes came")
         os.replace(part, path)
 

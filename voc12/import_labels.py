@@ -43,10 +43,7 @@ def get_args_parser():
 
 
 def find_id(name, known, path):
-    """ID of a mask by the name of its photograph; UserError where it is of none. known: {ID: path}, or None.
-
-    Tools put folders in front of names, or a hash.
-    """
+    """ID of a mask by its photograph's name, to which tools add folders or a hash; UserError where `known` has none."""
     parts = without_suffix(image_name(path, name.lstrip("/"))).split("/")
     if known is None:
         return layout.fold_id("/".join(parts))

@@ -12,15 +12,15 @@ from urllib.parse import parse_qs, unquote, urlsplit
 import numpy as np
 
 from tool.io.files import UserError, print_warning, read_json, without_suffix
-from tool.io.images import BACKGROUND, IGNORE, open_image
-from tool.io.rle import read_brush, read_coco
+from tool.io.images import BACKGROUND, IGNORE, ids_of_colours, open_image
+from tool.io.rle import read_brush
 from voc12.classes import BACKGROUND_NAME, IGNORED_NAME
 from voc12.download import unpack
 from voc12.label_table import image_name
-from voc12.make_coco import check_outline, read_instances
-from voc12.photo_masks import labelmap_entries
+from voc12.make_coco import read_instances, read_outline
+from voc12.photo_masks import LABELMAP, read_labelmap
 
-MASKS, LABEL_MAP = "SegmentationClass/", "labelmap.txt"
+MASKS = "SegmentationClass/"
 KINDS = 'a zip of CVAT ("Segmentation mask 1.1"), a JSON export of Label Studio, or a COCO JSON'
 
 
@@ -38,8 +38,8 @@ class Names:
     """Ids of class names; UserError of a name that nobody knows."""
 
     def __init__(self, path, classes):
-        self.path, self.ids = path, {name: k for k, name in enumerate(classes, 1)}
-        self.ids = {BACKGROUND_NAME: BACKGROUND, IGNORED_NAME: IGNORE} | self.ids
+        self.path, self.ids = path, {BACKGROUND_NAME: BACKGROUND, IGNORED_NAME: IGNORE}
+        self.ids |= {name: k for k, name in enumerate(classes, 1)}
 
     def id(self, name, where):
         if name not in self.ids:
@@ -48,55 +48,37 @@ class Names:
 
 
 def read_cvat(path, names):
-    """Of a zip: SegmentationClass/NAME.png in the colours of labelmap.txt."""
+    """CVAT's zip: SegmentationClass/NAME.png in the colours of labelmap.txt."""
     try:
         with zipfile.ZipFile(path) as archive:
             members = archive.namelist()
-            label_map = archive.read(LABEL_MAP) if LABEL_MAP in members else None
+            label_map = archive.read(LABELMAP) if LABELMAP in members else None
     except (zipfile.BadZipFile, RuntimeError, EOFError) as error:
         raise UserError(f"{path}: broken or encrypted ({error}); export it again") from None
     for member in members:
         image_name(path, member)
     if label_map is None or not any(m.startswith(MASKS) and m.endswith(".png") for m in members):
-        raise UserError(f'{path}: lacks {LABEL_MAP} or {MASKS}*.png; export as "Segmentation mask 1.1"')
-    colours = read_label_map(path, label_map)
+        raise UserError(f'{path}: lacks {LABELMAP} or {MASKS}*.png; export as "Segmentation mask 1.1"')
+    colours = read_labelmap(label_map.decode("utf-8", "replace"), f"{path}: {LABELMAP}", names.ids)
     with tempfile.TemporaryDirectory() as folder:
         unpack(path, folder, MASKS)
         for mask in sorted(Path(folder, MASKS).rglob("*.png")):
             name = mask.relative_to(Path(folder, MASKS)).as_posix()
-            pixels = np.asarray(open_image(mask)).astype(np.int64) @ (1 << 16, 1 << 8, 1)
-            found, inverse = np.unique(pixels, return_inverse=True)
-            for colour in set(found.tolist()) - colours.keys():
-                raise UserError(f"{path}: {name}: colour {colour:06x} (RGB) is not in its {LABEL_MAP}")
-            ids = np.array([names.id(colours[colour], name) for colour in found.tolist()], np.uint8)
-            yield name, ids[inverse].reshape(pixels.shape)
-
-
-def read_label_map(path, data):
-    """{colour 0xRRGGBB: class name} of labelmap.txt, lines `name:r,g,b:parts:actions`."""
-    colours = {}
-    for _, line, name, colour in labelmap_entries(data.decode("utf-8", "replace").splitlines()):
-        if not name or colour is None:
-            raise UserError(f"{path}: {LABEL_MAP}: {line[:100]!r} is not `name:r,g,b:parts:actions`")
-        red, green, blue = colour
-        colours[red << 16 | green << 8 | blue] = name
-    return colours
+            yield name, ids_of_colours(np.asarray(open_image(mask)), colours, f"{path}: {name}")
 
 
 def read_coco_json(path, names):
-    """Of a COCO JSON: polygons and run-length codes, also those of crowds, since tools write masks so."""
+    """COCO's JSON: polygons and run-length codes, also those of crowds, since tools write masks so."""
     coco = read_instances(path)
     for image in coco.imgs.values():
         size, regions = (image["height"], image["width"]), []
         for entry in coco.imgToAnns[image["id"]]:
-            where, outline = f"{image['file_name']}, annotation {entry['id']}", entry["segmentation"]
+            where = f"{image['file_name']}, annotation {entry['id']}"
             k = names.id(coco.cats[entry["category_id"]]["name"].strip(), where)
             try:
-                if not outline:
+                if not entry["segmentation"]:
                     raise ValueError("no outline, a box alone")
-                if isinstance(outline, list):
-                    check_outline(outline, size)
-                inside = read_coco(outline, size) if isinstance(outline, dict) else coco.annToMask(entry) > 0
+                inside = read_outline(coco, entry, size)
             except Exception as error:  # pycocotools has no errors of its own
                 raise UserError(f"{path}: {where}: {error}") from None
             regions.append((k, inside))
@@ -104,13 +86,14 @@ def read_coco_json(path, names):
 
 
 def read_labelstudio(path, names, tasks):
-    """Of Label Studio's JSON: brushes of each task's last annotation; None where that is empty, which says no size."""
+    """Label Studio's JSON: brushes of each task's last annotation; None where that is empty, which says no size."""
     left_out = 0
     for number, task in enumerate(tasks):
         try:
             name = photograph_of(task["data"])
             annotations = [entry["result"] for entry in task["annotations"] if not entry.get("was_cancelled")]
-            regions = [region(names, name, entry) for entry in (annotations or [[]])[-1] if is_label(entry)]
+            last = [entry for entry in (annotations or [[]])[-1] if entry["type"].endswith("labels")]
+            regions = [region(names, name, entry) for entry in last]
         except (KeyError, TypeError, AttributeError, StopIteration):
             text = "is no task of a photograph with annotations; export as JSON, not as JSON-MIN"
             raise UserError(f"{path}: task {number + 1} {text}") from None
@@ -131,10 +114,6 @@ def photograph_of(data):
     addresses = [urlsplit(value) for value in data.values() if isinstance(value, str)]
     paths = [parse_qs(address.query).get("d", [unquote(address.path)])[0] for address in addresses]
     return next(path for path in paths if without_suffix(path) != path)
-
-
-def is_label(entry):
-    return entry["type"].endswith("labels")
 
 
 def region(names, name, entry):

@@ -4,6 +4,7 @@ Spreadsheets write ; in place of the commas where numbers have those, or tabs; t
 """
 
 import csv
+import functools
 import re
 from pathlib import PureWindowsPath
 
@@ -39,7 +40,11 @@ def read_table(path, locate):
                         row[1:] = [";".join(row[1:])]  # several labels without quotes
                     if len(row) != len(header):
                         raise UserError(f"{where}: {len(row)} fields where the header has {len(header)}")
-                    names, key = read_names(where, row), locate(image_name(where, row[0]))
+                    try:
+                        names = read_names(*row[1:])
+                    except ValueError as error:
+                        raise UserError(f"{where}: {error}") from None
+                    key = locate(image_name(where, row[0]))
                     if labels.setdefault(key, names) != names:
                         raise UserError(f"{where}: {row[0]!r} has other labels in an earlier row; mend one of them")
                 begin = rows.line_num + 1
@@ -54,7 +59,8 @@ def read_table(path, locate):
 
 
 def row_reader(path, header):
-    """The function (where, row) -> frozenset of class names for tables with this header; UserError where it is none."""
+    """The function of a row's other cells -> frozenset of class names, for tables with this header; UserError where it
+    is none. It keeps what it read before: a table of a million rows has some thousand combinations."""
     if header[:1] != ["image"] or len(header) < 2:
         raise UserError(f"{path}: no header; {FORMS}")
     if len(header) == 2 and header[1] != "labels" and header[1].lower() in AMBIGUOUS:
@@ -62,23 +68,17 @@ def row_reader(path, header):
             f"{path}: does `image,{header[1]}` list the names of classes, or mark one class by 0 and 1? For names call "
             "the column `labels`; for one class call it by the class's own name"
         )
-    known = {}  # what was read before: a table of a million rows has some thousand combinations
 
-    def listed(where, row):
-        if row[1] not in known:
-            known[row[1]] = frozenset(name.strip() for name in row[1].split(";") if name.strip())
-        return known[row[1]]
+    def listed(cell):
+        return frozenset(name.strip() for name in cell.split(";") if name.strip())
 
-    def marked(where, row):
-        cells = tuple(row[1:])
-        if cells not in known:
-            for name, cell in zip(header[1:], cells, strict=True):
-                if cell.strip() not in ("0", "1", "0.0", "1.0"):
-                    raise UserError(f"{where}: {cell[:100]!r} in column {name[:100]!r} is neither 0 nor 1; {FORMS}")
-            known[cells] = frozenset(n for n, c in zip(header[1:], cells, strict=True) if c.strip() in ("1", "1.0"))
-        return known[cells]
+    def marked(*cells):
+        for name, cell in zip(header[1:], cells, strict=True):
+            if cell.strip() not in ("0", "1", "0.0", "1.0"):
+                raise ValueError(f"{cell[:100]!r} in column {name[:100]!r} is neither 0 nor 1; {FORMS}")
+        return frozenset(n for n, c in zip(header[1:], cells, strict=True) if c.strip() in ("1", "1.0"))
 
-    return listed if header[1:] == ["labels"] else marked
+    return functools.cache(listed if header[1:] == ["labels"] else marked)
 
 
 def image_name(where, text):

@@ -35,10 +35,7 @@ def check_names(classes, kind):
 
 
 def objects(mask, whole=False):
-    """(id, H x W bool) of the connected objects of a mask, neighbours across corners too; whole: of its classes.
-
-    What is ignored is one object.
-    """
+    """(id, H x W bool) of a mask's connected objects, also across corners; whole: of its classes. All of 255 is one."""
     for k in np.setdiff1d(np.unique(mask), [BACKGROUND]).tolist():
         if whole or k == IGNORE:
             yield k, mask == k

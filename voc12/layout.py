@@ -5,6 +5,8 @@ ImageSets/Segmentation/train.txt, val.txt and masks.txt, and dataset.json, which
 """
 
 import contextlib
+import functools
+import itertools
 import os
 import re
 import shlex
@@ -58,15 +60,11 @@ def find_photographs(images, without=()):
     for here, folders, names in os.walk(images, followlinks=True, onerror=_raise):
         real = os.path.realpath(here)
         folders[:] = [] if real in seen else [name for name in folders if not name.startswith(".")]
-        if real not in seen:
-            inside = os.path.relpath(here, images)
-            names = [name for name in names if not name.startswith(".")]
-            photos += [
-                os.path.normpath(os.path.join(inside, name)).replace(os.sep, "/")
-                for name in names
-                if name.lower().endswith(SUFFIXES)
-            ]
-            others.update(Path(name).suffix.lower() for name in names if not name.lower().endswith(SUFFIXES))
+        for name in names if real not in seen else ():
+            if name.lower().endswith(SUFFIXES) and not name.startswith("."):
+                photos.append((Path(here) / name).relative_to(images).as_posix())
+            elif not name.startswith("."):
+                others[Path(name).suffix.lower()] += 1
         seen.add(real)
     passed = ", ".join(
         f"{count} {CONTROL.sub('?', suffix) or 'without suffix'}" for suffix, count in others.most_common()
@@ -84,11 +82,15 @@ def find_labels(folder):
     """{ID: path} of the label masks (ID.png) in a folder and below it; UserError where there are none."""
     if not Path(folder).is_dir():
         raise UserError(f"{folder}: no such folder")
-    paths = sorted(path for path in Path(folder).rglob("*.png") if not path.name.startswith("."))
+    hint = "labels are ID.png, as infer_aff.py and infer_seg.py write them"
+    return find_files(folder, ".png", f"no label masks there; {hint}")
+
+
+def find_files(folder, suffix, otherwise):
+    """{ID: path} of the files ID.suffix in a folder and below it; UserError, in these words, where there are none."""
+    paths = sorted(path for path in Path(folder).rglob(f"*{suffix}") if not path.name.startswith("."))
     if not paths:
-        raise UserError(
-            f"{folder}: no label masks there; labels are ID.png, as infer_aff.py and infer_seg.py write them"
-        )
+        raise UserError(f"{folder}: {otherwise}")
     return {path.relative_to(folder).with_suffix("").as_posix(): path for path in paths}
 
 
@@ -138,7 +140,8 @@ def new_set(out, script, args):
             yield folder
             write_json(folder / MADE, {"made_by": script, "version": VERSION, "arguments": vars(args)})
             if final.is_dir() and any(final.iterdir()):
-                kept = unused_name(final)
+                names = (f"{final.name}.old{k if k > 1 else ''}" for k in itertools.count(1))
+                kept = next(path for path in map(final.with_name, names) if not path.exists())
                 final.rename(kept)
                 print(f"{kept}: the data set that was there; remove it when you no longer need it")
             folder.rename(final)
@@ -147,29 +150,18 @@ def new_set(out, script, args):
             lock_path(folder).unlink(missing_ok=True)
 
 
-def unused_name(path):
-    """`path` with .old, .old2, ... behind it, the first that does not exist."""
-    count = 1
-    while (kept := path.with_name(f"{path.name}.old{count if count > 1 else ''}")).exists():
-        count += 1
-    return kept
-
-
 def link_all(pairs, folder, final, copy=False):
     """Put each source at its target: pairs of (path of a file, path inside the data set).
 
     folder: where the data set is being made; final: where it will be, which is what the relative links hold for.
     copy: copies instead; also made, with a warning, where the file system has no links.
     """
-    real = {}  # folder -> its path without links, found once
+    realpath = functools.cache(os.path.realpath)
     for source, target in tqdm(pairs, desc="copies" if copy else "links", disable=None):
         source, target = Path(source), Path(target)
         (folder / target.parent).mkdir(parents=True, exist_ok=True)
         if not copy:
-            for parent in (source.parent, Path(final) / target.parent):
-                if parent not in real:
-                    real[parent] = os.path.realpath(parent)
-            here, there = real[source.parent], real[Path(final) / target.parent]
+            here, there = realpath(source.parent), realpath(Path(final) / target.parent)
             try:
                 os.symlink(os.path.join(os.path.relpath(here, there), source.name), folder / target)
                 continue
@@ -181,15 +173,13 @@ def link_all(pairs, folder, final, copy=False):
 
 def write_set(folder, classes, labels, lists):
     """Labels and lists of a data set. labels: {ID: class indices}; lists: {"train": IDs, ...}."""
-    vectors = {}  # one a combination of classes: a million images share some thousands
-    table = {}
-    for image_id, indices in labels.items():
-        if indices not in vectors:
-            vectors[indices] = np.zeros(len(classes), np.float32)
-            vectors[indices][list(indices)] = 1
-        table[image_id] = vectors[indices]
+
+    @functools.cache  # a million images share some thousand combinations of classes
+    def vector(indices):
+        return np.isin(np.arange(len(classes)), indices).astype(np.float32)
+
     write_text(folder / "classes.txt", "".join(f"{name}\n" for name in classes))
-    write_cls_labels(folder / "cls_labels.npy", table)
+    write_cls_labels(folder / "cls_labels.npy", {image_id: vector(indices) for image_id, indices in labels.items()})
     for name, ids in lists.items():
         write_text(folder / "ImageSets" / "Segmentation" / f"{name}.txt", "".join(f"{i}\n" for i in ids))
 

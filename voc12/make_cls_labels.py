@@ -12,9 +12,10 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))  # run as a script, Python looks only in voc12/
 
 from tool.cli import Parser, run_script
-from tool.io.files import UserError, print_warning, read_list
+from tool.io.files import print_warning, read_list
 from voc12.classes import load_classes
 from voc12.labels import load_training_labels, write_cls_labels
+from voc12.layout import find_files
 
 
 def get_args_parser():
@@ -28,20 +29,11 @@ def get_args_parser():
     return parser
 
 
-def annotated_ids(voc12_root):
-    """IDs of all XMLs under Annotations and its folders, sorted; UserError where there are none."""
-    folder = Path(voc12_root) / "Annotations"
-    paths = [path.relative_to(folder) for path in folder.rglob("*.xml") if not path.name.startswith(".")]
-    ids = sorted(path.with_suffix("").as_posix() for path in paths)
-    if not ids:
-        raise UserError(f"{folder}: no XML files there; --voc12_root takes a data set in VOC layout")
-    return ids
-
-
 def main(args):
     classes = load_classes(args.classes)
     if args.lists is None:
-        ids = annotated_ids(args.voc12_root)
+        hint = "--voc12_root takes a data set in VOC layout"
+        ids = sorted(find_files(Path(args.voc12_root) / "Annotations", ".xml", f"no XML files there; {hint}"))
     else:
         ids = list(dict.fromkeys(image_id for path in args.lists for image_id in read_list(path)))
     labels = load_training_labels(ids, args.voc12_root, args.voc12_root, classes)

@@ -22,6 +22,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))  # run as a scri
 from tool.cli import Parser, run_script
 from tool.io.files import UserError, read_json
 from tool.io.images import BACKGROUND, IGNORE, label_image, open_mask, save_image
+from tool.io.rle import read_coco
 from voc12.classes import check_class_names
 from voc12.download import fetch_archive, unpack
 from voc12.label_table import image_name
@@ -38,12 +39,8 @@ KEYS = {
     "annotations": {"id": (int,), "image_id": (int,), "category_id": (int,)},
     "categories": {"id": (int,), "name": (str,)},
 }
-KEYS["annotations"] |= {
-    "iscrowd": (int, 0),
-    "area": (int | float, 0),
-    "segmentation": (list | dict, []),
-    "bbox": (list, []),
-}
+KEYS["annotations"] |= {"iscrowd": (int, 0), "area": (int | float, 0)}
+KEYS["annotations"] |= {"segmentation": (list | dict, []), "bbox": (list, [])}
 
 
 def get_args_parser():
@@ -120,19 +117,15 @@ def read_split(path):
     return Split(classes, labels, sizes, len(coco.imgs))
 
 
-def check_outline(outline, size):
-    """ValueError where an outline is none of an image of `size` (h, w): the C code of pycocotools trusts it."""
-    if isinstance(outline, dict):
-        counts = outline.get("counts")
-        if not isinstance(counts, list):
-            raise ValueError("a compressed run-length code, which COCO's own annotations never have")
-        if outline.get("size") != list(size) or min(counts, default=-1) < 0 or sum(counts) != size[0] * size[1]:
-            raise ValueError("a run-length code of another size")
-    else:
-        for points in outline:
-            values = np.asarray(points, np.float64)
-            if values.ndim != 1 or len(values) < 4 or not (np.abs(values) <= 2 * max(size)).all():
-                raise ValueError("a polygon far out of the image, or without points")
+def read_outline(coco, entry, size):
+    """H x W bool of an annotation, polygons or a run-length code; ValueError where it is none of an image of `size`."""
+    if isinstance(entry["segmentation"], dict):
+        return read_coco(entry["segmentation"], size)
+    for points in entry["segmentation"]:  # the C code of pycocotools trusts them
+        values = np.asarray(points, np.float64)
+        if values.ndim != 1 or len(values) < 4 or not (np.abs(values) <= 2 * max(size)).all():
+            raise ValueError("a polygon far out of the image, or without points")
+    return coco.annToMask(entry) > 0
 
 
 def instance_mask(coco, image, origin):
@@ -148,8 +141,7 @@ def instance_mask(coco, image, origin):
             unknown[box_slices(entry["bbox"])] = True
             continue
         try:
-            check_outline(entry["segmentation"], size)
-            inside = coco.annToMask(entry) > 0
+            inside = read_outline(coco, entry, size)
         except Exception as error:  # pycocotools has no errors of its own
             raise UserError(f"{origin}: annotation {entry['id']}: {error}; fetch it again") from None
         mask[inside] = IGNORE if entry["iscrowd"] else index[entry["category_id"]] + 1

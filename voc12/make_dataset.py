@@ -20,16 +20,8 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))  # run as a scri
 from tool.cli import Parser, fraction, natural, run_script
 from tool.io.failures import FAILED_FILE, Failures
 from tool.io.files import UserError
-from voc12 import layout
+from voc12 import layout, photo_labels
 from voc12.classes import check_class_names, load_classes
-from voc12.photo_labels import (
-    ask_about_labels,
-    check_negatives,
-    folder_labels,
-    negative_photographs,
-    number_labels,
-    table_labels,
-)
 from voc12.photo_masks import choose_part, find_masks, mask_colours, read_sizes, warn_of_other_labels, write_masks
 
 
@@ -66,7 +58,7 @@ def choose_classes(args, header, found, origin):
     if args.classes:
         return check_class_names(load_classes(args.classes), origin)
     classes = check_class_names(header or sorted(set().union(*found.values())), origin)
-    ask_about_labels(found, classes, origin, listed=header is None and not args.by_folder)
+    photo_labels.ask_about_labels(found, classes, origin, listed=header is None and not args.by_folder)
     return classes
 
 
@@ -74,20 +66,20 @@ def main(args):
     images, masks = Path(args.images), Path(args.masks) if args.masks else None
     layout.check_out(args.out, args.overwrite)
     apart = [args.out, *([args.masks] if masks else [])]
-    negatives = negative_photographs(args.negatives, images, apart)
+    negatives = photo_labels.negative_photographs(args.negatives, images, apart)
     photos = layout.find_photographs(images, without=[*apart, *([args.negatives] if negatives else [])])
     classes, missing, copies = None, [], {}
     if args.by_folder:
         layout.warn_of_empty_folders(images, photos, without=apart)
-        origin, (found, copies) = images, folder_labels(images, photos)
+        origin, (found, copies) = images, photo_labels.folder_labels(images, photos)
     else:
         origin = args.labels
-        classes, found, missing = table_labels(args.labels, images, photos)
+        classes, found, missing = photo_labels.table_labels(args.labels, images, photos)
     if not any(found.values()):
         raise UserError(f"{origin}: no photograph has a label")
-    check_negatives(negatives, photos, found, args.negatives)
+    photo_labels.check_negatives(negatives, photos, found, args.negatives)
     classes = choose_classes(args, classes, found, origin)
-    found = number_labels(found, classes, origin)
+    found = photo_labels.number_labels(found, classes, origin)
     again = [name for names in copies.values() for name in names]
     left_out = {
         "rows without a photograph": missing,

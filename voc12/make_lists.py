@@ -18,24 +18,15 @@ from tqdm import tqdm
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))  # run as a script, Python looks only in voc12/
 
 from tool.cli import Parser, run_script
-from tool.io.files import (
-    IMAGE_SUFFIXES,
-    UserError,
-    print_warning,
-    read_list,
-    remove_stale,
-    without_suffix,
-    write_bytes,
-    write_text,
-)
+from tool.io.files import UserError, print_warning, read_list, remove_stale, write_bytes, write_text
 from tool.io.images import IGNORE, label_image, save_image
 from voc12.classes import VOC_CLASSES
 from voc12.download import fetch
+from voc12.paths import image_path
 
 EXPECTED = {"train.txt": 1464, "val.txt": 1449, "train_aug.txt": 10582}
 VOC_ARCHIVE = "https://thor.robots.ox.ac.uk/pascal/VOC/voc2012/VOCtrainval_11-May-2012.tar"
 SBD_ARCHIVE = "https://www2.eecs.berkeley.edu/Research/Projects/CS/vision/grouping/semantic_contours/benchmark.tgz"
-SCIPY = "SBD's masks are MATLAB files, and reading them needs scipy: pip install scipy"
 
 
 def get_args_parser():
@@ -86,10 +77,9 @@ def build_lists(voc12_root, sbd):
     else:
         augmented = augmented_ids(read_list(sbd / "train.txt"), read_list(sbd / "val.txt"), train, val)
     photos = Path(voc12_root) / "JPEGImages"
-    there = {without_suffix(path.name) for path in photos.glob("*") if path.suffix.lower() in IMAGE_SUFFIXES}
     lists = {}
     for name, ids in {"train.txt": train, "val.txt": val, "train_aug.txt": augmented}.items():
-        lists[name] = [image_id for image_id in ids if image_id in there]
+        lists[name] = [image_id for image_id in ids if image_path(voc12_root, image_id).is_file()]
         if not lists[name]:
             raise UserError(f"{photos}: holds none of the {len(ids)} images of {name}; check --voc12_root")
         if len(lists[name]) < len(ids):
@@ -105,7 +95,8 @@ def require_scipy():
     try:
         import scipy.io  # noqa: F401
     except ImportError:
-        raise UserError(SCIPY) from None
+        text = "SBD's masks are MATLAB files, and reading them needs scipy: pip install scipy"
+        raise UserError(text) from None
 
 
 def download_voc(voc12_root):
@@ -152,10 +143,7 @@ def read_sbd_mask(path):
 
 
 def write_masks(ids, voc12_root, sbd):
-    """SegmentationClassAug/ID.png of every ID: VOC's mask where there is one (it is the finer), else SBD's.
-
-    Files that are there stay. Returns how many of the images neither has a mask for.
-    """
+    """SegmentationClassAug/ID.png where there is none: VOC's mask, the finer, else SBD's -> how many have neither."""
     folder = Path(voc12_root) / "SegmentationClassAug"
     remove_stale(folder)
     missing = 0
@@ -195,9 +183,8 @@ def main(args):
         print(f"{Path(args.voc12_root) / 'SegmentationClassAug'}: masks of train_aug.txt and val.txt")
         if missing:
             print_warning(f"{missing} images have no mask, neither VOC's nor SBD's")
-    for name, ids in lists.items():
-        write_text(Path(args.out) / name, "".join(f"{image_id}\n" for image_id in ids))
     for name, ids in lists.items():  # another length is no error, since subsets are in use too
+        write_text(Path(args.out) / name, "".join(f"{image_id}\n" for image_id in ids))
         is_papers = name != "train_aug.txt" or sbd is not None
         print(f"{Path(args.out) / name}: {len(ids)} images{f' (expected {EXPECTED[name]})' if is_papers else ''}")
         if not is_papers:

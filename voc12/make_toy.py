@@ -81,10 +81,7 @@ BODIES = {
 
 
 def draw_object(rng, canvas, mask, name, centre, half):
-    """Paint one object onto canvas (h x w x 3 float) and mask (h x w ids); centre and half size in pixels.
-
-    Returns its box (xmin, ymin, xmax, ymax), pixels counted from 1.
-    """
+    """Paint an object onto canvas, h x w x 3 float, and mask, h x w ids -> (xmin, ymin, xmax, ymax), pixels from 1."""
     height, width = mask.shape
     outline, sx, sy, (px, py, ps) = BODIES[name]
     flip = 1 if rng.random() < 0.5 else -1

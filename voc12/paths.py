@@ -66,11 +66,6 @@ def true_mask(voc12_root, image_id, num_labels, size):
     return mask
 
 
-def image_paths(voc12_root, ids):
-    """{ID: path of its photograph}."""
-    return {i: image_path(voc12_root, i) for i in ids}
-
-
 def usual_side(paths):
     """Median of the longer sides of photographs, pixels, by the headers of a thousand of them; unreadable ones do not
     count, and where none can be read it is 0."""
@@ -87,18 +82,9 @@ def mask_finder(voc12_root, gt_dir):
     return partial(mask_path, voc12_root, gt_dir=gt_dir if is_own else Path(gt_dir).absolute())
 
 
-def mask_paths(voc12_root, ids):
-    """{ID: path of its mask}."""
-    return {i: mask_path(voc12_root, i) for i in ids}
-
-
 def check_images(ids, voc12_root):
-    """UserError where an image of the list does not exist, or two files have its ID; names the first, counts them.
-
-    Says how many are stored turned.
-    """
-    paths = require_images(ids, voc12_root)
-    say_turned(paths)
+    """Say how many images are stored turned; UserError where some do not exist, or two files have the ID of one."""
+    say_turned(require_images(ids, voc12_root))
 
 
 def say_turned(paths):
@@ -149,10 +135,7 @@ class Images(NamedTuple):
 
 
 def images_of(args, failures):
-    """Images of --images, or of --infer_list; those that are missing go to the failures. UserError where none is there.
-
-    args: with on_error, voc12_root and these.
-    """
+    """Images of --images, or of --infer_list, of which missing ones go to the failures; UserError where all do."""
     if args.images:
         found = find_images(args.images, args.out)
         return Images(list(found), found.get)
@@ -177,7 +160,7 @@ def masked_ids(list_path, voc12_root, required=False):
         return None
     ids = read_list(list_path)
     check_images(ids, voc12_root)
-    masks = mask_paths(voc12_root, ids)
+    masks = {i: mask_path(voc12_root, i) for i in ids}
     if not required and len(missing_files(masks)) == len(masks):
         return None
     require_files(masks, "mask", f"mend {list_path}, or --val_list none does without")

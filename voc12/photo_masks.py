@@ -30,26 +30,16 @@ LABELMAP = "labelmap.txt"
 IGNORED = ("ignore", "ignored", "void")  # names of what counts for nothing
 
 
-def labelmap_entries(lines):
-    """(number of the line, line, name, (r, g, b), or None where that is no colour) of each entry of a labelmap.txt."""
-    for number, line in enumerate(lines, 1):
-        if line.strip() and not line.startswith("#"):
-            name, _, colour = line.partition(":")
-            values = [int(v) if v.strip().isdecimal() else 256 for v in colour.partition(":")[0].split(",")]
-            yield number, line, name.strip(), tuple(values) if len(values) == 3 and max(values) < 256 else None
-
-
-def read_labelmap(path):
-    """{(r, g, b): name} of a labelmap.txt, as CVAT and datumaro write it: lines `name:r,g,b:parts:actions`."""
+def read_labelmap(text, path, ids):
+    """{(r, g, b): id, or the name of no class} of a labelmap.txt: lines `name:r,g,b:parts:actions`. ids: {name: id}."""
     colours = {}
-    try:
-        lines = Path(path).read_text(encoding="utf-8-sig").splitlines()
-    except (FileNotFoundError, IsADirectoryError, UnicodeDecodeError):
-        raise UserError(f"{path}: no such text file; --labelmap takes one with lines name:r,g,b::") from None
-    for number, line, name, colour in labelmap_entries(lines):
-        if colour is None or colour in colours:
-            raise UserError(f"{path}: line {number}: {line[:100]!r}: needs name:r,g,b:: with a colour of its own")
-        colours[colour] = name
+    for number, line in enumerate(text.splitlines(), 1):
+        if line.strip() and not line.startswith("#"):
+            name, values, *_ = [part.strip() for part in f"{line}:".split(":")]
+            colour = tuple(int(v) if v.strip().isdecimal() else 256 for v in values.split(","))
+            if len(colour) != 3 or max(colour) > 255 or colour in colours:
+                raise UserError(f"{path}: line {number}: {line[:100]!r}: needs name:r,g,b:: with a colour of its own")
+            colours[colour] = ids.get(name, name)
     return colours
 
 
@@ -64,7 +54,12 @@ def mask_colours(masks, labelmap, classes):
         return {tuple(PALETTE[k].tolist()): k for k in ids}
     ids = dict.fromkeys(IGNORED, IGNORE) | {BACKGROUND_NAME: BACKGROUND}
     ids |= {name: k for k, name in enumerate(classes, 1)}
-    return {colour: ids.get(name, name) for colour, name in read_labelmap(labelmap or found[0]).items()}
+    path = labelmap or found[0]
+    try:
+        text = Path(path).read_text(encoding="utf-8-sig")
+    except (FileNotFoundError, IsADirectoryError, UnicodeDecodeError):
+        raise UserError(f"{path}: no such text file; --labelmap takes one with lines name:r,g,b::") from None
+    return read_labelmap(text, path, ids)
 
 
 def find_masks(masks, names, copies):
@@ -79,18 +74,8 @@ def find_masks(masks, names, copies):
     return found
 
 
-def check_photograph(path):
-    """(width, height) of a photograph; UserError where no reader knows it, or would not find it by its suffix."""
-    if path.suffix.lower() not in SUFFIXES:
-        raise UserError(f"{path}: not the suffix of an image that is read ({', '.join(SUFFIXES)}); convert it")
-    return header_size(path)
-
-
 def check_mask(path, photo, size, num_classes, colours, notes):
-    """Class indices in a mask; UserError where it has other ids or not the size (w, h) of the photograph, a path.
-
-    What is strange about it goes to `notes`.
-    """
+    """Class indices in a mask; UserError of other ids, or of another size (w, h). What is strange goes to `notes`."""
     stored = open_mask(path, num_classes + 1, colours)
     mask = fit_mask(stored, size[::-1], photo)
     notes.add(path, mask_oddities(mask))
@@ -112,7 +97,9 @@ def read_sizes(images, paths, masks, num_classes, colours, failures):
 
     def check(image_id):
         photo = paths[image_id]
-        size = check_photograph(photo)
+        if photo.suffix.lower() not in SUFFIXES:  # no stage would find it
+            raise UserError(f"{photo}: not the suffix of an image that is read ({', '.join(SUFFIXES)}); convert it")
+        size = header_size(photo)
         if image_id in masks:
             shown[image_id] = check_mask(masks[image_id], photo, size, num_classes, colours, notes)
         sizes[image_id] = size
@@ -125,10 +112,7 @@ def read_sizes(images, paths, masks, num_classes, colours, failures):
 
 
 def write_masks(masks, colours, num_classes, folder, final, copy):
-    """SegmentationClass of a data set: links to masks of ids, and masks in colour as ids. masks: {ID: path}.
-
-    folder, final, copy: see layout.link_all.
-    """
+    """SegmentationClass of {ID: path}: links to masks of ids, masks in colour as ids; the others: layout.link_all's."""
     coloured = {image_id: path for image_id, path in masks.items() if is_coloured(path)}
     for image_id, path in coloured.items():
         mask = label_image(open_mask(path, num_classes + 1, colours))

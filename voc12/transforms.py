@@ -68,10 +68,7 @@ def check_jitter(strength):
 
 
 def colour_jitter(image, strength, rng):
-    """Brightness, contrast, saturation (factor 1 +- strength) and hue (+- strength) in random order.
-
-    strength: four values >= 0, hue at most 0.5. PIL RGB -> PIL RGB.
-    """
+    """PIL RGB: brightness, contrast, saturation (factor 1 +- strength), hue (+- strength <= 0.5), in random order."""
     operations = (TF.adjust_brightness, TF.adjust_contrast, TF.adjust_saturation, TF.adjust_hue)
     low = [max(0.0, 1 - s) for s in strength[:3]] + [-strength[3]]
     high = [1 + s for s in strength[:3]] + [strength[3]]
@@ -82,28 +79,23 @@ def colour_jitter(image, strength, rng):
     return image
 
 
-def crop_window(rng, height, width, crop):
-    """A random crop x crop window: ((canvas rows, columns), (image rows, columns)) as slices.
+def random_crop(rng, crop, *maps, fills=(0, 0)):
+    """The same random crop of tensors C x H x W of one size -> list of C x crop x crop.
 
-    Along a side longer than the crop the image is cut at a random place; along a shorter one it is put at a random
-    offset of an empty canvas.
+    Along a side longer than the crop they are cut at a random place; along a shorter one they are put at a random
+    offset of an empty canvas, which is filled with the value in `fills`.
     """
-    canvas, source = [], []
-    for side in (height, width):
+    canvas, source = [...], [...]
+    for side in maps[0].shape[1:]:
         covered = min(side, crop)
         slack = int(rng.integers(0, abs(side - crop) + 1))
         at_canvas, at_source = (0, slack) if side > crop else (slack, 0)
         canvas.append(slice(at_canvas, at_canvas + covered))
         source.append(slice(at_source, at_source + covered))
-    return tuple(canvas), tuple(source)
-
-
-def cut(x, window, crop, fill=0.0):
-    """Apply a crop_window to a tensor C x H x W -> C x crop x crop, `fill` where the image does not reach."""
-    canvas, source = window
-    out = x.new_full((x.shape[0], crop, crop), fill)
-    out[(slice(None), *canvas)] = x[(slice(None), *source)]
-    return out
+    crops = [x.new_full((len(x), crop, crop), fill) for x, fill in zip(maps, fills)]
+    for x, cropped in zip(maps, crops):
+        cropped[tuple(canvas)] = x[tuple(source)]
+    return crops
 
 
 class TrainView:
@@ -124,8 +116,7 @@ class TrainView:
             image = TF.hflip(image)
         if rng.random() < self.jitter_p:
             image = colour_jitter(image, self.jitter, rng)
-        window = crop_window(rng, image.height, image.width, self.crop)
-        return cut(normalise(image, self.look), window, self.crop)
+        return random_crop(rng, self.crop, normalise(image, self.look))[0]
 
 
 class InferenceViews:
@@ -165,8 +156,7 @@ class AffinityView:
         image = rescale(at_most(image, self.max_side, self.look), self.scale, self.look)
         image = colour_jitter(image, self.jitter, rng)
         scores = resize_maps(scores, (image.height, image.width))
-        window = crop_window(rng, image.height, image.width, self.crop)
-        image, scores = cut(normalise(image, self.look), window, self.crop), cut(scores, window, self.crop)
+        image, scores = random_crop(rng, self.crop, normalise(image, self.look), scores)
         if rng.random() < 0.5:
             image, scores = image.flip(-1), scores.flip(-1)
         return image.contiguous(), scores.contiguous()
@@ -198,7 +188,6 @@ class SegView:
         if rng.random() < 0.5:
             image, label = TF.hflip(image), TF.hflip(label)
         image = colour_jitter(image, self.jitter, rng)
-        window = crop_window(rng, image.height, image.width, self.crop)
-        label = torch.from_numpy(np.array(label))[None]
-        x = cut(normalise(image, self.look), window, self.crop)
-        return x, cut(label, window, self.crop, self.padding)[0]
+        maps = normalise(image, self.look), torch.from_numpy(np.array(label))[None]
+        x, label = random_crop(rng, self.crop, *maps, fills=(0, self.padding))
+        return x, label[0]

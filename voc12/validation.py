@@ -11,17 +11,17 @@ from tqdm import tqdm
 
 from tool.cam import MAX_SIDE, inner_size, labelled_cam
 from tool.io.files import UserError
-from tool.metrics import ThresholdSweep, confusion, iou, mean_iou
+from tool.metrics import ThresholdSweep, best_threshold, confusion, mean_ious
 from tool.pseudo_labels import refine_labels, stack_scores, walk_scores
 from tool.segmentation import label_map, multi_scale_scores
-from voc12.data import Broken, InferenceSet, MaskedSet, inference_loader
+from voc12.data import Broken, InferenceSet, MaskedSet, load_samples
 from voc12.paths import image_path, true_mask
 from voc12.transforms import InferenceViews, look_of
 
 
 def each_sample(dataset, world, num_workers):
     """The samples of a data set, with a bar; UserError where one is Broken."""
-    loader = inference_loader(dataset, num_workers)
+    loader = load_samples(dataset, num_workers)
     for sample in tqdm(loader, "validate", unit="image", disable=None if world.main else True, leave=False):
         if isinstance(sample, Broken):
             raise UserError(sample.reason)
@@ -42,15 +42,9 @@ def cam_sweep(net, world, voc12_root, labels, num_workers):
         cams = labelled_cam(net, [v.to(world.device) for v in views], label, inner_size(size, MAX_SIDE), size)
         sweep.add(true_mask(voc12_root, image_id, num_labels, size), cams)
     sweep.histogram = world.sum(sweep.histogram)
-    mious, present = sweep.mious()
-    best = int(np.argmax(mious))
-    return {"miou": 100 * mious[best], "miou_present": 100 * present[best], "threshold": float(sweep.thresholds[best])}
-
-
-def mean_ious(counts, world):
-    """Scores of a confusion matrix: {"miou": absent classes as 0, as released, "miou_present"} in percent."""
-    miou, present = mean_iou(iou(world.sum(counts)))
-    return {"miou": 100 * miou, "miou_present": 100 * present}
+    counts = sweep.confusions()
+    best = best_threshold(counts)
+    return mean_ious(counts[best]) | {"threshold": float(sweep.thresholds[best])}
 
 
 def walk_score(net, world, walks, dup, num_workers, kernels=None):
@@ -70,7 +64,7 @@ def walk_score(net, world, walks, dup, num_workers, kernels=None):
         else:
             predicted = keys[walked.argmax(0)]
         counts += confusion(true_mask(walks.root, image_id, num_labels, predicted.shape), predicted, num_labels)
-    return mean_ious(counts, world)
+    return mean_ious(world.sum(counts))
 
 
 def segmentation_score(net, world, voc12_root, ids, num_labels, num_workers, max_side):
@@ -80,4 +74,4 @@ def segmentation_score(net, world, voc12_root, ids, num_labels, num_workers, max
     for view, truth in each_sample(samples, world, num_workers):
         scores = multi_scale_scores(net, [view[None].to(world.device)], view.shape[-2:])
         counts += confusion(truth.numpy(), label_map(scores, truth.shape), num_labels)
-    return mean_ious(counts, world)
+    return mean_ious(world.sum(counts))

@@ -15,7 +15,7 @@ from tests.bench.reference import boundary_counts, crf_with_alpha, threshold_cou
 from tool.crf import crf_with_alphas
 from tool.io.images import label_image, open_mask, save_image
 from tool.io.scores import read_scores, write_scores
-from tool.metrics import THRESHOLDS, ThresholdSweep, areas, best_labels, confusion, iou, mean_iou
+from tool.metrics import THRESHOLDS, ThresholdSweep, areas, best_labels, confusion, mean_ious
 from tool.workers import usable_cores
 
 LABELS = 21
@@ -140,7 +140,7 @@ def folder_mious(folder, truths):
         sweep.add(truth, read_scores(folder / "dict" / f"{k}.npy"))
         for name, counts in crf.items():
             counts += confusion(truth, best_labels(read_scores(folder / name / f"{k}.npy")), LABELS)
-    return 100 * np.array(sweep.mious()[1] + [mean_iou(iou(counts))[1] for counts in crf.values()])
+    return np.array([mean_ious(counts)["miou_present"] for counts in (*sweep.confusions(), *crf.values())])
 
 
 def disk(repetitions, count=10, **size):

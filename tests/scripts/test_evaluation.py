@@ -18,7 +18,7 @@ from engine.record import write_record
 from tool.io.files import read_list
 from tool.io.images import label_image, open_mask
 from tool.io.scores import read_scores, write_scores
-from tool.metrics import ThresholdSweep, kfold, split_folds
+from tool.metrics import ThresholdSweep, iou, kfold, mean_iou, split_folds
 
 EVALUATION = "evaluation.py"
 IDS = ["one", "two", "three", "four"]
@@ -436,7 +436,7 @@ def test_evaluation_of_maps(toy, inferred, tmp_path):
             open_mask(toy / "SegmentationClass" / f"{image_id}.png", 21),
             read_scores(inferred / "n" / "dict" / f"{image_id}.npy"),
         )
-    mious, present = sweep.mious()
+    mious, present = zip(*(mean_iou(values) for values in iou(sweep.confusions())))
     np.testing.assert_allclose(result["miou_by_threshold"], 100 * np.array(mious))
     best = int(np.argmax(mious))
     assert result["best_threshold"] == result["thresholds"][best] and len(result["thresholds"]) == 25

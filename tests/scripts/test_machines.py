@@ -192,13 +192,13 @@ def test_defaults_follow_the_usable_cores(monkeypatch):
 
 
 def test_walks_are_loaded_in_worker_processes(toy, three, made, tmp_path, monkeypatch):
-    asked, loader = [], engine.labelling.inference_loader
+    asked, loader = [], engine.labelling.load_samples
 
     def spy(dataset, num_workers, **more):
         asked.append(num_workers)
         return loader(dataset, num_workers, **more)
 
-    monkeypatch.setattr(engine.labelling, "inference_loader", spy)
+    monkeypatch.setattr(engine.labelling, "load_samples", spy)
     files = Path(three[three.index("--weights") + 1]).parent
     results = []
     for workers in (0, 2):

@@ -20,6 +20,7 @@ from tool.metrics import (
     iou,
     kfold,
     mean_iou,
+    mean_ious,
     measures,
     over_experiments,
     split_folds,
@@ -225,7 +226,7 @@ def test_threshold_sweep_is_the_released_one():
     for k in range(4):
         sweep.add(golden[f"gt{k}"], dict(zip(golden[f"keys{k}"].tolist(), golden[f"cam{k}"])))
     np.testing.assert_allclose(100 * np.nan_to_num(iou(sweep.confusions())), golden["iou"], atol=1e-7)
-    np.testing.assert_allclose(100 * np.array(sweep.mious()[0]), golden["miou"], atol=1e-7)
+    np.testing.assert_allclose([mean_ious(c)["miou"] for c in sweep.confusions()], golden["miou"], atol=1e-7)
 
 
 def sweep_reference(truth, scores, threshold, num_labels):

@@ -151,15 +151,15 @@ BAD_FILES = {
     ),
     "a label map that is none": (
         lambda place, path: cvat_zip(path, {"three": MASKS["three"]}, PALETTE, ["cat"]),
-        "labelmap.txt: 'cat' is not",
+        "labelmap.txt: line 2: 'cat': needs name:r,g,b::",
     ),
     "a colour": (
         lambda place, path: cvat_zip(path, {"three": MASKS["three"] + 9}, PALETTE, ZEBRA),
-        "three.png: colour c00000 (RGB) is not in its labelmap.txt",
+        "three.png: the colour 192,0,0 is that of no label, which is no class; colours are those of labelmap.txt",
     ),
     "a class": (
         lambda place, path: cvat_zip(path, {"three": MASKS["three"]}, ALL_ZEBRA, ZEBRA),
-        "three.png: class 'zebra' is not in --classes",
+        "three.png: the colour 1,2,3 is that of zebra, which is no class",
     ),
     "a size": (
         lambda place, path: cvat_zip(path, {"three": np.zeros((9, 7), np.uint8)}, PALETTE, ZEBRA),

@@ -19,7 +19,7 @@ from tool.io.images import open_mask
 from voc12 import download
 from voc12.classes import load_classes
 from voc12.labels import load_labels
-from voc12.make_coco import box_slices, check_outline, instance_mask, read_instances, read_split, stuff_mask
+from voc12.make_coco import box_slices, instance_mask, read_instances, read_outline, read_split, stuff_mask
 
 pytestmark = pytest.mark.filterwarnings("ignore:__array__ implementation")  # pycocotools with numpy 2
 
@@ -223,13 +223,13 @@ BAD_JSON = {  # name -> (change, words of the message)
     "an outline that is a text": (with_value("annotations", "segmentation", "x"), "annotations[1] lacks the key 'segm"),
     "a crowd that is a text": (with_value("annotations", "iscrowd", "no"), "annotations[1] lacks the key 'iscrowd'"),
     "a code of another size": (
-        with_value("annotations", "segmentation", {"size": [9, 12], "counts": [108]}), "a run-length code of another"
+        with_value("annotations", "segmentation", {"size": [9, 12], "counts": [108]}), "no run-length code of 12 x 8"
     ),
     "runs beyond the image": (
-        with_value("annotations", "segmentation", {"size": [8, 12], "counts": [0, 97]}), "a run-length code of another"
+        with_value("annotations", "segmentation", {"size": [8, 12], "counts": [0, 97]}), "cut off, or of another size"
     ),
     "a compressed code": (
-        with_value("annotations", "segmentation", {"size": [8, 12], "counts": "zz"}), "a compressed run-length code"
+        with_value("annotations", "segmentation", {"size": [8, 12], "counts": "zz"}), "a broken run-length code"
     ),
 }  # fmt: skip
 
@@ -536,22 +536,24 @@ def test_small_objects_lie_on_large_ones_and_crowds_below_all(tmp_path):
 @pytest.mark.parametrize(
     ("outline", "says"),
     [
-        ([[1, 1, 4, 1]], None),
+        ([[1, 1, 4, 1, 4, 3]], None),
         ([[1, 1]], "without points"),
         ([[1, 1, 4, 1, 99, 4]], "far out of the image"),
         ({"counts": [48], "size": [6, 8]}, None),
         ({"counts": [40], "size": [6, 8]}, "another size"),
-        ({"counts": [-1, 49], "size": [6, 8]}, "another size"),
-        ({"counts": [48], "size": [8, 6]}, "another size"),
-        ({"counts": "x9", "size": [6, 8]}, "compressed"),
+        ({"counts": [-1, 49], "size": [6, 8]}, "broken"),
+        ({"counts": [48], "size": [8, 6]}, "no run-length code of 8 x 6"),
+        ({"counts": "x9", "size": [6, 8]}, "broken"),
+        ({"counts": "`1", "size": [6, 8]}, None),
     ],
 )
-def test_outlines_that_code_in_c_must_not_see(outline, says):
+def test_outlines_that_code_in_c_must_not_see(tmp_path, outline, says):
+    coco = coco_file(tmp_path / "x.json", {"segmentation": outline})
     if says is None:
-        check_outline(outline, (6, 8))
+        assert read_outline(coco, coco.anns[0], (6, 8)).shape == (6, 8)
     else:
         with pytest.raises(ValueError, match=says):
-            check_outline(outline, (6, 8))
+            read_outline(coco, coco.anns[0], (6, 8))
 
 
 def test_a_broken_outline_names_its_annotation(tmp_path):

@@ -131,10 +131,7 @@ def missing_files(paths):
 
 
 def require_files(paths, what, hint):
-    """UserError where files of {ID: path} are missing: the first one and their number.
-
-    what: "image" or "mask"; hint: what to do about it.
-    """
+    """UserError where files of {ID: path} are missing: the first one, their number, the hint. what: image or mask."""
     missing = missing_files(paths)
     if missing:
         text = f"{paths[missing[0]]}: no such {what} ({len(missing)} of {len(paths)} listed {what}s are missing)"

@@ -5,13 +5,13 @@ import mmap
 import os
 import re
 import warnings
+from functools import partial
 from pathlib import Path
 
 import cv2
 import imageio.v3 as iio
 import numpy as np
 from PIL import Image, ImageDraw, ImageOps, UnidentifiedImageError, features
-from PIL.Image import Transpose
 from PIL.PngImagePlugin import PngInfo
 
 from tool.io.files import IMAGE_SUFFIXES, UserError, atomic, print_warning
@@ -35,11 +35,9 @@ LOSSY = ("JPEG", "MPO", "JPEG2000", "WEBP", "AVIF")  # what masks are not stored
 HEIC = (b"heic", b"heix", b"hevc", b"heim", b"heis", b"mif1", b"msf1")  # brands of such files, from byte 8 on
 
 ORIENTATION = 274  # EXIF's tag: how the stored pixels are to be turned
-TURNS = (Transpose.FLIP_LEFT_RIGHT, Transpose.ROTATE_180, Transpose.FLIP_TOP_BOTTOM, Transpose.TRANSPOSE)
-TURNS = dict(enumerate((*TURNS, Transpose.ROTATE_270, Transpose.TRANSVERSE, Transpose.ROTATE_90), 2))
+TURNED, SIDEWAYS = range(2, 9), range(5, 9)  # its values: of all that are to be turned, of width for height
 LARGEST_EXIF = 2**17  # bytes, twice what EXIF takes: some tools put it behind the pixels of a PNG, or as text
 PNG_TEXT = re.compile(b"eXIf|[izt][TE]Xt")
-SIDEWAYS = tuple(TURNS.values())[3:]  # they exchange width and height
 
 
 @contextlib.contextmanager
@@ -81,7 +79,7 @@ def _pixels(stream, mode):
 
 
 def _orientation(stream, header):
-    """How a picture is to be turned before it is shown, one of TURNS' values; None where not at all."""
+    """How a picture is to be turned before it is shown, one of TURNED; None where not at all."""
     try:
         if header.format == "PNG" and "exif" not in header.info:
             place = stream.tell()
@@ -90,14 +88,19 @@ def _orientation(stream, header):
             stream.seek(place)
             if behind:
                 header.load()  # Pillow reads what stands behind the pixels after them
-        return TURNS.get(Image.Image.getexif(header).get(ORIENTATION))  # not PNG's own, which always reads the pixels
+        how = Image.Image.getexif(header).get(ORIENTATION)  # not PNG's own, which always reads the pixels
+        return how if how in TURNED else None
     except Exception:  # a broken EXIF raises nearly anything, and every viewer shows such a photograph as it is stored
         return None
 
 
 def _turn(pixels, how):
-    """H x W (x 3) turned as one of TURNS' values says."""
-    return pixels if how is None else np.array(Image.fromarray(pixels).transpose(how))
+    """H x W (x 3) turned as one of TURNED says; None: as it is."""
+    if how is None:
+        return pixels
+    image = Image.fromarray(pixels)
+    image.getexif()[ORIENTATION] = how
+    return np.array(ImageOps.exif_transpose(image))
 
 
 def _shown_size(stream, header):
@@ -203,18 +206,11 @@ def open_image(path):
         return Image.fromarray(_turn(pixels, how)).convert("RGB")
 
 
-def image_size(path):
-    """(width, height) of a photograph, as it is shown, that can be read to its end; UserError as `open_image`.
-
-    A JPEG is decoded to an eighth of its sides, three times as fast as whole.
-    """
-    return header_size(path, to_its_end=True)
-
-
 def header_size(path, to_its_end=False):
     """(width, height) of a photograph, as it is shown, by its header; UserError as `open_image`.
 
-    Pixels are read where they have more than 8 bits, since no rule may fit them.
+    Pixels are read where they have more than 8 bits, since no rule may fit them. to_its_end: all are, but those of a
+    JPEG to an eighth of its sides, three times as fast as whole.
     """
     with _opened(path, "image") as (stream, header):
         if _is_deep_colour(header) or _is_deep_grey(header):
@@ -224,6 +220,9 @@ def header_size(path, to_its_end=False):
             header.draft("RGB", (1, 1))
             header.load()
         return size
+
+
+image_size = partial(header_size, to_its_end=True)
 
 
 def is_coloured(path):
@@ -247,7 +246,7 @@ def open_mask(path, num_labels, colours=None):
             raise UserError(f"{path}: a mask of mode {header.mode}; masks are 8-bit palette or grey PNGs of class ids")
         how = None if header.format == "TIFF" else _orientation(stream, header)
         if coloured:
-            pixels = _ids(_pixels(stream, "RGB"), colours, path)
+            pixels = ids_of_colours(_pixels(stream, "RGB"), colours, path)
         else:
             # ids: in this mode no palette is applied; a PNG is read in half of imageio's time
             pixels = np.asarray(header) if kind == "PNG" else _pixels(stream, header.mode)
@@ -259,8 +258,8 @@ def open_mask(path, num_labels, colours=None):
     return mask
 
 
-def _ids(pixels, colours, path):
-    """Colours H x W x 3 uint8 -> ids H x W uint8; UserError where one stands for none."""
+def ids_of_colours(pixels, colours, path):
+    """Colours H x W x 3 uint8 -> ids H x W uint8, by `colours` of `open_mask`; UserError where one stands for none."""
     codes = pixels.astype(np.int32) @ np.array([1 << 16, 1 << 8, 1], np.int32)
     present, places = np.unique(codes, return_inverse=True)
     ids = []
@@ -387,10 +386,7 @@ def tagged(photo, text):
 
 
 def contact_sheet(rows, titles, cell=(180, 140), note=""):
-    """Rows of PIL images, a title over each column -> one PIL image; every cell is fitted into `cell` (w, h) pixels.
-
-    note: a line below.
-    """
+    """Rows of PIL images fitted into cells of (w, h) pixels, a title over each column, a note below -> a PIL image."""
     gap = 6
     width, height = gap + len(titles) * (cell[0] + gap), 22 + gap + len(rows) * (cell[1] + gap)
     sheet = Image.new("RGB", (width, height + 18 * bool(note)), "white")

@@ -15,7 +15,6 @@ multiple of the file's size whatever the bytes say.
 import math
 import os
 import re
-import stat
 import struct
 from pathlib import Path
 
@@ -35,18 +34,18 @@ MIN_NAME = 8  # bytes of an empty name: its length
 def check_weight_file(path):
     """Size in bytes of the regular file `path`; UserError where it is missing, a folder, special or unreadable."""
     try:
-        status = Path(path).stat()
+        size = Path(path).stat().st_size
     except FileNotFoundError:
         raise UserError(f"{path}: no such file; check the path (pretrained/README.md: pretrained weights)") from None
     except (OSError, ValueError) as error:
         raise UserError(f"{path}: cannot be read ({getattr(error, 'strerror', None) or error})") from None
-    if stat.S_ISDIR(status.st_mode):
+    if Path(path).is_dir():
         raise UserError(f"{path}: is a folder, not a weight file; name the file in it")
-    if not stat.S_ISREG(status.st_mode):
+    if not Path(path).is_file():
         raise UserError(f"{path}: is not a regular file; weights are read from .pth, .safetensors or .params files")
     if not os.access(path, os.R_OK):
         raise UserError(f"{path}: cannot be read; check its permissions")
-    return status.st_size
+    return size
 
 
 # ---------------------------------------------------------------- the file format
@@ -160,6 +159,7 @@ def read_params(path):
 # ---------------------------------------------------------------- names
 
 BATCHNORM = {"gamma": "weight", "beta": "bias", "moving_mean": "running_mean", "moving_var": "running_var"}
+OUTER = {"conv1a_weight": "conv1a.weight"} | {f"bn7_{theirs}": f"bn7.{ours}" for theirs, ours in BATCHNORM.items()}
 BLOCK_NAME = re.compile(r"(res|bn)([2-7])(?:a|b([1-9]\d*))_branch(1|2a|2b1|2b2)_(\w+)")
 CLASSIFIER = "linear1000_"  # ImageNet's 1000 classes
 
@@ -170,10 +170,8 @@ def torch_name(name):
     res2a_branch1_weight -> b2.conv_branch1.weight, bn4b3_branch2b1_moving_var -> b4_3.bn_branch2b1.running_var.
     """
     name = re.sub("^(arg|aux):", "", name)
-    if name == "conv1a_weight":
-        return "conv1a.weight"
-    if name.startswith("bn7_") and name[4:] in BATCHNORM:
-        return f"bn7.{BATCHNORM[name[4:]]}"
+    if name in OUTER:
+        return OUTER[name]
     found = BLOCK_NAME.fullmatch(name)
     if not found:
         return None

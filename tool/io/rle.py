@@ -63,10 +63,7 @@ def write_brush(mask):
 
 
 def read_brush(code, size):
-    """Label Studio's code of a mask of `size` (h, w) -> H x W bool, alpha of at least 128; ValueError where it is none.
-
-    code: list of bytes.
-    """
+    """Label Studio's bytes of a mask of `size` (h, w) -> H x W bool, alpha of at least 128; ValueError of any other."""
     try:
         data = bytes(code)
         text = f"{int.from_bytes(data, 'big'):0{8 * len(data)}b}"

@@ -17,10 +17,9 @@ def check_server_path(path):
 
 
 def write_server_zip(path, masks, photos, num_labels):
-    """Write the zip from palette PNGs that are there.
+    """Write the zip of palette PNGs, all or none: UserError names one that is missing, broken or of another size.
 
-    masks, photos: {ID: path}; every mask must exist, be readable and have its photograph's size, or nothing is written
-    and the UserError names it.
+    masks, photos: {ID: path}; a mask has its photograph's size.
     """
     require_files(masks, "mask", "run infer_seg.py on the whole list; no zip is written")
     for image_id, mask in masks.items():

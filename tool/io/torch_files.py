@@ -22,21 +22,17 @@ def save_torch(value, path):
 
 
 def read_torch(path):
-    """What `torch.save` wrote, on the CPU: tensors and plain containers only, no code of the file is ever run.
-
-    UserError: missing, truncated or foreign file, or one that holds other objects.
-    """
+    """What `torch.save` wrote, on the CPU: tensors and plain containers. UserError of all else; no code is run."""
     size = check_weight_file(path)
     if size == 0:
         raise UserError(f"{path}: is empty; get or make it again")
     try:
-        unpacked = 0
         if zipfile.is_zipfile(path):
             with zipfile.ZipFile(path) as members:  # a thousand times the file's size at worst
                 unpacked = sum(member.file_size for member in members.infolist())
-        if unpacked > size:
-            text = f"{path}: would unpack to {unpacked:,} bytes"
-            raise UserError(f"{text}; torch writes checkpoints that are not packed, get or make it again")
+            if unpacked > size:
+                text = f"{path}: would unpack to {unpacked:,} bytes"
+                raise UserError(f"{text}; torch writes checkpoints that are not packed, get or make it again")
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # what is odd about the file ends in a UserError or does not matter
             return torch.load(path, map_location="cpu", weights_only=True)
@@ -47,13 +43,12 @@ def read_torch(path):
         if wanted:
             text = f"{path}: refused: it wants to load {wanted[1]}, which can run code"
             raise UserError(f"{text}; save a plain state_dict with torch.save(net.state_dict(), path)") from None
-        text = f"{path}: not a whole torch checkpoint ({reason_of(error)})"
-        raise UserError(f"{text}; it is damaged or something else, get or make it again") from None
+        raise damaged(path, "torch checkpoint", error) from None
 
 
-def reason_of(error):
-    """A few words on why a library refused a file; torch's advice to switch the check off is not repeated."""
-    text = " ".join(str(error).split())
-    if "weights_only" in text:
-        return "it holds more than tensors and plain values"
-    return f"{type(error).__name__} {text}"[:120].strip()
+def damaged(path, kind, error):
+    """The UserError for a file that a library refused; torch's advice to switch the check off is not repeated."""
+    reason = f"{type(error).__name__} {' '.join(str(error).split())}"[:120].strip()
+    if "weights_only" in str(error):
+        reason = "it holds more than tensors and plain values"
+    return UserError(f"{path}: not a whole {kind} ({reason}); it is damaged or something else, get or make it again")

@@ -9,7 +9,7 @@ from PIL import Image
 from tool.io.files import UserError
 from tool.io.images import PALETTE, label_image, save_image
 from tool.io.server_zip import SERVER_FOLDER, write_server_zip
-from voc12.paths import image_paths
+from voc12.paths import image_path
 
 
 @pytest.fixture
@@ -19,7 +19,7 @@ def masks(tmp_path):
     for image_id in ids:
         save_image(tmp_path / "JPEGImages" / f"{image_id}.jpg", Image.new("RGB", (64, 48)))
         save_image(tmp_path / "seg" / f"{image_id}.png", label_image(np.full((48, 64), 3)), "origin")
-    return {i: tmp_path / "seg" / f"{i}.png" for i in ids}, image_paths(tmp_path, ids)
+    return {i: tmp_path / "seg" / f"{i}.png" for i in ids}, {i: image_path(tmp_path, i) for i in ids}
 
 
 def test_server_zip(masks, tmp_path):
