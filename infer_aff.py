@@ -54,10 +54,9 @@ def build_jobs(args, experiment, weights, classes):
     settings = args.results | {"weights": file_hash(weights), "classes": list(classes)}
     kernels, widths = pairwise(args)
     settings |= widths | {"maps": folder_settings(experiment.maps)}
-    powers = args.low, args.high, args.dup
-    outputs = {"labels": Output(experiment.walk(powers), settings)}
+    outputs = {"labels": Output(experiment.walk(args.powers), settings)}
     if args.vis:
-        outputs["vis"] = Output(experiment.walk(powers, overlays=True), settings)
+        outputs["vis"] = Output(experiment.walk(args.powers, overlays=True), settings)
     return [Job(outputs, partial(refine_walk, names=classes, max_side=args.max_side, pairwise=kernels), crf=True)]
 
 
@@ -75,7 +74,6 @@ def walk(args, run, num_classes):
 
 
 def main(args):
-    powers = flags.check_powers(args)
     load_crf()
     torch.manual_seed(args.seed)
     classes, experiment = load_classes(args.classes), Experiment.of(args)
@@ -90,7 +88,7 @@ def main(args):
     with Labelling(args, net, images, jobs, failures, Facts(args.train_list, weights)) as run:
         for image_id, photo, shown, walked in walk(args, run, len(classes)):
             run.write(image_id, photo, shown, walked)
-        run.when_done(run.scoring("png", experiment.walk(powers).relative_to(experiment.folder)))
+        run.when_done(run.scoring("png", experiment.walk(args.powers).relative_to(experiment.folder)))
 
 
 if __name__ == "__main__":

@@ -38,6 +38,11 @@ class Arguments(argparse.Namespace):
         return {name: getattr(self, name) for name, role in self.roles.items() if role == RESULT}
 
     @property
+    def powers(self):
+        """(low, high, dup), which name an AffinityNet and its labels."""
+        return self.low, self.high, self.dup
+
+    @property
     def as_trained(self):
         """Whether --max_side is to be what the training saw: for photographs by --images, if nothing else was said."""
         return bool(getattr(self, "images", None)) and isinstance(self.max_side, Unless)
@@ -143,6 +148,8 @@ class Parser(cli.Parser):
             low, high = getattr(second, name)
             if low > high:
                 raise UserError(f"--{name} {low} {high}: MIN must not be above MAX")
+        if "low" in self.roles and second.low >= second.high:
+            raise UserError(f"--low {second.low} --high {second.high}: low must be below high")
         if {"images", "out"} <= self.roles.keys() and (second.images is None) != (second.out is None):
             raise UserError("--images PATH and --out DIR go together")
         for name in self.splits:
@@ -381,10 +388,3 @@ def add_truth(parser):
     text = "cam: range of the background thresholds that are tried, in steps of 0.01"
     names = {"nargs": 2, "default": list(RELEASED_RANGE), "metavar": ("MIN", "MAX")}
     parser.method("--thresholds", type=fraction, **names, help=text)
-
-
-def check_powers(args):
-    """UserError where --low is not below --high; -> (low, high, dup)."""
-    if args.low >= args.high:
-        raise UserError(f"--low {args.low} --high {args.high}: low must be below high")
-    return args.low, args.high, args.dup

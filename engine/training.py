@@ -29,7 +29,7 @@ from engine.summary import Summary
 from models.checkpoint import save_weights
 from models.resnet38d import count_parameters
 from tool.io.failures import FAILED_FILE, Failures
-from tool.io.files import UserError, file_hash, print_warning, read_list, remove_stale
+from tool.io.files import UserError, file_hash, fingerprint, print_warning, read_list, remove_stale
 from tool.io.lock import locked
 from voc12.data import EpochBatches, Substituting, train_loader
 from voc12.paths import check_images, image_paths
@@ -153,12 +153,13 @@ class Phase(NamedTuple):
 class Validation(NamedTuple):
     """How a training is scored on a list with masks.
 
-    score(net, world) -> {"miou", ...}, plain numbers. name: the miou's; text: all of it for people, with {} for the
-    numbers. every: steps between two, or None for once an epoch; first: epoch of the first. select: whether best.pth is
-    the network with the best miou, chosen with ground truth; otherwise it is the last.
+    score(net, world) -> {"miou", ...}, plain numbers. ids: the images'. name: the miou's; text: all of it for people,
+    with {} for the numbers. every: steps between two, or None for once an epoch; first: epoch of the first. select:
+    whether best.pth is the network with the best miou, chosen with ground truth; otherwise it is the last.
     """
 
     score: object
+    ids: list
     name: str
     text: str
     every: int | None = None
@@ -183,15 +184,14 @@ class Plan(NamedTuple):
 class Facts(NamedTuple):
     """What a run reads, beside its arguments.
 
-    data: {what it is trained on, in words: fingerprint}. lists, weights: paths, for the record; none and timm are no
-    paths. lines: for the log, the first of the network. checks: for --check, {what: function of an ID}. learning: what
-    looks at the losses.
+    data: {what it is trained on besides the images, in words: fingerprint}. weights: path, none or timm. line: for the
+    log, of the network, with {} for its size. checks: for --check, {what: function of an ID}. learning: what looks at
+    the losses.
     """
 
     data: dict
-    lists: list
     weights: str
-    lines: list
+    line: str
     checks: dict = {}
     learning: Learning = Learning()  # of nothing
 
@@ -213,7 +213,7 @@ class Training:
         phases = plan.phases or [Phase("", 0, args.epochs, args.batch_size)]
         self.phases = [phase for phase in phases if phase.first < phase.last]
         self.planned_steps = max(plan.planned_steps, sum(phase.steps(len(dataset)) for phase in self.phases))
-        self.check_batches()
+        self.check_args()
         lines = self.describe()
         self.world = join_world(args.device)
         self.scaler = self.world.scaler(args.amp)
@@ -226,7 +226,7 @@ class Training:
         self.loader = train_loader(samples, self.sampler, workers, self.world.device.type == "cuda")
         self.progress, self.state = resume.Progress(lr=args.lr), {"settings": args.results}
         start = file_hash(facts.weights) if Path(facts.weights).is_file() else facts.weights
-        self.state["data"] = facts.data | {resume.WEIGHTS: start}
+        self.state["data"] = {"images of --train_list": fingerprint(dataset.ids)} | facts.data | {resume.WEIGHTS: start}
         self.log_every = args.log_every or (LOG_EVERY if self.world.device.type == "cuda" else 1)
         self.unread = []  # (step, IDs, {term: scalar on the device}) of steps whose losses were not read yet
         self.written = []  # epochs of this run that have a checkpoint
@@ -260,7 +260,7 @@ class Training:
         """The phase that the run stands in."""
         return next((p for p in self.phases if p.first <= self.progress.epoch < p.last), self.phases[-1])
 
-    def check_batches(self):
+    def check_args(self):
         """UserError where a batch is larger than the list, or smaller than the number of processes."""
         sizes = [phase.batch_size for phase in self.phases]
         for phase in self.phases:
@@ -278,23 +278,34 @@ class Training:
 
     def write_record(self):
         """run.json of the checkpoints, and what the experiment remembers -> whether best.pth is there. For rank 0."""
-        run = this_run(self.args, self.world, self.facts.lists, self.facts.weights)
+        lists = [self.args.train_list, *([self.args.val_list] if self.validation else [])]
+        run = this_run(self.args, self.world, lists, self.facts.weights)
         write_record(self.place.folder, self.args.results, run, keep=True)
         if self.args.remembers:
             remember(self.args)
         return self.place.best is None or self.place.best.exists()
 
     def describe(self):
-        """Network, data and schedule, in lines for the log."""
+        """Network, data, schedule and what best.pth is, in lines for the log."""
         images = len(self.dataset)
-        network, *more = self.facts.lines
         parts = [f"{p.steps(images)} {p.name} steps of {p.batch_size}".replace("  ", " ") for p in self.phases]
         ends = [f" until epoch {phase.last}, then " for phase in self.phases]
         text = "".join(part + end for part, end in zip(parts, [*ends[:-1], ""]))
         short = 0 < self.plan.planned_steps < self.planned_steps
         why = ", not for the released fewer, which would end before the run" if short else ""
         schedule = f"schedule: {text}; poly planned for {self.planned_steps}{why}"
-        return [network.format(f"{count_parameters(self.net):,} parameters, {images} images"), schedule, *more]
+        network = self.facts.line.format(f"{count_parameters(self.net):,} parameters, {images} images")
+        return [network, schedule, *([self.describe_best()] if self.place.best else [])]
+
+    def describe_best(self):
+        validation, masks = self.validation, f"the masks of {self.args.val_list}" if self.validation else "no masks"
+        if not self.selects:
+            return f"selection: best.pth is the last epoch; {masks} are scored to be looked at"
+        every = f", every {validation.every} steps" if validation.every else ""
+        return (
+            f"selection: best.pth has the best {validation.name} on {masks}{every}: ground truth picks it "
+            "(--select last uses none)"
+        )
 
     @property
     def resume_path(self):
