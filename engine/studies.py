@@ -65,22 +65,6 @@ class Study:
     def rows(self):
         return {name: row for table in self.tables.values() for name, row in table.items()}
 
-    @property
-    def labels(self):
-        """The folder of the pseudo labels, below an experiment."""
-        low, high, dup = self.powers
-        return f"rw/{low:02d}_{high:02d}{dup:02d}"
-
-    @property
-    def crf_labels(self):
-        """The folder of the CRF's labels, there."""
-        return f"crf_png/{self.powers[2]:02d}"
-
-    @property
-    def sure_labels(self):
-        """The folder of the labels that the low and the high power agree on, there."""
-        return f"crf_png/{self.powers[0]:02d}_{self.powers[1]:02d}"
-
 
 # ---------------------------------------------------------------- MSRC-v2, 272 photographs of 320 x 213 pixels
 

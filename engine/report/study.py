@@ -6,6 +6,7 @@ from typing import NamedTuple
 
 import numpy as np
 
+from engine.experiment import Experiment
 from engine.report.comparison import class_table, curve_table, filled, gather, row_table, stage_table
 from engine.studies import CRF, GPP, METHOD, SURE, TRUTH, Study
 from tool.io.files import atomic, write_text
@@ -108,15 +109,16 @@ def what_went_wrong(truth, labels):
 
 def draw_picture(done, ids, seed, path):
     """Photographs with their classes, activation of the method, labels of its CRF, truth; the last one is a failure."""
-    run, file = done.folder / f"{METHOD}_seed{seed}", done.data / "classes.txt"
+    run, file = Experiment(done.folder, f"{METHOD}_seed{seed}"), done.data / "classes.txt"
     names = load_classes(file if file.is_file() else None)
     drawn = list(map(str, np.random.default_rng(0).permutation(ids)[:DRAWN]))
     truth = {i: open_mask(mask_path(done.data, i), len(names) + 1) for i in drawn}
-    labels = {i: open_mask(run / done.study.crf_labels / f"{i}.png", len(names) + 1) for i in drawn}
+    folder = run.crf_labels(done.study.powers[2:])
+    labels = {i: open_mask(folder / f"{i}.png", len(names) + 1) for i in drawn}
     (picked, iou), rows = pick_photographs(truth, labels), []
     for image_id in picked:
         photo = open_image(image_path(done.data, image_id))
-        heat = np.max(list(read_scores(run / "dict" / f"{image_id}.npy").values()), axis=0)
+        heat = np.max(list(read_scores(run.maps / f"{image_id}.npy").values()), axis=0)
         tag = tagged(photo, ", ".join(names[k - 1] for k in sorted(classes_in(truth[image_id]))))
         rows.append([tag, heat_overlay(photo, heat), *(label_overlay(photo, one[image_id]) for one in (labels, truth))])
     wrong = what_went_wrong(truth[picked[-1]], labels[picked[-1]])
