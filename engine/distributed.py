@@ -102,18 +102,16 @@ class World:
         """What work() returns on rank 0, on every rank; an error of a user's is reported once, by rank 0."""
         if self.size == 1:
             return work()
-        answer = [None, None]
+        answer = wrong = None
         if self.main:
             try:
-                answer[0] = work()
+                answer = work()
             except UserError as error:
-                answer[1] = str(error)
-        dist.broadcast_object_list(answer, src=0)
-        if answer[1] is not None:
-            if self.main:
-                raise UserError(answer[1])
-            sys.exit(2)
-        return answer[0]
+                wrong = error
+        answer, failed = self.collect((answer, wrong is not None))[0]
+        if wrong:
+            raise wrong
+        return sys.exit(2) if failed else answer
 
     def share_buffers(self, net):
         """Give every rank the buffers (running statistics) of rank 0's network."""

@@ -181,17 +181,13 @@ class Parser(cli.Parser):
 
     def recall(self, first, experiments):
         """What the experiments remember, for a data set that may have moved. first: what the first pass gave."""
-        if self.begins and begins_anew(first, experiments[0]):
+        # the first stage forgets where it is told to, and not to go on, or where nothing was trained yet
+        if self.begins and ((first.overwrite and not first.resume) or not experiments[0].classifier.newest()):
             return {}
         stored = experiment.read_common(experiments, first.remembered)
         if first.voc12_root and "voc12_root" in stored:
             stored = experiment.moved(stored, first.voc12_root)
         return experiment.named(stored, experiments[0].settings) if stored else stored
-
-
-def begins_anew(args, experiment):
-    """Whether the first stage forgets what its experiment remembers: told to, or nothing was trained yet."""
-    return (args.overwrite and not args.resume) or not experiment.classifier.newest()  # both: goes on where it can
 
 
 def always(first):

@@ -58,13 +58,9 @@ def refine_walk(image, walked, files, names, max_side=0, pairwise=RELEASED):
     write_labels(image, refine_labels(image, *walked, max_side, pairwise), files, names)
 
 
-def refine_segmentation(image, scores, files, names):
-    """Dense CRF of a segmentation network's scores L x h x w, then `write_labels` of the best."""
-    write_labels(image, label_map(refine_scores(image, scores), image.shape[:2]), files, names)
-
-
-def write_best(image, scores, files, names):
-    """`write_labels` of the best of scores L x h x w."""
+def write_best(image, scores, files, names, crf=False):
+    """`write_labels` of the best of a segmentation network's scores L x h x w, with crf after a dense CRF of them."""
+    scores = refine_scores(image, scores) if crf else scores
     write_labels(image, label_map(scores, image.shape[:2]), files, names)
 
 

@@ -72,10 +72,6 @@ def write_record(folder, settings, run, keep):
     return origin
 
 
-def remove_record(folder):
-    (Path(folder) / RUN_FILE).unlink(missing_ok=True)
-
-
 def finish_record(folder, summary):
     """Write a run's end and summary to its run.json."""
     record = read_record(folder)

@@ -22,14 +22,14 @@ from engine import resume
 from engine.check import Check, timed
 from engine.distributed import StopSignal, join_world, processes
 from engine.experiment import Experiment, next_command, remember
-from engine.log import Learning, Log, describe_run, describe_terms
+from engine.log import Learning, Log, describe_run
 from engine.recipes import AtMost
-from engine.record import remove_record, this_run, write_record
+from engine.record import this_run, write_record
 from engine.summary import Summary
 from models.checkpoint import save_weights
 from models.resnet38d import count_parameters
 from tool.io.failures import FAILED_FILE, Failures
-from tool.io.files import UserError, file_hash, fingerprint, print_warning, read_list, remove_stale
+from tool.io.files import RUN_FILE, UserError, file_hash, fingerprint, print_warning, read_list, remove_stale
 from tool.io.lock import locked
 from voc12.data import EpochBatches, Substituting, train_loader
 from voc12.paths import check_images, image_paths
@@ -218,6 +218,7 @@ class Training:
         self.world = join_world(args.device)
         self.scaler = self.world.scaler(args.amp)
         self.model = self.world.prepare(net, args.amp, args.seed, args.compile)
+        self.resume_path = self.place.folder / resume.RESUME_FILE
         self.stop, self.log, self.summary = StopSignal(self.world), None, Summary()
         self.failures = Failures(args.on_error, self.place.folder / FAILED_FILE)
         self.sampler = EpochBatches(len(dataset), args.seed, self.world.rank, self.world.size)
@@ -236,7 +237,7 @@ class Training:
                 stack.enter_context(locked([self.place.folder], self.world))
                 if self.world.first(self.make_room):
                     state = resume.read_resume(self.resume_path)
-                    self.progress = resume.Progress.of(self.resume_path, state)
+                    self.progress = resume.Progress(**state["progress"])
                     resume.restore(self.resume_path, state, net, (self.optimizer, self.scaler), self.world)
                     self.written = state.get("checkpoints", list(range(self.progress.epoch)))
                 best_is_there = self.world.first(self.write_record)
@@ -307,10 +308,6 @@ class Training:
             "(--select last uses none)"
         )
 
-    @property
-    def resume_path(self):
-        return self.place.folder / resume.RESUME_FILE
-
     def make_room(self):
         """Whether the folder's run goes on; if not, nothing of one is left there. For rank 0."""
         folder, args = self.place.folder, self.args
@@ -326,8 +323,8 @@ class Training:
                     raise
                 print_warning(f"not resumed: {error}")  # both flags: a run of other settings goes
         resume.delete_run(folder)
-        remove_record(folder)
-        (folder / FAILED_FILE).unlink(missing_ok=True)
+        for name in (RUN_FILE, FAILED_FILE):
+            (folder / name).unlink(missing_ok=True)
         return False
 
     def restore_files(self, best_is_there):
@@ -488,7 +485,8 @@ class Training:
         record |= losses | ({"phase": self.phase.name} if self.phase.name else {}) | scores
         record |= ({"best": progress.best} if self.selects else {}) | {"seconds": progress.seconds}
         scored = self.validation.text.format(**scores) if scores else ""
-        texts = [describe_terms(record, losses), self.phase.name, scored, f"{progress.seconds:.0f} s"]
+        texts = [f"{progress.step} steps", f"lr {progress.lr:.5f}", *(f"{k} {v:.4f}" for k, v in losses.items())]
+        texts += [self.phase.name, scored, f"{progress.seconds:.0f} s"]
         self.log.line(f"epoch {progress.epoch}: {', '.join(filter(None, texts))}")
         self.log.epoch(record)
 
