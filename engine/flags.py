@@ -5,9 +5,8 @@ from functools import partial
 from pathlib import Path
 
 from engine import experiment
-from engine.chosen import describe_chosen, read_chosen
 from engine.distributed import local_processes, say
-from engine.experiment import VOC_ROOT, Experiment
+from engine.experiment import VOC_ROOT, Experiment, describe_chosen, read_chosen
 from engine.recipes import OTHERS, AtMost, Following, Unless
 from models.deeplab import DEEPLAB
 from tool import cli

@@ -79,7 +79,7 @@ def _is_resume_state(state):
     try:
         progress = Progress(**state["progress"])
         counts = [progress.epoch, progress.step, progress.global_step, *state.get("checkpoints", [])]
-        whole = {"net", "optimizer", "rng"} <= set(state) and {"epoch", "sums", "lr", "seconds"} <= set(state["progress"])
+        whole = {"net", "optimizer", "rng"} <= set(state) and {"sums", "lr", "seconds"} <= set(state["progress"])
         dicts = isinstance(state["settings"], dict) and isinstance(state.get("data", {}), dict)
     except (AttributeError, LookupError, TypeError):
         return False

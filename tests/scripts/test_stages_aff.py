@@ -218,14 +218,14 @@ def test_alphas_and_stages_that_do_not_fit(toy, affine, copy):
         refused("train_aff.py", *flags, "--overwrite", *powers, says="low must be below high")
         refused("infer_aff.py", *aff_flags(toy, copy), *powers, says="low must be below high")
     refused("train_aff.py", *flags, says=["holds a run already", "--resume"])
-    refused("train_aff.py", *flags, "--high", 21, says=["no crf/21 for 12 of 12 images", "infer.py --crf --alphas 21"])
+    refused("train_aff.py", *flags, "--high", 21, says=["crf/21: nothing for 12 of 12 ", "infer.py --crf --alphas 21"])
     for name in read_list(toy / "train.txt")[:5]:
         (copy / "n" / "crf" / "02" / f"{name}.npy").unlink()
-    refused("train_aff.py", *flags, "--overwrite", says=["no crf/02 for 5 of 12", "infer.py --crf --alphas 2"])
+    refused("train_aff.py", *flags, "--overwrite", says=["crf/02: nothing for 5 of 12", "infer.py --crf --alphas 2"])
     refused("infer_aff.py", *aff_flags(toy, copy), "--dup", 9, says=["aff021909", "run train_aff.py"])
     refused("train_aff.py", *flags, "--crop_size", 100, says="multiple of 8")
     (copy / "n" / "dict" / "toy_00000.npy").unlink()
-    refused("infer_aff.py", *aff_flags(toy, copy), says=["no dict for 1 of 12", "infer.py --dict"])
+    refused("infer_aff.py", *aff_flags(toy, copy), says=["dict: nothing for 1 of 12", "infer.py --dict"])
 
 
 def test_start_weights(toy, copy):
