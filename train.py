@@ -19,7 +19,7 @@ from engine.distributed import warn
 from engine.experiment import Experiment
 from engine.log import watch_loss
 from engine.recipes import LIGHT
-from engine.training import Facts, Phase, Plan, Training, Validation, train_one_epoch, training_ids
+from engine.training import Phase, Plan, Training, Validation, train_one_epoch, training_ids
 from models.checkpoint import IMAGENET_WEIGHTS, start_weights
 from models.classifiers import MODELS
 from models.triplet import ATTRACT, METRICS, TripletErasing
@@ -129,15 +129,15 @@ def main(args):
     }
     line = f"{args.model}: {{}}, {len(classes)} classes{describe_negatives(dataset.labels)}"
     learning = watch_loss(args, dataset.labels.matrix)
-    facts = Facts(data, weights, line, learning=learning)
     warm_up = Phase("warm-up", 0, min(args.T, args.epochs), args.batch_size)
     triplet = Phase("triplet", args.T, args.epochs, args.batch_size_triplet, erase=True)
     # released: planned as if every batch had the warm-up's size, so the rate ends at about 0.45 of its start; where
     # batches become smaller there are more steps than that, and the schedule does not end before them (Training)
     planned = len(dataset) // args.batch_size * args.epochs
     following = "infer.py", {"load_epo": "{last}", "dict": True, "crf": True, "infer_list": args.train_list}
-    plan = Plan(Experiment.of(args).classifier, following, [warm_up, triplet], planned)
-    with Training(args, net, criterion, dataset, plan, facts, validation) as run:
+    place = Experiment.of(args).classifier
+    plan = Plan(place, following, data, weights, line, [warm_up, triplet], planned, learning=learning)
+    with Training(args, net, criterion, dataset, plan, validation) as run:
         for _ in run.epochs():
             means = train_one_epoch(run)  # engine/training.py: train_step has the backward pass
             run.finish_epoch(means)

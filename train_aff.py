@@ -20,7 +20,7 @@ from engine.experiment import Experiment
 from engine.recipes import LIGHT_AFF
 from engine.record import origin
 from engine.refining import add_widths, pairwise
-from engine.training import Facts, Plan, Training, Validation, train_one_epoch, training_ids
+from engine.training import Plan, Training, Validation, train_one_epoch, training_ids
 from models.affinity import DROPOUT, AffinityNet, affinity_loss
 from models.checkpoint import START_WEIGHTS, start_weights
 from models.trunks import make_trunk
@@ -106,10 +106,10 @@ def main(args):
         "class names": fingerprint(list(classes)),
         "choice of best.pth (--select, --val_list, maps)": fingerprint(*chosen_with),
     } | {f"CRF scores of crf/{alpha:02d}": origin(experiment.crf(alpha)) for alpha in (args.low, args.high)}
-    facts = Facts(data, weights, "AffinityNet: {}")
     following = {name: getattr(args, name) for name in ("low", "high", "dup", "scale", "train_list")}
-    plan = Plan(experiment.affinity(args.powers), ("infer_aff.py", following))
-    with Training(args, net, criterion, dataset, plan, facts, validation) as run:
+    place = experiment.affinity(args.powers)
+    plan = Plan(place, ("infer_aff.py", following), data, weights, "AffinityNet: {}")
+    with Training(args, net, criterion, dataset, plan, validation) as run:
         for _ in run.epochs():
             means = train_one_epoch(run)
             run.finish_epoch(means)

@@ -18,7 +18,7 @@ from engine.distributed import processes
 from engine.experiment import Experiment
 from engine.recipes import LIGHT_SEG, RECIPES
 from engine.record import origin
-from engine.training import Facts, Plan, Training, Validation, train_one_epoch, training_ids
+from engine.training import Plan, Training, Validation, train_one_epoch, training_ids
 from models import deeplab
 from models.checkpoint import START_WEIGHTS, start_weights
 from models.deeplab import DEEPLAB, RESNET38D, SMP
@@ -148,11 +148,12 @@ def main(args):
         "images of --val_list": fingerprint(validation and validation.ids),
         **dataset.corrections(),
     }
-    facts = Facts(data, weights, f"{args.arch}: {{}}; starts from {weights}", {"masks": dataset.check})
+    line = f"{args.arch}: {{}}; starts from {weights}"
     arch = None if args.arch == DEEPLAB + args.trunk else args.arch
     following = {"arch": arch, "infer_list": args.val_list if validation else args.train_list}
-    plan = Plan(experiment.segmentation(args.arch), ("infer_seg.py", following))
-    with Training(args, net, criterion, dataset, plan, facts, validation) as run:
+    place, checks = experiment.segmentation(args.arch), {"masks": dataset.check}
+    plan = Plan(place, ("infer_seg.py", following), data, weights, line, checks=checks)
+    with Training(args, net, criterion, dataset, plan, validation) as run:
         for _ in run.epochs():
             means = train_one_epoch(run)
             run.finish_epoch(means)

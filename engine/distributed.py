@@ -253,30 +253,24 @@ class StopSignal:
     """SIGINT and SIGTERM as a flag that a training reads after each step; a second one ends it at once."""
 
     def __init__(self, world):
-        self.number = None
-        self.previous = {}
-        self.world = world
+        self.number, self.previous, self.world = None, {}, world
 
     def __enter__(self):
-        for number in (signal.SIGINT, signal.SIGTERM):
-            self.previous[number] = signal.signal(number, self._receive)
+        self.previous = {number: signal.signal(number, self._receive) for number in (signal.SIGINT, signal.SIGTERM)}
         return self
+
+    def __exit__(self, *exc):
+        while self.previous:
+            signal.signal(*self.previous.popitem())
 
     def _receive(self, number, frame):
         self.number = number
-        self.restore()
+        self.__exit__()
 
     def asked(self):
         """Whether any rank was signalled: all stop after the same step."""
         self.number = self.world.largest(self.number or 0) or None
         return self.number is not None
-
-    def restore(self):
-        while self.previous:
-            signal.signal(*self.previous.popitem())
-
-    def __exit__(self, *exc):
-        self.restore()
 
     def stop(self, where):
         """End every rank with the exit code that shells expect (128 + signal); rank 0 says where the run stopped."""

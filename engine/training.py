@@ -2,7 +2,7 @@
 
 A script builds its network, data and losses, then
 
-    with Training(args, net, criterion, dataset, plan, facts, validation) as run:
+    with Training(args, net, criterion, dataset, plan, validation) as run:
         for _ in run.epochs():
             losses = train_one_epoch(run)
             run.finish_epoch(losses)
@@ -168,30 +168,22 @@ class Validation(NamedTuple):
 
 
 class Plan(NamedTuple):
-    """Where a training goes, and how long it is.
+    """What a script says of its training: from what it begins, where it goes, how long it is.
 
     place: of engine/experiment.py. following: the script of the next stage and {flag: value} of its own, where {last}
-    stands for the last epoch; weights are its checkpoint where there is no best one. phases: None where all epochs are
-    alike, with --batch_size. planned_steps: the poly schedule's, where that is longer than the run.
+    stands for the last epoch; weights are its checkpoint where there is no best one. data: {what it is trained on
+    besides the images, in words: fingerprint}. weights: path, none or timm. line: for the log, of the network, with {}
+    for its size. phases: None where all epochs are alike, with --batch_size. planned_steps: the poly schedule's, where
+    that is longer than the run. checks: for --check, {what: function of an ID}. learning: what looks at the losses.
     """
 
     place: object
     following: tuple
-    phases: list | None = None
-    planned_steps: int = 0
-
-
-class Facts(NamedTuple):
-    """What a run reads, beside its arguments.
-
-    data: {what it is trained on besides the images, in words: fingerprint}. weights: path, none or timm. line: for the
-    log, of the network, with {} for its size. checks: for --check, {what: function of an ID}. learning: what looks at
-    the losses.
-    """
-
     data: dict
     weights: str
     line: str
+    phases: list | None = None
+    planned_steps: int = 0
     checks: dict = {}
     learning: Learning = Learning()  # of nothing
 
@@ -204,12 +196,12 @@ class Training:
     stands, checkpoints, best.pth, resume file, log, record and summary. The top of this file shows its use.
     """
 
-    def __init__(self, args, net, criterion, dataset, plan, facts, validation=None):
+    def __init__(self, args, net, criterion, dataset, plan, validation=None):
         """args: the resolved arguments, recorded and compared when the run goes on. criterion: see `train_step`."""
         self.args, self.net, self.criterion = args, net, criterion
         groups = net.param_groups(args.lr, args.wt_dec, args.scratch_lr_mult)
         self.optimizer = build_optimizer(args.optimizer, groups, args.momentum)
-        self.dataset, self.facts, self.validation, self.plan, self.place = dataset, facts, validation, plan, plan.place
+        self.dataset, self.validation, self.plan, self.place = dataset, validation, plan, plan.place
         phases = plan.phases or [Phase("", 0, args.epochs, args.batch_size)]
         self.phases = [phase for phase in phases if phase.first < phase.last]
         self.planned_steps = max(plan.planned_steps, sum(phase.steps(len(dataset)) for phase in self.phases))
@@ -218,7 +210,6 @@ class Training:
         self.world = join_world(args.device)
         self.scaler = self.world.scaler(args.amp)
         self.model = self.world.prepare(net, args.amp, args.seed, args.compile)
-        self.resume_path = self.place.folder / resume.RESUME_FILE
         self.stop, self.log, self.summary = StopSignal(self.world), None, Summary()
         self.failures = Failures(args.on_error, self.place.folder / FAILED_FILE)
         self.sampler = EpochBatches(len(dataset), args.seed, self.world.rank, self.world.size)
@@ -226,8 +217,8 @@ class Training:
         workers = 0 if args.check else args.num_workers
         self.loader = train_loader(samples, self.sampler, workers, self.world.device.type == "cuda")
         self.progress, self.state = resume.Progress(lr=args.lr), {"settings": args.results}
-        start = file_hash(facts.weights) if Path(facts.weights).is_file() else facts.weights
-        self.state["data"] = {"images of --train_list": fingerprint(dataset.ids)} | facts.data | {resume.WEIGHTS: start}
+        start = file_hash(plan.weights) if Path(plan.weights).is_file() else plan.weights
+        self.state["data"] = {"images of --train_list": fingerprint(dataset.ids)} | plan.data | {resume.WEIGHTS: start}
         self.log_every = args.log_every or (LOG_EVERY if self.world.device.type == "cuda" else 1)
         self.unread = []  # (step, IDs, {term: scalar on the device}) of steps whose losses were not read yet
         self.written = []  # epochs of this run that have a checkpoint
@@ -280,7 +271,7 @@ class Training:
     def write_record(self):
         """run.json of the checkpoints, and what the experiment remembers -> whether best.pth is there. For rank 0."""
         lists = [self.args.train_list, *([self.args.val_list] if self.validation else [])]
-        run = this_run(self.args, self.world, lists, self.facts.weights)
+        run = this_run(self.args, self.world, lists, self.plan.weights)
         write_record(self.place.folder, self.args.results, run, keep=True)
         if self.args.remembers:
             remember(self.args)
@@ -295,7 +286,7 @@ class Training:
         short = 0 < self.plan.planned_steps < self.planned_steps
         why = ", not for the released fewer, which would end before the run" if short else ""
         schedule = f"schedule: {text}; poly planned for {self.planned_steps}{why}"
-        network = self.facts.line.format(f"{count_parameters(self.net):,} parameters, {images} images")
+        network = self.plan.line.format(f"{count_parameters(self.net):,} parameters, {images} images")
         return [network, schedule, *([self.describe_best()] if self.place.best else [])]
 
     def describe_best(self):
@@ -307,6 +298,10 @@ class Training:
             f"selection: best.pth has the best {validation.name} on {masks}{every}: ground truth picks it "
             "(--select last uses none)"
         )
+
+    @property
+    def resume_path(self):
+        return self.place.folder / resume.RESUME_FILE
 
     def make_room(self):
         """Whether the folder's run goes on; if not, nothing of one is left there. For rank 0."""
@@ -392,7 +387,7 @@ class Training:
         for (step, ids, _), losses in zip(unread, numbers([losses for _, _, losses in unread])):
             check_finite(losses, step, ids)
             self.progress.add(losses)
-            self.facts.learning.add(losses)
+            self.plan.learning.add(losses)
             self.bar.set_postfix({k: f"{v:.4f}" for k, v in losses.items()}, refresh=False)
 
     def gather(self, x):
@@ -467,7 +462,7 @@ class Training:
             if self.world.main:
                 old.unlink(missing_ok=True)
         progress.next_epoch()
-        if progress.epoch < self.args.epochs and (warning := self.facts.learning.early(progress.global_step)):
+        if progress.epoch < self.args.epochs and (warning := self.plan.learning.early(progress.global_step)):
             self.log.line(warning)
         self.scores = {}
         self.save()
@@ -499,7 +494,7 @@ class Training:
         none = "" if command else "; no checkpoint is there for the next stage"
         self.log.line(f"done: {self.place.folder}, {self.progress.epoch} epochs{none}")
         self.summary.end(self.args.script, self.world, [self.place.folder], self.failures, command, self.log.line)
-        if warning := self.facts.learning.late():
+        if warning := self.plan.learning.late():
             self.log.line(warning)
         self.log.close()
 
@@ -526,7 +521,7 @@ def check_training(run):
     args, images = run.args, len(run.dataset)
     check = Check(run.world, f"{run.world.device} works, lists and labels are read, weights fit")
     check.images(image_paths(args.voc12_root, run.dataset.ids))
-    for what, test in run.facts.checks.items():
+    for what, test in run.plan.checks.items():
         check.try_all(test, run.dataset.ids, what)
     check.attempt(resume.check_begin, run.place.folder, args.resume, args.overwrite)
     weights = sum(x.numel() * x.element_size() for x in run.net.state_dict().values())

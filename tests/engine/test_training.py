@@ -15,7 +15,6 @@ from engine import flags
 from engine.distributed import World
 from engine.experiment import place_with_best
 from engine.training import (
-    Facts,
     Phase,
     Plan,
     Training,
@@ -94,10 +93,9 @@ def arguments(folder, *words):
 def training(folder, phases, validation=None, criterion=squares, words=(), weights="none"):
     """A Training of `Tiny` -> (it, its Place)."""
     place = place_with_best(folder / "n" / "ckpt_tiny", "log_tiny")
-    plan = Plan(place, ("next.py", {"load_epo": "{last}"}), phases)
-    facts = Facts({}, weights, "tiny: {}")
+    plan = Plan(place, ("next.py", {"load_epo": "{last}"}), {}, weights, "tiny: {}", phases)
     args = arguments(folder, "--lr", 0.1, "--wt_dec", 0, "--momentum", 0.9, *words)
-    return Training(args, tiny(), criterion, Colours(), plan, facts, validation), place
+    return Training(args, tiny(), criterion, Colours(), plan, validation), place
 
 
 def go(run):
