@@ -14,7 +14,7 @@ from engine import flags
 from engine.children import Runs
 from engine.experiment import Experiment
 from engine.report.comparison import filled
-from engine.report.study import Done, make_parts, write_pages
+from engine.report.study import make_parts, write_pages
 from engine.studies import CRF, METHOD, STUDIES, SURE, TRUNK, TRUTH
 from tool.cli import natural, run_script, workers
 from tool.crf import load_crf
@@ -144,9 +144,8 @@ def main(args):
     chosen = list(study.rows) if args.rows is None else args.rows
     if unknown := [row for row in chosen if row not in study.rows]:
         raise UserError(f"--rows {unknown[0]}: not one of {', '.join(study.rows)}")
-    done = Done(name, study, args.experiment, args.data)
     for page in args.pages:
-        filled(page, make_parts(done))  # is there, and has places
+        filled(page, make_parts(study, args.experiment))  # is there, and has places
     labelled = METHOD in chosen and not args.maps_only
     if labelled:
         load_crf()
@@ -159,7 +158,7 @@ def main(args):
             make_maps(runs, study, lists, f"{row}_seed{seed}", study.rows[row], seed)
         if labelled:
             run_stages(runs, study, lists, seed)
-    write_pages(done, args.pages, read_list(lists["report"]))
+    write_pages(study, runs, args.pages, read_list(lists["report"]))
 
 
 if __name__ == "__main__":

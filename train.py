@@ -38,7 +38,6 @@ def get_args_parser():
     parser = flags.Parser("train.py", "AEFT stage 1: train the classifier from image labels.", begins=True)
     flags.add_common(parser)
     flags.add_data(parser)
-    parser.add_list("--train_list", "voc12/train_aug.txt", "train", "list of training images")
     parser.add_list("--val_list", "voc12/train.txt", "val", "list with masks for the threshold sweep, or none")
     add = parser.data
     add("--resize", type=positive_int, nargs=2, default=[256, 512], metavar=("MIN", "MAX"), help="long side, pixels")

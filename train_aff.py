@@ -37,7 +37,6 @@ def get_args_parser():
     parser = flags.Parser("train_aff.py", "AEFT stage 3: train AffinityNet.")
     flags.add_common(parser)
     flags.add_data(parser, labels=False)
-    parser.add_list("--train_list", "voc12/train_aug.txt", "train", "list of training images")
     text = "list with masks and maps on which the best checkpoint is chosen, or none"
     parser.add_list("--val_list", "voc12/train.txt", "masks", text)
     text = f"start weights, or none; auto: the first that is there of {' '.join(START_WEIGHTS)} for resnet38d, else of "

@@ -39,7 +39,6 @@ def get_args_parser():
     parser = flags.Parser("train_seg.py", text, remembers=True)
     flags.add_common(parser)
     flags.add_data(parser, labels=False)
-    parser.add_list("--train_list", "voc12/train_aug.txt", "train", "list of training images")
     parser.add_list("--val_list", "voc12/val.txt", "val", "list with masks to score every epoch, or none")
     add = parser.data
     text = "folder of label masks (PNG), below experiment/NAME or any path"

@@ -293,7 +293,8 @@ def add_pool(parser):
 
 
 def add_training(parser, epochs, crop_size, jitter, scratch_lr_mult):
-    """What all trainings have: network, schedule, crops, optimiser, resuming; defaults as released."""
+    """What all trainings have: list, network, schedule, crops, optimiser, resuming; defaults as released."""
+    parser.add_list("--train_list", "voc12/train_aug.txt", "train", "list of training images")
     add_trunk(parser)
     parser.network("--dropout", action=SWITCH, default=True, help="the trunk's dropout")
     square = {"type": positive_int, "nargs": "+", "action": Square}

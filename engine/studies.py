@@ -41,13 +41,14 @@ def rows_of(rows, flags, own=(), ending="", words=""):
 
 @dataclass(frozen=True)
 class Study:
-    """One data set. train, infer, aff, walk, seg, infer_seg: flags of each stage; crf: of its kernels, for two
-    of them; powers: (low, high, dup).
+    """One data set. train, infer, aff, walk, seg, infer_seg: flags of each stage; crf: of its kernels, for two of them;
+    powers: (low, high, dup).
 
     tables: {part of the page: {name: Row}}. tried: rows of --tune. own_lists: whether train_aug.txt, train.txt and
     val.txt of the set are for training, for scoring labels and for the network; else train.txt is parted by seeds.
     """
 
+    name: str
     train: str
     infer: str
     aff: str
@@ -87,6 +88,7 @@ _MSRC_TRIED = {
     "rigid_w1": Row("rigid, weight 1", f"{ERASING['rigid'].flags} {_TRIPLET}"),
 }
 MSRC12 = Study(
+    name="msrc12",
     train="--epochs 10 --T 6 --crop_size 224 --resize 192 352 --batch_size 8 --batch_size_triplet 8 --optimizer sgd "
     "--lr 0.01 --momentum 0.9 --scratch_lr_mult 10",
     infer="--load_epo 9 --scales 0.75 1.25",
@@ -108,6 +110,7 @@ MSRC12 = Study(
 # ---------------------------------------------------------------- PASCAL VOC 2012 with six classes, 1,200 photographs
 
 VOC6 = Study(
+    name="voc6",
     train="--epochs 6 --T 3 --crop_size 224 --resize 192 384 --batch_size 8 --batch_size_triplet 8 --optimizer adamw "
     "--lr 0.0002 --scratch_lr_mult 10",
     infer="--load_epo 5 --scales 0.5 1.0",
@@ -126,4 +129,4 @@ VOC6 = Study(
     own_lists=True,
 )
 
-STUDIES = {"msrc12": MSRC12, "voc6": VOC6}
+STUDIES = {study.name: study for study in (MSRC12, VOC6)}

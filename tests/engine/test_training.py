@@ -83,11 +83,10 @@ def arguments(folder, *words):
     parser = flags.Parser("tiny.py", "")
     flags.add_common(parser)
     flags.add_data(parser, labels=False)
-    parser.add_list("--train_list", "none", "train", "")
     parser.add_list("--val_list", "none", "val", "")
     flags.add_training(parser, epochs=3, crop_size=4, jitter=[0.0] * 4, scratch_lr_mult=10.0)
     common = ["--name", "n", "--experiment", folder, "--device", "cpu", "--num_workers", 0, "--batch_size", 2]
-    return parser.parse_args([*map(str, [*common, *words])])
+    return parser.parse_args([*map(str, [*common, "--train_list", "none", *words])])
 
 
 def training(folder, phases, validation=None, criterion=squares, words=(), weights="none"):

@@ -9,14 +9,14 @@ from PIL import Image
 
 from engine.children import Runs
 from engine.report.comparison import filled
-from engine.report.study import Done, make_parts
+from engine.report.study import make_parts
 from engine.studies import METHOD, MSRC12, VOC6
 from tool.io.files import read_json, read_list, write_json, write_text
 from tool.io.images import label_image, save_image
 from tool.io.scores import write_scores
 
 IDS = [f"photo{k:02d}" for k in range(15)]
-PARTS = list(make_parts(Done("msrc12", MSRC12, Path("nowhere"), Path("nowhere"))))
+PARTS = list(make_parts(MSRC12, Path("nowhere")))
 
 
 @pytest.fixture
