@@ -15,11 +15,10 @@ import torch
 
 from engine import flags
 from engine.experiment import Experiment
-from engine.jobs import refine_walk
-from engine.labelling import Facts, Job, Labelling
+from engine.jobs import Job, pairwise, refine_walk
+from engine.labelling import Facts, Labelling
 from engine.networks import load_affinity_net
 from engine.outputs import Output
-from engine.refining import add_widths, pairwise
 from tool.cli import positive, positive_int, run_script
 from tool.crf import load_crf
 from tool.io.failures import FAILED_FILE, Failures
@@ -40,7 +39,7 @@ def get_args_parser():
     parser.network("--weights", role=flags.FREE, type=str, default=None, help=text)
     flags.add_trunk(parser)
     flags.add_walk(parser)
-    add_widths(parser)
+    flags.add_widths(parser)
     parser.method("--beta", chosen=flags.always, type=positive, default=8.0, help="power on the affinities")
     parser.method("--steps", type=positive_int, default=64, help="length of the random walk")
     parser.run("--vis", action="store_true", help="also write colour overlays to rw_vis/")

@@ -17,8 +17,8 @@ import torch
 
 from engine import flags
 from engine.experiment import Experiment
-from engine.jobs import write_best
-from engine.labelling import Facts, Job, Labelling
+from engine.jobs import Job, write_best
+from engine.labelling import Facts, Labelling
 from engine.networks import load_segmentation_net
 from engine.outputs import Output
 from engine.recipes import TEST_RECIPES

@@ -17,9 +17,9 @@ import torch
 
 from engine import flags
 from engine.experiment import Experiment
+from engine.jobs import pairwise
 from engine.recipes import LIGHT_AFF
 from engine.record import origin
-from engine.refining import add_widths, pairwise
 from engine.training import Plan, Training, Validation, train_one_epoch, training_ids
 from models.affinity import DROPOUT, AffinityNet, affinity_loss
 from models.checkpoint import START_WEIGHTS, start_weights
@@ -44,7 +44,7 @@ def get_args_parser():
     parser.network("--pretrained", role=flags.CONTENT, type=str, default="auto", help=text)
     flags.add_training(parser, epochs=8, crop_size=448, jitter=[0.3, 0.3, 0.3, 0.1], scratch_lr_mult=10.0)
     flags.add_walk(parser)
-    add_widths(parser)
+    flags.add_widths(parser)
     flags.add_max_side(parser)
     add = parser.schedule
     add("--val_every", type=positive_int, default=500, help="steps between two validations")

@@ -12,6 +12,7 @@ from models.deeplab import DEEPLAB
 from tool import cli
 from tool.cam import MAX_SIDE
 from tool.cli import fraction, natural, nonnegative, positive, positive_int, power, workers
+from tool.crf import RELEASED
 from tool.io.files import UserError, print_warning
 from tool.metrics import RELEASED_RANGE
 from tool.workers import usable_cores
@@ -356,6 +357,46 @@ def add_max_side(parser, photographs=False):
     text = "pixels; networks and CRF see a photograph whose longer side is above it at that size; results have its own "
     text += f"size; 0 = never (default: {MAX_SIDE}{', of --images the side that training saw' * photographs})"
     parser.method("--max_side", type=natural, default=Unless(MAX_SIDE) if photographs else MAX_SIDE, help=text)
+
+
+def add_crf(parser):
+    """--alphas, --png and the widths: the CRF of maps."""
+    text = "background powers for CRF, 1 to 99: the larger, the more is object"
+    own = {"role": FREE, "chosen": refines, "type": power, "nargs": "+"}  # each power has a folder
+    parser.method("--alphas", **own, default=[2, 19, 21], help=text)
+    parser.add_other({"alphas": OTHERS["alphas"]}, data=True)
+    add_widths(parser, refines)
+    text = (
+        "write what the CRF labels as palette PNGs, of these powers; LOW_HIGH: what two give the same label, 255 "
+        "elsewhere; without a number that in the middle of --alphas"
+    )
+    parser.run("--png", type=powers, nargs="*", default=None, metavar="ALPHA", help=text)
+
+
+def powers(text):
+    """4 -> (4,); 2_12 -> (2, 12)."""
+    alphas = tuple(map(power, text.split("_")))
+    if len(alphas) > 2:
+        raise argparse.ArgumentTypeError(f"{text!r} is neither a background power nor two, LOW_HIGH")
+    return alphas
+
+
+def refines(first):
+    """Whether infer.py is to make a CRF, by the arguments that it was given."""
+    return bool(first.crf or first.images or first.png is not None)
+
+
+def add_widths(parser, chosen=always):
+    """--sxy, --srgb, --sxy_side: widths of the CRF's kernels. chosen: see Parser."""
+    add = partial(parser.method, role=FREE, chosen=chosen)  # of what is made with others than released it is said
+    text = "CRF: width in space of the kernel of place and colour, pixels"
+    add("--sxy", type=positive, default=RELEASED.bilateral_sxy, help=text)
+    add("--srgb", type=positive, default=RELEASED.srgb, help="CRF: width in colour of that kernel, of 255 levels")
+    text = (
+        "CRF: the longer side in pixels that widths in space are meant for, they follow that of each photograph; 0: all"
+    )
+    add("--sxy_side", type=natural, default=RELEASED.side, help=text)
+    parser.add_other({name: OTHERS[name] for name in ("srgb", "sxy_side")}, data=True)
 
 
 def add_arch(parser):

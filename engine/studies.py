@@ -3,7 +3,7 @@
 Settings of a set were found with seed 0 on masks that are for that (docs/photographs.md says which), then frozen.
 """
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from engine.report.comparison import Row
 
@@ -30,13 +30,9 @@ ERASING = {
 }
 
 
-def rows_of(rows, flags, own=(), ending="", words=""):
-    """Rows as a set trains them: with its flags and, where a row has such, its own; {name + ending: Row}."""
-    own = dict(own)
-    return {
-        name + ending: Row(row.title + words, " ".join(filter(None, (row.flags, flags, own.get(name)))), row.paper)
-        for name, row in rows.items()
-    }
+def with_flags(rows, own):
+    """Rows, {name: Row}, some with more flags. own: {name: flags}."""
+    return {name: replace(row, flags=f"{row.flags} {own.get(name, '')}".strip()) for name, row in rows.items()}
 
 
 @dataclass(frozen=True)
@@ -73,6 +69,8 @@ class Study:
 _SLOW, _SLOWER = "--scratch_lr_mult 3", "--scratch_lr_mult 1"
 _RATES = {"grid2": _SLOW, "grid4": _SLOW, "grid8": _SLOWER, "grid16": _SLOWER, "avg": _SLOW}
 _TRIPLET = "--W 1.0 1.0 0.03 --M 0.1"
+_WEIGHTS = {"rigid": "--W 1.0 0.2 0.15", "soft": _TRIPLET, METHOD: _TRIPLET}
+_ADAMW = "--optimizer adamw --lr 0.0001"
 _SOFT, _REPEL = ERASING["soft"].flags, ERASING[METHOD].flags
 _MSRC_TRIED = {
     "soft_w02": Row("soft attract, weight 0.2 (released)", f"{_SOFT} --W 1.0 0.2 0.15"),
@@ -99,10 +97,13 @@ MSRC12 = Study(
     seg="--no-msc --optimizer sgd --lr 0.003 --epochs 12 --batch_size 8 --crop_size 224 --random_scale 0.75 1.5",
     infer_seg="--scales 0.75 1 1.25",
     tables={
-        "pooling": rows_of(POOLING, "", _RATES),
+        "pooling": with_flags(POOLING, _RATES),
         # again with AdamW, whose steps have the size of the rate whatever the logits' is: there every row converges
-        "converged": rows_of(POOLING, "--optimizer adamw --lr 0.0001", ending="_adamw", words=", AdamW"),
-        "erasing": rows_of(ERASING, "", {"rigid": "--W 1.0 0.2 0.15", "soft": _TRIPLET, METHOD: _TRIPLET}),
+        "converged": {
+            f"{name}_adamw": replace(row, title=f"{row.title}, AdamW", flags=f"{row.flags} {_ADAMW}")
+            for name, row in POOLING.items()
+        },
+        "erasing": with_flags(ERASING, _WEIGHTS),
     },
     tried=_MSRC_TRIED,
 )
@@ -120,11 +121,7 @@ VOC6 = Study(
     walk="",
     seg="--no-msc --optimizer sgd --lr 0.003 --epochs 8 --batch_size 8 --crop_size 224 --random_scale 0.5 1.0",
     infer_seg="--scales 0.5 0.75 1",
-    tables={
-        "erasing": rows_of(
-            {"gap": POOLING["gap"]} | ERASING, "", {"rigid": "--W 1.0 0.2 0.15", "soft": _TRIPLET, METHOD: _TRIPLET}
-        )
-    },
+    tables={"erasing": with_flags({"gap": POOLING["gap"]} | ERASING, _WEIGHTS)},
     thresholds="--thresholds 0.02 0.9 --kfold 5",
     own_lists=True,
 )
