@@ -83,8 +83,7 @@ def check_args(args):
 
 def build_jobs(args, weights, classes):
     """The folder of the maps, and the jobs for what was asked for. Without a network results are of the stored maps."""
-    root, name = (args.experiment, args.name) if args.images is None else (args.out, "")
-    place = Experiment(root, name)
+    place = Experiment(args.out, "") if args.images else Experiment.of(args)
     stored = folder_settings(place.maps)
     own = {"compress": args.compress, "classes": list(classes)}
     crf_side = {} if stored and stored.get("max_side") == args.max_side else {"crf_max_side": args.max_side}

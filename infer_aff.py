@@ -40,7 +40,7 @@ def get_args_parser():
     flags.add_trunk(parser)
     flags.add_walk(parser)
     flags.add_widths(parser)
-    parser.method("--beta", chosen=flags.always, type=positive, default=8.0, help="power on the affinities")
+    parser.method("--beta", chosen=True, type=positive, default=8.0, help="power on the affinities")
     parser.method("--steps", type=positive_int, default=64, help="length of the random walk")
     parser.run("--vis", action="store_true", help="also write colour overlays to rw_vis/")
     flags.add_labelling(parser, photographs=False)

@@ -54,8 +54,8 @@ class Parser(cli.Parser):
     role: RESULT, its value determines what is computed, so that a run which goes on must have the same; CONTENT, it
     names a file whose content does; FREE, neither. Flags of the groups data, network, schedule and method are RESULT
     where nothing else is said, those of run FREE. remembered: type of the value where the experiment's settings.json
-    keeps it for later stages. chosen: where what choose.py chose is its default, a function of the arguments that were
-    given, which says whether it is in this run.
+    keeps it for later stages. chosen: where what choose.py chose is its default, True, or a function of the arguments
+    that were given, which says whether it is in this run.
     """
 
     def __init__(self, script, description, begins=False, remembers=False):
@@ -177,7 +177,8 @@ class Parser(cli.Parser):
         if len(experiments) != 1 or self.begins:
             return {}, ""
         values, about = read_chosen(experiments[0])
-        return {name: value for name, value in values.items() if name in self.takes and self.takes[name](first)}, about
+        taken = {name for name, takes in self.takes.items() if takes is True or takes(first)}
+        return {name: value for name, value in values.items() if name in taken}, about
 
     def recall(self, first, experiments):
         """What the experiments remember, for a data set that may have moved. first: what the first pass gave."""
@@ -188,11 +189,6 @@ class Parser(cli.Parser):
         if first.voc12_root and "voc12_root" in stored:
             stored = experiment.moved(stored, first.voc12_root)
         return experiment.named(stored, experiments[0].settings) if stored else stored
-
-
-def always(first):
-    """For `chosen` of a flag that takes what choose.py chose in every run."""
-    return True
 
 
 def experiment_name(text):
@@ -386,7 +382,7 @@ def refines(first):
     return bool(first.crf or first.images or first.png is not None)
 
 
-def add_widths(parser, chosen=always):
+def add_widths(parser, chosen=True):
     """--sxy, --srgb, --sxy_side: widths of the CRF's kernels. chosen: see Parser."""
     add = partial(parser.method, role=FREE, chosen=chosen)  # of what is made with others than released it is said
     text = "CRF: width in space of the kernel of place and colour, pixels"
@@ -410,7 +406,7 @@ def add_arch(parser):
 
 def add_walk(parser):
     """--low, --high, --dup, --scale: what names and shapes an AffinityNet run."""
-    add = partial(parser.method, chosen=always)
+    add = partial(parser.method, chosen=True)
     add("--low", type=power, default=2, help="background power of the CRF with sure objects, 1 to 99")
     add("--high", type=power, default=21, help="background power of the CRF with sure background, 1 to 99")
     add("--dup", type=power, default=19, help="background power of the maps that are walked, 1 to 99")

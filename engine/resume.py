@@ -58,13 +58,8 @@ def save_resume(path, net, optimizer, progress, facts, world):
     cuda = torch.cuda.get_rng_state(device) if device.type == "cuda" else None
     states = world.collect((torch.get_rng_state(), cuda))
     if world.main:
-        state = {
-            "net": net.released_state(),
-            "optimizer": optimizer.state_dict(),
-            "progress": asdict(progress),
-            "rng": states,
-        }
-        save_torch(state | facts, path)
+        state = {"net": net.released_state(), "optimizer": optimizer.state_dict(), "progress": asdict(progress)}
+        save_torch(state | {"rng": states} | facts, path)
 
 
 def read_resume(path):

@@ -30,23 +30,21 @@ TITLES = ["photograph, label", "activation", "mask", "truth"]
 
 def make_parts(study, folder):
     """{part of the pages: its table}; parts are called after the set. folder: of all experiments."""
-    cam = (METHOD, "maps", "report")
-    behind = {
-        "dense CRF of the last": (METHOD, "crf", "crf"),
-        "pseudo labels: AffinityNet, walk, CRF": (METHOD, "labels", "labels"),
-    }
+    cam, crf = (METHOD, "maps", "report"), {"dense CRF of the last": (METHOD, "crf", "crf")}
     networks = {
         "network on the CRF's labels": (CRF, "segmentation", "seg"),
         "network on labels that two powers agree on": (SURE, "segmentation", "seg"),
         "network on pseudo labels": (METHOD, "segmentation", "seg"),
         "network on true masks": (TRUTH, "segmentation", "seg"),
     }
-    shown = {f"CAM, {study.rows[METHOD].title}": cam, "dense CRF of the last": (METHOD, "crf", "crf")}
+    shown = {f"CAM, {study.rows[METHOD].title}": cam} | crf
     shown |= {title: stage for title, stage in networks.items() if stage[0] in (CRF, TRUTH)}
     tried = {row.title: (name, "maps", "tune") for name, row in ({GPP: study.rows[GPP]} | study.tried).items()}
     parts = {part: row_table(folder, rows) for part, rows in study.tables.items()} | {
         "summary": stage_table(folder, shown, of="network on true masks"),
-        "stages": stage_table(folder, {"CAM": cam} | behind),
+        "stages": stage_table(
+            folder, {"CAM": cam} | crf | {"pseudo labels: AffinityNet, walk, CRF": (METHOD, "labels", "labels")}
+        ),
         "segmentation": stage_table(folder, networks, of="network on true masks"),
         "classes": class_table(folder, networks),
         "curves": curve_table(folder, study.rows),
