@@ -290,14 +290,13 @@ class Training:
         return [network, schedule, *([self.describe_best()] if self.place.best else [])]
 
     def describe_best(self):
-        validation, masks = self.validation, f"the masks of {self.args.val_list}" if self.validation else "no masks"
+        if self.validation is None:
+            return "selection: best.pth is the last epoch; no ground truth is used"
+        masks, every = f"the masks of {self.args.val_list}", self.validation.every
         if not self.selects:
             return f"selection: best.pth is the last epoch; {masks} are scored to be looked at"
-        every = f", every {validation.every} steps" if validation.every else ""
-        return (
-            f"selection: best.pth has the best {validation.name} on {masks}{every}: ground truth picks it "
-            "(--select last uses none)"
-        )
+        how = f"by {self.validation.name} on {masks}{f', every {every} steps' if every else ''}"
+        return f"selection: best.pth is chosen {how}: ground truth picks it (--select last uses none)"
 
     @property
     def resume_path(self):

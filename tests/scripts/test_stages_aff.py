@@ -29,7 +29,7 @@ from voc12.transforms import AffinityView, normalise, rescale
 @pytest.fixture(scope="module")
 def affine(toy, inferred):
     out = succeeds("train_aff.py", *train_aff_flags(toy, inferred))
-    assert "best.pth is chosen by mIoU of the walk on the masks" in out and "ground truth" in out
+    assert "best.pth is chosen by random walk mIoU on the masks" in out and "ground truth" in out
     return inferred
 
 
