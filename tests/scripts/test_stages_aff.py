@@ -67,7 +67,7 @@ def test_training_keeps_the_best_walk(affine):
 def test_validation_with_crf_scores_what_infer_aff_writes(toy, copy):
     train = [*train_aff_flags(toy, copy), "--epochs", 1, "--val_every", 3, "--val_crf", "--overwrite"]
     out = prints("train_aff.py", *train)
-    assert "by mIoU of the walk and one CRF iteration on the masks" in out
+    assert "by random walk and CRF mIoU on the masks" in out
     prints("infer_aff.py", *aff_flags(toy, copy), "--crf_workers", 1)
     place = ["--name", "n", "--experiment", copy, "--list", toy / "train.txt", "--json", copy / "s.json"]
     prints("evaluation.py", *place, "--task", "png", "--dict_dir", "rw/02_1908")
