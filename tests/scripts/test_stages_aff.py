@@ -54,7 +54,7 @@ def assert_same_weights(one, other):
 
 def test_training_keeps_the_best_walk(affine):
     text = (affine / "n" / "log_aff021908.txt").read_text()
-    scores = [float(line.split("mIoU ")[1].split(",")[0]) for line in text.splitlines() if "random walk mIoU" in line]
+    scores = [float(line.split("mIoU ")[1].split(",")[0]) for line in text.splitlines() if ": random walk mIoU" in line]
     records = [json.loads(k) for k in (affine / "n" / "log_aff021908.jsonl").read_text().splitlines()]
     assert len(scores) == 3  # 6 steps, every 2
     assert records[-1]["best"] == pytest.approx(max(scores), abs=0.01)
