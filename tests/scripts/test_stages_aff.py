@@ -85,7 +85,7 @@ def test_a_best_checkpoint_that_is_gone(toy, affine, copy):
     assert f"{folder / 'best.pth'} (random walk mIoU" in out and "is gone and cannot be made again" in out
     assert f"{folder / '01.pth'} was gone: written from resume.pth" in out
     command = out.split("next: python ")[1].split()
-    assert command[-4:-2] == ["--weights", str(folder / "01.pth")] and command[0] == "infer_aff.py"
+    assert command[-2:] == ["--weights", str(folder / "01.pth")] and command[0] == "infer_aff.py"
     assert not (folder / "best.pth").exists()
     prints("train_aff.py", *flags, "--epochs", 3)
     records = [json.loads(line) for line in (copy / "n" / "log_aff021908.jsonl").read_text().splitlines()]
