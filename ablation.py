@@ -12,8 +12,9 @@ from pathlib import Path
 
 from engine import flags
 from engine.children import Runs
+from engine.experiment import Experiment
 from engine.report.comparison import filled
-from engine.report.study import Done, make_parts, write_pages
+from engine.report.study import make_parts, write_pages
 from engine.studies import CRF, METHOD, STUDIES, SURE, TRUNK, TRUTH
 from tool.cli import natural, run_script, workers
 from tool.crf import load_crf
@@ -22,6 +23,7 @@ from tool.metrics import split_folds
 from voc12.paths import check_images, mask_path
 
 ARCH = f"deeplab_{TRUNK}"
+BELOW = Experiment("", "")  # its paths are those below any experiment
 COMMON = f"--trunk {TRUNK} --output_stride 16 --amp --keep 1 --resume"
 
 
@@ -71,41 +73,35 @@ def make_maps(runs, study, lists, name, row, seed):
     train = [*f"{COMMON} {study.train} {row.flags}".split(), "--seed", seed, "--train_list", lists["all"]]
     seen = lists["report"] if study.own_lists else lists["all"]
     commands = [
-        ["train.py", *runs.common(name), *train, "--val_list", "none" if study.own_lists else lists["tune"]],
-        ["infer.py", *runs.common(name), *study.infer.split(), "--amp", "--dict", "--infer_list", seen],
+        ["train.py", *train, "--val_list", "none" if study.own_lists else lists["tune"]],
+        ["infer.py", *study.infer.split(), "--amp", "--dict", "--infer_list", seen],
     ]
-    scores = {}
-    for part, key, own in (
-        ("report", "report", study.thresholds),
-        ("report", "released", "--kfold 5"),
-        ("tune", "tune", study.thresholds),
-    ):
-        command, scores[key] = runs.score(name, "cam", "dict", lists[part], key, own)
-        commands.append(command)
+    scores = {
+        "report": ("cam", "dict", lists["report"], *study.thresholds.split()),
+        "released": ("cam", "dict", lists["report"], "--kfold", 5),
+        "tune": ("cam", "dict", lists["tune"], *study.thresholds.split()),
+    }
     runs.once(name, "maps", commands, scores)
 
 
 def make_crf(runs, study, lists, name):
     """Dense CRF of the maps of a run, as scores and labels, scored."""
     low, high, dup = study.powers
-    score, path = runs.score(name, "crf", f"crf/{dup:02d}", lists["report"], "crf")
     infer = [*f"{study.infer} --amp --dict --crf {study.crf}".split(), "--alphas", *sorted({*study.powers})]
-    command = ["infer.py", *runs.common(name), *infer, "--png", dup, f"{low}_{high}", "--infer_list", lists["all"]]
-    runs.once(name, "crf", [command, score], {"crf": path})
+    command = ["infer.py", *infer, "--png", dup, f"{low}_{high}", "--infer_list", lists["all"]]
+    runs.once(name, "crf", [command], {"crf": ("crf", BELOW.crf(dup), lists["report"])})
 
 
 def make_labels(runs, study, lists, name, seed):
     """AffinityNet and walk behind the CRF of a run, scored."""
     low, high, dup = study.powers
-    common, powers = runs.common(name), ["--low", low, "--high", high, "--dup", dup]
-    score, path = runs.score(name, "png", study.labels, lists["report"], "labels")
+    powers = ["--low", low, "--high", high, "--dup", dup]
     aff = [*powers, *f"--val_list none --select last --amp --resume {study.aff}".split(), "--seed", seed]
     commands = [
-        ["train_aff.py", *common, *aff, "--train_list", lists["all"]],
-        ["infer_aff.py", *common, *powers, *f"{study.walk} {study.crf} --amp".split(), "--train_list", lists["all"]],
-        score,
+        ["train_aff.py", *aff, "--train_list", lists["all"]],
+        ["infer_aff.py", *powers, *f"{study.walk} {study.crf} --amp".split(), "--train_list", lists["all"]],
     ]
-    runs.once(name, "labels", commands, {"labels": path})
+    runs.once(name, "labels", commands, {"labels": ("png", BELOW.walk(study.powers), lists["report"])})
 
 
 def segment(runs, study, lists, name, labels, seed):
@@ -116,30 +112,28 @@ def segment(runs, study, lists, name, labels, seed):
         parts = split_folds(ids, 5, seed)
         train_list = runs.write_list(f"seg_train_seed{seed}", [i for i in ids if parts[i] != 0])
         test_list = runs.write_list(f"seg_test_seed{seed}", [i for i in ids if parts[i] == 0])
-    score, path = runs.score(name, "png", f"seg/{ARCH}", test_list, "seg")
     train = [*f"{COMMON} --val_list none --pretrained imagenet {study.seg}".split(), "--seed", seed, "--labels", labels]
     commands = [
-        ["train_seg.py", *runs.common(name), *train, "--train_list", train_list],
-        ["infer_seg.py", *runs.common(name), *f"{study.infer_seg} --amp".split(), "--infer_list", test_list],
-        score,
+        ["train_seg.py", *train, "--train_list", train_list],
+        ["infer_seg.py", *f"{study.infer_seg} --amp".split(), "--infer_list", test_list],
     ]
-    runs.once(name, "segmentation", commands, {"seg": path})
+    runs.once(name, "segmentation", commands, {"seg": ("png", f"seg/{ARCH}", test_list)})
 
 
 def run_stages(runs, study, lists, seed):
     """What is behind the maps of the method: CRF, AffinityNet, walk; networks on their labels and on true masks."""
-    name = f"{METHOD}_seed{seed}"
+    name, (low, high, dup) = f"{METHOD}_seed{seed}", study.powers
     make_crf(runs, study, lists, name)
-    folder = runs.folder / name
+    place = Experiment(runs.folder, name)
     networks = {
         TRUTH: runs.data / "SegmentationClass",
-        CRF: folder / study.crf_labels,
-        SURE: folder / study.sure_labels,
+        CRF: place.crf_labels([dup]),
+        SURE: place.crf_labels([low, high]),
     }
     for row, labels in networks.items():
         segment(runs, study, lists, f"{row}_seed{seed}", labels.resolve(), seed)
     make_labels(runs, study, lists, name, seed)
-    segment(runs, study, lists, name, study.labels, seed)
+    segment(runs, study, lists, name, BELOW.walk(study.powers), seed)
 
 
 def main(args):
@@ -150,9 +144,8 @@ def main(args):
     chosen = list(study.rows) if args.rows is None else args.rows
     if unknown := [row for row in chosen if row not in study.rows]:
         raise UserError(f"--rows {unknown[0]}: not one of {', '.join(study.rows)}")
-    done = Done(name, study, args.experiment, args.data)
     for page in args.pages:
-        filled(page, make_parts(done))  # is there, and has places
+        filled(page, make_parts(study, args.experiment))  # is there, and has places
     labelled = METHOD in chosen and not args.maps_only
     if labelled:
         load_crf()
@@ -165,7 +158,7 @@ def main(args):
             make_maps(runs, study, lists, f"{row}_seed{seed}", study.rows[row], seed)
         if labelled:
             run_stages(runs, study, lists, seed)
-    write_pages(done, args.pages, read_list(lists["report"]))
+    write_pages(study, runs, args.pages, read_list(lists["report"]))
 
 
 if __name__ == "__main__":

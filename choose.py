@@ -19,9 +19,8 @@ import torch
 
 from engine import flags
 from engine.choosing import Masked, by_fold, count_all, count_walks
-from engine.chosen import describe_chosen, write_chosen
 from engine.distributed import join_world
-from engine.experiment import Experiment, next_command
+from engine.experiment import Experiment, describe_chosen, next_command, write_chosen
 from engine.networks import affinity_net
 from engine.recipes import OTHERS
 from tool.cli import natural, positive, positive_int, power, run_script, several

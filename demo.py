@@ -14,6 +14,7 @@ from pathlib import Path
 
 from engine import flags
 from engine.children import Stages
+from engine.experiment import Experiment
 from tool.cli import natural, run_script
 from tool.crf import load_crf
 from tool.io.files import read_json, read_list
@@ -21,6 +22,7 @@ from tool.io.files import read_json, read_list
 EPOCHS = 18
 ALPHAS = (2, 4, 8, 16)
 LOW, HIGH, DUP = 2, 16, 8
+LABELS = str(Experiment("", "").walk((LOW, HIGH, DUP)))  # below any experiment
 TRAIN = (
     f"--val_list none --pretrained none --width 0.125 --epochs {EPOCHS} --T 15 --batch_size 8 --batch_size_triplet 16 "
     "--crop_size 128 --resize 128 224 --jitter 0.1 0.1 0.1 0.02 --W 1.0 0.2 0.02 --optimizer adamw --lr 5e-4"
@@ -34,7 +36,7 @@ TRAIN_AFF = (
 )
 ARCH = "deeplab_resnet38d"
 TRAIN_SEG = (
-    f"--labels rw/{LOW:02d}_{HIGH:02d}{DUP:02d} --val_list none --no-msc --epochs 5 --batch_size 5 --crop_size 161 "
+    f"--labels {LABELS} --val_list none --no-msc --epochs 5 --batch_size 5 --crop_size 161 "
     "--random_scale 1 2 --jitter 0.1 0.1 0.1 0.02 --optimizer adamw --lr 5e-4 --scratch_lr_mult 1"
 )
 INFER_SEG = "--scales 1 1.5 --no-mirror"
@@ -78,12 +80,11 @@ def main(args):
     stages, data = Stages(), args.data
     experiment = Path(args.experiment) / args.name
     common = [f"--name={args.name}", f"--experiment={args.experiment}"]
-    labels = f"rw/{LOW:02d}_{HIGH:02d}{DUP:02d}"
     stages.run("data", "voc12/make_toy.py", "--out", data, "--seed", args.seed)
     make_labels(stages, common, data, experiment / "ckpt" / f"{EPOCHS - 1:03d}net_main.pth", args.seed)
     cam = score(stages, common, experiment, "cam", "dict")
     crf = {a: score(stages, common, experiment, "crf", f"crf/{a:02d}") for a in ALPHAS}
-    pseudo = score(stages, common, experiment, "png", labels)
+    pseudo = score(stages, common, experiment, "png", LABELS)
     segmentation = segment(stages, common, experiment, data / "val.txt", args.seed)
     best = max(crf, key=lambda a: crf[a]["miou_present"])
     stages.run("report", "report.py", *common)

@@ -22,11 +22,10 @@ from tqdm import tqdm
 
 from engine import flags
 from engine.experiment import Experiment, next_command
-from engine.jobs import write_maps, write_overlays
-from engine.labelling import Facts, Job, Labelling
+from engine.jobs import Job, crf_job, write_maps, write_overlays
+from engine.labelling import Facts, Labelling
 from engine.networks import load_classifier
 from engine.outputs import Output
-from engine.refining import add_crf, crf_job
 from models.classifiers import MODELS
 from tool.cam import labelled_cam, predict_label
 from tool.cli import fraction, natural, positive, run_script
@@ -55,7 +54,7 @@ def get_args_parser():
     add("--load_epo", type=natural, default=None, help="epoch of the checkpoint, from 0")
     add("--weights", role=flags.FREE, type=str, default=None, help="a checkpoint file, instead of --load_epo")
     add = parser.method
-    add_crf(parser)
+    flags.add_crf(parser)
     add("--scales", type=positive, nargs="+", default=[0.5, 1.0, 1.5, 2.0], help="sizes relative to the image's own")
     add = parser.run
     add("--dict", action="store_true", help="write the class activation maps")
@@ -84,8 +83,7 @@ def check_args(args):
 
 def build_jobs(args, weights, classes):
     """The folder of the maps, and the jobs for what was asked for. Without a network results are of the stored maps."""
-    root, name = (args.experiment, args.name) if args.images is None else (args.out, "")
-    place = Experiment(root, name)
+    place = Experiment(args.out, "") if args.images else Experiment.of(args)
     stored = folder_settings(place.maps)
     own = {"compress": args.compress, "classes": list(classes)}
     crf_side = {} if stored and stored.get("max_side") == args.max_side else {"crf_max_side": args.max_side}

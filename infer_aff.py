@@ -15,11 +15,10 @@ import torch
 
 from engine import flags
 from engine.experiment import Experiment
-from engine.jobs import refine_walk
-from engine.labelling import Facts, Job, Labelling
+from engine.jobs import Job, pairwise, refine_walk
+from engine.labelling import Facts, Labelling
 from engine.networks import load_affinity_net
 from engine.outputs import Output
-from engine.refining import add_widths, pairwise
 from tool.cli import positive, positive_int, run_script
 from tool.crf import load_crf
 from tool.io.failures import FAILED_FILE, Failures
@@ -40,8 +39,8 @@ def get_args_parser():
     parser.network("--weights", role=flags.FREE, type=str, default=None, help=text)
     flags.add_trunk(parser)
     flags.add_walk(parser)
-    add_widths(parser)
-    parser.method("--beta", chosen=flags.always, type=positive, default=8.0, help="power on the affinities")
+    flags.add_widths(parser)
+    parser.method("--beta", chosen=True, type=positive, default=8.0, help="power on the affinities")
     parser.method("--steps", type=positive_int, default=64, help="length of the random walk")
     parser.run("--vis", action="store_true", help="also write colour overlays to rw_vis/")
     flags.add_labelling(parser, photographs=False)
@@ -54,10 +53,9 @@ def build_jobs(args, experiment, weights, classes):
     settings = args.results | {"weights": file_hash(weights), "classes": list(classes)}
     kernels, widths = pairwise(args)
     settings |= widths | {"maps": folder_settings(experiment.maps)}
-    powers = args.low, args.high, args.dup
-    outputs = {"labels": Output(experiment.walk(powers), settings)}
+    outputs = {"labels": Output(experiment.walk(args.powers), settings)}
     if args.vis:
-        outputs["vis"] = Output(experiment.walk(powers, overlays=True), settings)
+        outputs["vis"] = Output(experiment.walk(args.powers, overlays=True), settings)
     return [Job(outputs, partial(refine_walk, names=classes, max_side=args.max_side, pairwise=kernels), crf=True)]
 
 
@@ -75,7 +73,6 @@ def walk(args, run, num_classes):
 
 
 def main(args):
-    powers = flags.check_powers(args)
     load_crf()
     torch.manual_seed(args.seed)
     classes, experiment = load_classes(args.classes), Experiment.of(args)
@@ -90,7 +87,7 @@ def main(args):
     with Labelling(args, net, images, jobs, failures, Facts(args.train_list, weights)) as run:
         for image_id, photo, shown, walked in walk(args, run, len(classes)):
             run.write(image_id, photo, shown, walked)
-        run.when_done(run.scoring("png", experiment.walk(powers).relative_to(experiment.folder)))
+        run.when_done(run.scoring("png", experiment.walk(args.powers).relative_to(experiment.folder)))
 
 
 if __name__ == "__main__":

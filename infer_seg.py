@@ -17,8 +17,8 @@ import torch
 
 from engine import flags
 from engine.experiment import Experiment
-from engine.jobs import refine_segmentation, write_best
-from engine.labelling import Facts, Job, Labelling
+from engine.jobs import Job, write_best
+from engine.labelling import Facts, Labelling
 from engine.networks import load_segmentation_net
 from engine.outputs import Output
 from engine.recipes import TEST_RECIPES
@@ -66,7 +66,7 @@ def build_jobs(args, settings, classes):
         (final if args.crf else best)["vis"] = Output(folder(args.crf, overlays=True), refined)
     jobs = [Job(best, partial(write_best, names=classes))]
     if args.crf:
-        jobs.insert(0, Job(final, partial(refine_segmentation, names=classes), crf=True))
+        jobs.insert(0, Job(final, partial(write_best, names=classes, crf=True), crf=True))
     return final["labels"], jobs
 
 

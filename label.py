@@ -19,8 +19,7 @@ from pathlib import Path
 from engine import flags
 from engine.check import duration
 from engine.children import ROOT, Stages
-from engine.chosen import read_chosen
-from engine.experiment import Experiment
+from engine.experiment import Experiment, read_chosen
 from tool.cli import natural, positive, positive_int, run_script
 from tool.crf import load_crf
 from tool.io.files import UserError, file_hash, fingerprint, read_json, read_list, write_json

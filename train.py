@@ -19,7 +19,7 @@ from engine.distributed import warn
 from engine.experiment import Experiment
 from engine.log import watch_loss
 from engine.recipes import LIGHT
-from engine.training import Facts, Phase, Plan, Training, Validation, train_one_epoch, training_ids
+from engine.training import Phase, Plan, Training, Validation, train_one_epoch, training_ids
 from models.checkpoint import IMAGENET_WEIGHTS, start_weights
 from models.classifiers import MODELS
 from models.triplet import ATTRACT, METRICS, TripletErasing
@@ -38,7 +38,6 @@ def get_args_parser():
     parser = flags.Parser("train.py", "AEFT stage 1: train the classifier from image labels.", begins=True)
     flags.add_common(parser)
     flags.add_data(parser)
-    parser.add_list("--train_list", "voc12/train_aug.txt", "train", "list of training images")
     parser.add_list("--val_list", "voc12/train.txt", "val", "list with masks for the threshold sweep, or none")
     add = parser.data
     add("--resize", type=positive_int, nargs=2, default=[256, 512], metavar=("MIN", "MAX"), help="long side, pixels")
@@ -83,8 +82,8 @@ def check_args(args):
         raise UserError(f"--attract rigid --T {args.T}: nothing is erased in {args.epochs} epochs")
 
 
-def build_data(args, classes, trunk):
-    """The training set, and the labels of the images to validate on, None where there are none."""
+def build_data(args, classes, net):
+    """The training set, and the Validation, None without --val_list."""
     ids = training_ids(args)
     val_ids = masked_ids(args.val_list, args.voc12_root, required=True)
     labels = load_training_labels(ids, args.train_list, args.voc12_root, classes, args.cls_labels)
@@ -94,8 +93,13 @@ def build_data(args, classes, trunk):
             f"{args.train_list}: any two images share a class, so none has a negative and the repel term "
             "stays 0; more classes, or images without the common one, would change that"
         )
-    view = TrainView(args.resize, args.crop_size, args.jitter, args.jitter_p, look_of(trunk))
-    return TrainSet(args.voc12_root, ids, labels, view, args.seed), val_labels
+    view = TrainView(args.resize, args.crop_size, args.jitter, args.jitter_p, look_of(net.trunk))
+    dataset = TrainSet(args.voc12_root, ids, labels, view, args.seed)
+    if val_ids is None:
+        return dataset, None
+    data = {"voc12_root": args.voc12_root, "labels": val_labels, "num_workers": args.num_workers}
+    text = "CAM mIoU {miou:.2f} ({miou_present:.2f} present) at {threshold:.2f}"
+    return dataset, Validation(partial(cam_sweep, **data), val_ids, "CAM mIoU", text, first=args.T - 1)  # as released
 
 
 def main(args):
@@ -107,12 +111,7 @@ def main(args):
     trunk = make_trunk(args.trunk, args.width, args.output_stride, fetch=weights == "timm")
     net = MODELS[args.model](trunk, len(classes), args.pool)
     net.start(weights, args.dropout, args.checkpoint_activations)
-    dataset, val_labels = build_data(args, classes, trunk)
-    validation = None
-    if val_labels:
-        data = {"voc12_root": args.voc12_root, "labels": val_labels, "num_workers": args.num_workers}
-        text = "CAM mIoU {miou:.2f} ({miou_present:.2f} present) at {threshold:.2f}"
-        validation = Validation(partial(cam_sweep, **data), "CAM mIoU", text, first=args.T - 1)  # first: as released
+    dataset, validation = build_data(args, classes, net)
 
     terms = {"attract": args.attract, "repel": args.repel, "metric": args.metric}
     losses = TripletErasing(*args.TH, margin=args.M, weights=args.W, cls_batch=args.cls_batch, **terms)
@@ -123,22 +122,21 @@ def main(args):
         return terms["total"], terms
 
     data = {
-        "images of --train_list": fingerprint(dataset.ids),
         "image labels": fingerprint(dataset.labels.matrix.tobytes()),
         "class names": fingerprint(list(classes)),
-        "images of --val_list": fingerprint(list(val_labels) if val_labels else None),
+        "images of --val_list": fingerprint(validation and validation.ids),
     }
     line = f"{args.model}: {{}}, {len(classes)} classes{describe_negatives(dataset.labels)}"
     learning = watch_loss(args, dataset.labels.matrix)
-    facts = Facts(data, [args.train_list, args.val_list], weights, [line], learning=learning)
     warm_up = Phase("warm-up", 0, min(args.T, args.epochs), args.batch_size)
     triplet = Phase("triplet", args.T, args.epochs, args.batch_size_triplet, erase=True)
     # released: planned as if every batch had the warm-up's size, so the rate ends at about 0.45 of its start; where
     # batches become smaller there are more steps than that, and the schedule does not end before them (Training)
     planned = len(dataset) // args.batch_size * args.epochs
     following = "infer.py", {"load_epo": "{last}", "dict": True, "crf": True, "infer_list": args.train_list}
-    plan = Plan(Experiment.of(args).classifier, following, [warm_up, triplet], planned)
-    with Training(args, net, criterion, dataset, plan, facts, validation) as run:
+    place = Experiment.of(args).classifier
+    plan = Plan(place, following, data, weights, line, [warm_up, triplet], planned, learning=learning)
+    with Training(args, net, criterion, dataset, plan, validation) as run:
         for _ in run.epochs():
             means = train_one_epoch(run)  # engine/training.py: train_step has the backward pass
             run.finish_epoch(means)

@@ -17,15 +17,15 @@ import torch
 
 from engine import flags
 from engine.experiment import Experiment
+from engine.jobs import pairwise
 from engine.recipes import LIGHT_AFF
 from engine.record import origin
-from engine.refining import add_widths, pairwise
-from engine.training import Facts, Plan, Training, Validation, train_one_epoch, training_ids
+from engine.training import Plan, Training, Validation, train_one_epoch, training_ids
 from models.affinity import DROPOUT, AffinityNet, affinity_loss
 from models.checkpoint import START_WEIGHTS, start_weights
 from models.trunks import make_trunk
 from tool.cli import positive_int, run_script
-from tool.io.files import UserError, fingerprint, read_list
+from tool.io.files import UserError, fingerprint
 from voc12.classes import load_classes
 from voc12.data import AffinitySet, WalkSet
 from voc12.paths import check_scores, masked_ids
@@ -37,7 +37,6 @@ def get_args_parser():
     parser = flags.Parser("train_aff.py", "AEFT stage 3: train AffinityNet.")
     flags.add_common(parser)
     flags.add_data(parser, labels=False)
-    parser.add_list("--train_list", "voc12/train_aug.txt", "train", "list of training images")
     text = "list with masks and maps on which the best checkpoint is chosen, or none"
     parser.add_list("--val_list", "voc12/train.txt", "masks", text)
     text = f"start weights, or none; auto: the first that is there of {' '.join(START_WEIGHTS)} for resnet38d, else of "
@@ -45,7 +44,7 @@ def get_args_parser():
     parser.network("--pretrained", role=flags.CONTENT, type=str, default="auto", help=text)
     flags.add_training(parser, epochs=8, crop_size=448, jitter=[0.3, 0.3, 0.3, 0.1], scratch_lr_mult=10.0)
     flags.add_walk(parser)
-    add_widths(parser)
+    flags.add_widths(parser)
     flags.add_max_side(parser)
     add = parser.schedule
     add("--val_every", type=positive_int, default=500, help="steps between two validations")
@@ -57,40 +56,35 @@ def get_args_parser():
     return parser
 
 
-def build_data(args, alphas, num_labels, net):
-    """The training set. alphas: {power: folder of its CRF scores}, the low one first."""
+def build_data(args, classes, net):
+    """The training set, and the Validation, None without."""
     if args.crop_size % net.stride:
         raise UserError(f"--crop_size {args.crop_size}: must be a multiple of {net.stride}, the size of a cell")
     ids = training_ids(args)
+    folders = {alpha: Experiment.of(args).crf(alpha) for alpha in (args.low, args.high)}
     if args.on_error == "stop":
-        for alpha, folder in alphas.items():
+        for alpha, folder in folders.items():
             check_scores(ids, folder, args.train_list, f"run infer.py --crf --alphas {alpha}")
     view = AffinityView(args.crop_size, args.scale, args.jitter, look_of(net.trunk), args.max_side)
-    return AffinitySet(args.voc12_root, ids, *alphas.values(), view, args.seed, num_labels, net.stride)
+    dataset = AffinitySet(args.voc12_root, ids, *folders.values(), view, args.seed, len(classes) + 1, net.stride)
+    return dataset, build_validation(args, classes, net)
 
 
-def build_validation(args, maps, num_classes, look):
+def build_validation(args, classes, net):
     """The walk's mIoU, which chooses best.pth; None where there are no masks, or they are not to be used."""
     ids = masked_ids(args.val_list, args.voc12_root) if args.select == "best" else None
     if ids is None:
         return None
+    maps = Experiment.of(args).maps
     check_scores(ids, maps, args.val_list, "run infer.py --dict on that list, or use --select last")
-    walks = WalkSet(args.voc12_root, ids, maps, num_classes, args.scale, look, args.max_side)
+    walks = WalkSet(args.voc12_root, ids, maps, len(classes), args.scale, look_of(net.trunk), args.max_side)
     kernels = pairwise(args)[0] if args.val_crf else None
     score = partial(walk_score, walks=walks, dup=args.dup, num_workers=args.num_workers, kernels=kernels)
-    return Validation(score, "random walk mIoU", "", every=args.val_every, select=True)
-
-
-def describe_selection(args, validation):
-    if validation is None:
-        return "selection: best.pth is the last epoch; no ground truth is used"
-    scored = "the walk and one CRF iteration" if args.val_crf else "the walk"
-    how = f"by mIoU of {scored} on the masks of {args.val_list}, every {args.val_every} steps"
-    return f"selection: best.pth is chosen {how}: ground truth picks it (released; --select last uses none)"
+    name = f"random walk{' and CRF' if args.val_crf else ''} mIoU"
+    return Validation(score, ids, name, "", every=args.val_every, select=True)
 
 
 def main(args):
-    powers = flags.check_powers(args)
     torch.manual_seed(args.seed)
     classes, experiment = load_classes(args.classes), Experiment.of(args)
 
@@ -99,27 +93,22 @@ def main(args):
     trunk = make_trunk(args.trunk, args.width, args.output_stride, DROPOUT, fetch=weights == "timm")
     net = AffinityNet(trunk).start(weights, args.dropout, args.checkpoint_activations)
 
-    alphas = {alpha: experiment.crf(alpha) for alpha in (args.low, args.high)}
-    dataset = build_data(args, alphas, len(classes) + 1, net)
-    validation = build_validation(args, experiment.maps, len(classes), look_of(trunk))
+    dataset, validation = build_data(args, classes, net)
 
     def criterion(model, image, masks, run):
         """image: B x 3 x H x W; masks: B x 3 x offsets x anchors, pairs of background, of one class, of two classes."""
         terms = affinity_loss(model(image).float(), *masks.unbind(1), over_all=run.world.sum)
         return terms["total"], run.world.sum_all(terms)
 
-    chosen_with = [read_list(args.val_list), origin(experiment.maps)] if validation else []
+    chosen_with = ["best", validation.ids, origin(experiment.maps)] if validation else ["last"]
     data = {
-        "images of --train_list": fingerprint(dataset.ids),
         "class names": fingerprint(list(classes)),
-        "choice of best.pth (--select, --val_list, maps)": fingerprint("best" if validation else "last", *chosen_with),
-    } | {f"CRF scores of crf/{alpha:02d}": origin(folder) for alpha, folder in alphas.items()}
-    lists = [args.train_list] + [args.val_list] * (validation is not None)
-    facts = Facts(data, lists, weights, ["AffinityNet: {}", describe_selection(args, validation)])
-    following = {name: getattr(args, name) for name in ("low", "high", "dup", "scale")} | {"weights": None}
-    following = "infer_aff.py", following | {"train_list": args.train_list}
-    plan = Plan(experiment.affinity(powers), following)
-    with Training(args, net, criterion, dataset, plan, facts, validation) as run:
+        "choice of best.pth (--select, --val_list, maps)": fingerprint(*chosen_with),
+    } | {f"CRF scores of crf/{alpha:02d}": origin(experiment.crf(alpha)) for alpha in (args.low, args.high)}
+    following = {name: getattr(args, name) for name in ("low", "high", "dup", "scale", "train_list")}
+    place = experiment.affinity(args.powers)
+    plan = Plan(place, ("infer_aff.py", following), data, weights, "AffinityNet: {}")
+    with Training(args, net, criterion, dataset, plan, validation) as run:
         for _ in run.epochs():
             means = train_one_epoch(run)
             run.finish_epoch(means)

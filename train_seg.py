@@ -18,7 +18,7 @@ from engine.distributed import processes
 from engine.experiment import Experiment
 from engine.recipes import LIGHT_SEG, RECIPES
 from engine.record import origin
-from engine.training import Facts, Plan, Training, Validation, train_one_epoch, training_ids
+from engine.training import Plan, Training, Validation, train_one_epoch, training_ids
 from models import deeplab
 from models.checkpoint import START_WEIGHTS, start_weights
 from models.deeplab import DEEPLAB, RESNET38D, SMP
@@ -39,7 +39,6 @@ def get_args_parser():
     parser = flags.Parser("train_seg.py", text, remembers=True)
     flags.add_common(parser)
     flags.add_data(parser, labels=False)
-    parser.add_list("--train_list", "voc12/train_aug.txt", "train", "list of training images")
     parser.add_list("--val_list", "voc12/val.txt", "val", "list with masks to score every epoch, or none")
     add = parser.data
     text = "folder of label masks (PNG), below experiment/NAME or any path"
@@ -94,12 +93,13 @@ def build_net(args, weights, num_labels):
     return net.start(weights, args.dropout, args.checkpoint_activations)
 
 
-def build_data(args, folder, num_labels, look):
-    """The training set. folder: the label masks'."""
-    ids = training_ids(args)
-    view = SegView(args.random_scale, args.crop_size, args.jitter, args.padding, look, args.max_side)
+def build_data(args, classes, net):
+    """The training set, and the Validation, None without."""
+    validation = build_validation(args, classes)
+    folder, ids = Experiment.of(args).labels(args.labels), training_ids(args)
+    view = SegView(args.random_scale, args.crop_size, args.jitter, args.padding, look_of(net.trunk), args.max_side)
     batch_size = args.batch_size if args.scale_by_batch else None
-    dataset = SegSet(args.voc12_root, ids, folder, num_labels, view, args.seed, batch_size)
+    dataset = SegSet(args.voc12_root, ids, folder, len(classes) + 1, view, args.seed, batch_size)
     dataset.correct(args.corrected)
     if args.on_error == "stop":
         dataset.require(folder, args.train_list)
@@ -107,26 +107,20 @@ def build_data(args, folder, num_labels, look):
     args.side = min(side, args.max_side or side)  # for run.json: infer_seg.py --images sees photographs so
     if origin(folder) is None:  # ours hold what they hold
         say_odd_masks(dataset.labels.values())
-    return dataset
+    return dataset, validation
 
 
-def build_validation(args, ids, num_labels):
+def build_validation(args, classes):
     """mIoU of every epoch; None where there are no masks."""
+    ids = masked_ids(args.val_list, args.voc12_root)
     if ids is None:
         if args.select == "best":
             raise UserError(f"--select best: {args.val_list} has no masks to choose with; --select last needs none")
         return None
-    data = {"voc12_root": args.voc12_root, "ids": ids, "num_labels": num_labels, "num_workers": args.num_workers}
-    data["max_side"] = args.max_side
+    data = {name: getattr(args, name) for name in ("voc12_root", "num_workers", "max_side")}
+    score = partial(segmentation_score, ids=ids, num_labels=len(classes) + 1, **data)
     text = "mIoU {miou:.2f} ({miou_present:.2f} present)"
-    return Validation(partial(segmentation_score, **data), "mIoU", text, select=args.select == "best")
-
-
-def describe_selection(args, validation):
-    if validation and validation.select:
-        return f"selection: best.pth has the best mIoU on the masks of {args.val_list}: ground truth picks it"
-    text = f"the masks of {args.val_list} are scored to be looked at" if validation else "no masks are scored"
-    return f"selection: best.pth is the last epoch; {text}"
+    return Validation(score, ids, "mIoU", text, select=args.select == "best")
 
 
 def main(args):
@@ -134,14 +128,12 @@ def main(args):
         raise UserError(f"--batch_size {args.batch_size}: {args.arch} needs at least 2 images a process")
     torch.manual_seed(args.seed)
     classes, experiment = load_classes(args.classes), Experiment.of(args)
-    val_ids = masked_ids(args.val_list, args.voc12_root)
-    validation = build_validation(args, val_ids, len(classes) + 1)
 
     weights = find_weights(args, experiment.classifier.newest())
     net = build_net(args, weights, len(classes) + 1)
 
     folder = experiment.labels(args.labels)
-    dataset = build_data(args, folder, len(classes) + 1, look_of(net.trunk))
+    dataset, validation = build_data(args, classes, net)
     scales = deeplab.MSC_SCALES if args.msc else deeplab.MSC_SCALES[:1]
 
     def criterion(model, image, label, run):
@@ -150,20 +142,17 @@ def main(args):
         return loss, run.world.sum_all({"total": loss})
 
     data = {
-        "images of --train_list": fingerprint(dataset.ids),
         "class names": fingerprint(list(classes)),
         "masks of --labels": origin(folder) or dataset.fingerprint(),
-        "images of --val_list": fingerprint(val_ids),
+        "images of --val_list": fingerprint(validation and validation.ids),
         **dataset.corrections(),
     }
-    lists = [args.train_list] + [args.val_list] * (val_ids is not None)
-    lines = [f"{args.arch}: {{}}; starts from {weights}", describe_selection(args, validation)]
-    facts = Facts(data, lists, weights, lines, {"masks": dataset.check})
+    line = f"{args.arch}: {{}}; starts from {weights}"
     arch = None if args.arch == DEEPLAB + args.trunk else args.arch
-    scored = args.val_list if val_ids else args.train_list
-    following = "infer_seg.py", {"arch": arch, "weights": None, "infer_list": scored}
-    plan = Plan(experiment.segmentation(args.arch), following)
-    with Training(args, net, criterion, dataset, plan, facts, validation) as run:
+    following = {"arch": arch, "infer_list": args.val_list if validation else args.train_list}
+    place, checks = experiment.segmentation(args.arch), {"masks": dataset.check}
+    plan = Plan(place, ("infer_seg.py", following), data, weights, line, checks=checks)
+    with Training(args, net, criterion, dataset, plan, validation) as run:
         for _ in run.epochs():
             means = train_one_epoch(run)
             run.finish_epoch(means)

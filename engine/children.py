@@ -38,34 +38,30 @@ class Runs(Stages):
         super().__init__()
         self.folder, self.data, self.num_workers = folder, data, num_workers
 
-    def common(self, name):
-        """The flags that every stage of the experiment `name` has."""
-        return ["--name", name, "--experiment", self.folder, "--voc12_root", self.data]
-
     def write_list(self, name, ids):
         """Write a list file, its path is returned."""
         path = self.folder / f"{name}.txt"
         write_text(path, "".join(f"{i}\n" for i in ids))
         return path
 
-    def score(self, name, task, folder, ids, key, flags=""):
-        """The command that scores a folder on the list `ids`, and the file score_{key}.json that it writes."""
-        path = self.folder / name / f"score_{key}.json"
-        words = ["--task", task, "--dict_dir", folder, "--list", ids, "--json", path]
-        return ["evaluation.py", *self.common(name), *words, *flags.split()], path
-
     def once(self, name, kind, commands, scores):
-        """Run commands, [script, flag, ...] each, unless just these were run to their end before -> {key: figures}.
+        """Run commands, [script, flag, ...] each, and score, unless just this was done to its end -> {key: figures}.
 
-        scores: {key: file of evaluation.py}; they are kept with the commands in FOLDER/NAME/{kind}.json.
+        scores: {key: (task, folder of results, list, flag, ...)}; the figures are kept with the commands in
+        FOLDER/NAME/{kind}.json.
         """
-        path = self.folder / name / f"{kind}.json"
+        path, common = self.folder / name / f"{kind}.json", ["--name", name, "--experiment", self.folder]
+        files = {key: self.folder / name / f"score_{key}.json" for key in scores}
+        for key, (task, folder, ids, *flags) in scores.items():
+            words = ["--task", task, "--dict_dir", folder, "--list", ids, "--json", files[key]]
+            commands = [*commands, ["evaluation.py", *words, *flags]]
+        commands = [[script, *common, "--voc12_root", self.data, *flags] for script, *flags in commands]
         texts = [" ".join(map(str, command)) for command in commands]
         if path.is_file() and (kept := read_json(path))["commands"] == texts:
             return kept["scores"]
         for script, *flags in commands:
             workers = [] if script == "evaluation.py" else ["--num_workers", self.num_workers]
             self.run(script, script, *flags, *workers)
-        results = {key: read_json(score) for key, score in scores.items()}
+        results = {key: read_json(score) for key, score in files.items()}
         write_json(path, {"commands": texts, "scores": results})
         return results

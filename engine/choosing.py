@@ -25,28 +25,17 @@ class Masked(NamedTuple):
     num_labels: int
     max_side: int
 
-    def truth(self, image_id, size):
-        return true_mask(self.root, image_id, self.num_labels, size)
-
-    def count(self, truth, labels):
-        return confusion(truth, labels, self.num_labels)
-
 
 def count_settings(image_id, masked, thresholds, alphas, kernels):
     """One photograph -> (thresholds x L x L of its maps, kernels x alphas x L x L of their CRF), int64."""
-    photo = np.array(open_image(image_path(masked.root, image_id)))
+    photo, labels = np.array(open_image(image_path(masked.root, image_id))), masked.num_labels
     path = f"{masked.maps}/{image_id}.npy"
-    cams = in_range(read_maps(path, photo.shape[:2], masked.num_labels - 1), path, {path})
-    truth, sweep = masked.truth(image_id, photo.shape[:2]), ThresholdSweep(masked.num_labels, thresholds)
+    cams = in_range(read_maps(path, photo.shape[:2], labels - 1), path, {path})
+    truth, sweep = true_mask(masked.root, image_id, labels, photo.shape[:2]), ThresholdSweep(labels, thresholds)
     sweep.add(truth, cams)
-    refined = [
-        [
-            masked.count(truth, best_labels(scores))
-            for _, scores in crf_of_large(photo, cams, alphas, masked.max_side, one)
-        ]
-        for one in kernels
-    ]
-    return sweep.confusions(), np.array(refined)
+    refined = (crf_of_large(photo, cams, alphas, masked.max_side, kernel) for kernel in kernels)
+    counts = [[confusion(truth, best_labels(scores), labels) for _, scores in each] for each in refined]
+    return sweep.confusions(), np.array(counts)
 
 
 def count_all(ids, processes, masked, **tried):
@@ -69,9 +58,9 @@ def count_walks(net, walks, masked, dup, betas, kernel):
         image_id, photo, view, maps = sample
         keys, scores = stack_scores(in_range(maps, f"{masked.maps}/{image_id}.npy", said), dup, photo.shape[:2])
         walked = (walk_scores(net, view, scores, device, beta) for beta in betas)
-        truth = masked.truth(image_id, photo.shape[:2])
-        labels = [refine_labels(photo, keys, one, masked.max_side, kernel) for one in walked]
-        yield image_id, np.array([masked.count(truth, one) for one in labels])
+        truth = true_mask(masked.root, image_id, masked.num_labels, photo.shape[:2])
+        labels = (refine_labels(photo, keys, one, masked.max_side, kernel) for one in walked)
+        yield image_id, np.array([confusion(truth, one, masked.num_labels) for one in labels])
 
 
 def by_fold(counted, parts):

@@ -102,18 +102,16 @@ class World:
         """What work() returns on rank 0, on every rank; an error of a user's is reported once, by rank 0."""
         if self.size == 1:
             return work()
-        answer = [None, None]
+        answer = wrong = None
         if self.main:
             try:
-                answer[0] = work()
+                answer = work()
             except UserError as error:
-                answer[1] = str(error)
-        dist.broadcast_object_list(answer, src=0)
-        if answer[1] is not None:
-            if self.main:
-                raise UserError(answer[1])
-            sys.exit(2)
-        return answer[0]
+                wrong = error
+        answer, failed = self.collect((answer, wrong is not None))[0]
+        if wrong:
+            raise wrong
+        return sys.exit(2) if failed else answer
 
     def share_buffers(self, net):
         """Give every rank the buffers (running statistics) of rank 0's network."""
@@ -255,30 +253,24 @@ class StopSignal:
     """SIGINT and SIGTERM as a flag that a training reads after each step; a second one ends it at once."""
 
     def __init__(self, world):
-        self.number = None
-        self.previous = {}
-        self.world = world
+        self.number, self.previous, self.world = None, {}, world
 
     def __enter__(self):
-        for number in (signal.SIGINT, signal.SIGTERM):
-            self.previous[number] = signal.signal(number, self._receive)
+        self.previous = {number: signal.signal(number, self._receive) for number in (signal.SIGINT, signal.SIGTERM)}
         return self
+
+    def __exit__(self, *exc):
+        while self.previous:
+            signal.signal(*self.previous.popitem())
 
     def _receive(self, number, frame):
         self.number = number
-        self.restore()
+        self.__exit__()
 
     def asked(self):
         """Whether any rank was signalled: all stop after the same step."""
         self.number = self.world.largest(self.number or 0) or None
         return self.number is not None
-
-    def restore(self):
-        while self.previous:
-            signal.signal(*self.previous.popitem())
-
-    def __exit__(self, *exc):
-        self.restore()
 
     def stop(self, where):
         """End every rank with the exit code that shells expect (128 + signal); rank 0 says where the run stopped."""

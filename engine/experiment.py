@@ -14,11 +14,15 @@ import shlex
 from pathlib import Path
 
 from models.trained import classifier_place, place_with_best, segmentation_place
+from tool.cli import shown
 from tool.io.files import UserError, portable, read_json, write_json
 from tool.results import MADE_BY
 from voc12.classes import CLASS_NAMES, load_classes
 
-CHOSEN = "chosen"  # what of settings.json is choose.py's
+SEGMENTED = ("seg", "seg_crf")  # folders of the segmentation network's labels, without and with CRF
+CHOSEN, NUMBER = "chosen", int | float  # what of settings.json is choose.py's: {flag's dest: type}
+CHOICES = {"threshold": NUMBER, "low": int, "high": int, "dup": int, "alphas": list, "beta": NUMBER}
+CHOICES |= {"sxy": NUMBER, "srgb": NUMBER, "sxy_side": int}
 VOC_ROOT, VOC_LABELS = "./data/VOC2012", "voc12/cls_labels.npy"
 
 
@@ -56,7 +60,7 @@ class Experiment:
 
     def segmented(self, arch, crf=False, overlays=False):
         """Labels of the segmentation network; of photographs of no data set without arch."""
-        name = "seg" + "_crf" * crf + "_vis" * overlays
+        name = SEGMENTED[crf] + "_vis" * overlays
         return portable(self.folder / name / arch) if arch else self.folder / name
 
     def labels(self, name):
@@ -111,6 +115,31 @@ def remember(args):
         chosen = read_settings(path, {CHOSEN: dict})  # of maps of another method, which were there first
         names = {CLASS_NAMES: list(load_classes(args.classes))}
         write_json(path, values | names | ({} if stored else chosen))
+
+
+def read_chosen(experiment):
+    """What choose.py chose, {flag's dest: value}, and on what, "20 masks of few.txt"; ({}, "") where nothing was.
+
+    UserError: damaged.
+    """
+    kept = read_settings(experiment.settings, {CHOSEN: dict}).get(CHOSEN, {})
+    values = {name: kept[name] for name in CHOICES if name in kept}
+    for name, value in values.items():
+        if not isinstance(value, CHOICES[name]) or (name == "alphas" and not all(isinstance(a, int) for a in value)):
+            raise UserError(f"{experiment.settings}: {name} is {str(value)[:50]!r}; run choose.py again")
+    return values, str(kept.get("of", ""))
+
+
+def write_chosen(experiment, values, about, figures):
+    """Keep what was chosen, and how it scored. values: {flag's dest: value}; about: of how many masks of which list."""
+    path = experiment.settings
+    settings = read_json(path) if path.is_file() else {}
+    write_json(path, settings | {CHOSEN: values | {"of": about, "figures": figures}})
+
+
+def describe_chosen(values, about):
+    """The line of a stage that takes them as defaults."""
+    return f"choose.py chose on {about}: {' '.join(f'--{name} {shown(value)}' for name, value in values.items())}"
 
 
 def check_contradictions(args, experiment, stored):
@@ -186,7 +215,7 @@ def scored_of(task, dict_dir):
 
     task: evaluation.py's.
     """
-    if task == "png" and Path(dict_dir).parts[0] in ("seg", "seg_crf"):
+    if task == "png" and Path(dict_dir).parts[0] in SEGMENTED:
         return "infer_seg.py", None
     alpha = Path(dict_dir).name
     alphas = f" --alphas {int(alpha)}" if task == "crf" and alpha.isdigit() else ""

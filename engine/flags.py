@@ -5,14 +5,14 @@ from functools import partial
 from pathlib import Path
 
 from engine import experiment
-from engine.chosen import describe_chosen, read_chosen
 from engine.distributed import local_processes, say
-from engine.experiment import VOC_ROOT, Experiment
+from engine.experiment import VOC_ROOT, Experiment, describe_chosen, read_chosen
 from engine.recipes import OTHERS, AtMost, Following, Unless
 from models.deeplab import DEEPLAB
 from tool import cli
 from tool.cam import MAX_SIDE
 from tool.cli import fraction, natural, nonnegative, positive, positive_int, power, workers
+from tool.crf import RELEASED
 from tool.io.files import UserError, print_warning
 from tool.metrics import RELEASED_RANGE
 from tool.workers import usable_cores
@@ -38,6 +38,11 @@ class Arguments(argparse.Namespace):
         return {name: getattr(self, name) for name, role in self.roles.items() if role == RESULT}
 
     @property
+    def powers(self):
+        """(low, high, dup), which name an AffinityNet and its labels."""
+        return self.low, self.high, self.dup
+
+    @property
     def as_trained(self):
         """Whether --max_side is to be what the training saw: for photographs by --images, if nothing else was said."""
         return bool(getattr(self, "images", None)) and isinstance(self.max_side, Unless)
@@ -49,8 +54,8 @@ class Parser(cli.Parser):
     role: RESULT, its value determines what is computed, so that a run which goes on must have the same; CONTENT, it
     names a file whose content does; FREE, neither. Flags of the groups data, network, schedule and method are RESULT
     where nothing else is said, those of run FREE. remembered: type of the value where the experiment's settings.json
-    keeps it for later stages. chosen: where what choose.py chose is its default, a function of the arguments that were
-    given, which says whether it is in this run.
+    keeps it for later stages. chosen: where what choose.py chose is its default, True, or a function of the arguments
+    that were given, which says whether it is in this run.
     """
 
     def __init__(self, script, description, begins=False, remembers=False):
@@ -143,6 +148,8 @@ class Parser(cli.Parser):
             low, high = getattr(second, name)
             if low > high:
                 raise UserError(f"--{name} {low} {high}: MIN must not be above MAX")
+        if "low" in self.roles and second.low >= second.high:
+            raise UserError(f"--low {second.low} --high {second.high}: low must be below high")
         if {"images", "out"} <= self.roles.keys() and (second.images is None) != (second.out is None):
             raise UserError("--images PATH and --out DIR go together")
         for name in self.splits:
@@ -170,26 +177,18 @@ class Parser(cli.Parser):
         if len(experiments) != 1 or self.begins:
             return {}, ""
         values, about = read_chosen(experiments[0])
-        return {name: value for name, value in values.items() if name in self.takes and self.takes[name](first)}, about
+        taken = {name for name, takes in self.takes.items() if takes is True or takes(first)}
+        return {name: value for name, value in values.items() if name in taken}, about
 
     def recall(self, first, experiments):
         """What the experiments remember, for a data set that may have moved. first: what the first pass gave."""
-        if self.begins and begins_anew(first, experiments[0]):
+        # the first stage forgets where it is told to, and not to go on, or where nothing was trained yet
+        if self.begins and ((first.overwrite and not first.resume) or not experiments[0].classifier.newest()):
             return {}
         stored = experiment.read_common(experiments, first.remembered)
         if first.voc12_root and "voc12_root" in stored:
             stored = experiment.moved(stored, first.voc12_root)
         return experiment.named(stored, experiments[0].settings) if stored else stored
-
-
-def begins_anew(args, experiment):
-    """Whether the first stage forgets what its experiment remembers: told to, or nothing was trained yet."""
-    return (args.overwrite and not args.resume) or not experiment.classifier.newest()  # both: goes on where it can
-
-
-def always(first):
-    """For `chosen` of a flag that takes what choose.py chose in every run."""
-    return True
 
 
 def experiment_name(text):
@@ -291,7 +290,8 @@ def add_pool(parser):
 
 
 def add_training(parser, epochs, crop_size, jitter, scratch_lr_mult):
-    """What all trainings have: network, schedule, crops, optimiser, resuming; defaults as released."""
+    """What all trainings have: list, network, schedule, crops, optimiser, resuming; defaults as released."""
+    parser.add_list("--train_list", "voc12/train_aug.txt", "train", "list of training images")
     add_trunk(parser)
     parser.network("--dropout", action=SWITCH, default=True, help="the trunk's dropout")
     square = {"type": positive_int, "nargs": "+", "action": Square}
@@ -355,6 +355,46 @@ def add_max_side(parser, photographs=False):
     parser.method("--max_side", type=natural, default=Unless(MAX_SIDE) if photographs else MAX_SIDE, help=text)
 
 
+def add_crf(parser):
+    """--alphas, --png and the widths: the CRF of maps."""
+    text = "background powers for CRF, 1 to 99: the larger, the more is object"
+    own = {"role": FREE, "chosen": refines, "type": power, "nargs": "+"}  # each power has a folder
+    parser.method("--alphas", **own, default=[2, 19, 21], help=text)
+    parser.add_other({"alphas": OTHERS["alphas"]}, data=True)
+    add_widths(parser, refines)
+    text = (
+        "write what the CRF labels as palette PNGs, of these powers; LOW_HIGH: what two give the same label, 255 "
+        "elsewhere; without a number that in the middle of --alphas"
+    )
+    parser.run("--png", type=powers, nargs="*", default=None, metavar="ALPHA", help=text)
+
+
+def powers(text):
+    """4 -> (4,); 2_12 -> (2, 12)."""
+    alphas = tuple(map(power, text.split("_")))
+    if len(alphas) > 2:
+        raise argparse.ArgumentTypeError(f"{text!r} is neither a background power nor two, LOW_HIGH")
+    return alphas
+
+
+def refines(first):
+    """Whether infer.py is to make a CRF, by the arguments that it was given."""
+    return bool(first.crf or first.images or first.png is not None)
+
+
+def add_widths(parser, chosen=True):
+    """--sxy, --srgb, --sxy_side: widths of the CRF's kernels. chosen: see Parser."""
+    add = partial(parser.method, role=FREE, chosen=chosen)  # of what is made with others than released it is said
+    text = "CRF: width in space of the kernel of place and colour, pixels"
+    add("--sxy", type=positive, default=RELEASED.bilateral_sxy, help=text)
+    add("--srgb", type=positive, default=RELEASED.srgb, help="CRF: width in colour of that kernel, of 255 levels")
+    text = (
+        "CRF: the longer side in pixels that widths in space are meant for, they follow that of each photograph; 0: all"
+    )
+    add("--sxy_side", type=natural, default=RELEASED.side, help=text)
+    parser.add_other({name: OTHERS[name] for name in ("srgb", "sxy_side")}, data=True)
+
+
 def add_arch(parser):
     text = (
         "network: deeplab_TRUNK (resnet38d or timm:NAME), or smp:ARCH:ENCODER of segmentation_models_pytorch, with a "
@@ -366,7 +406,7 @@ def add_arch(parser):
 
 def add_walk(parser):
     """--low, --high, --dup, --scale: what names and shapes an AffinityNet run."""
-    add = partial(parser.method, chosen=always)
+    add = partial(parser.method, chosen=True)
     add("--low", type=power, default=2, help="background power of the CRF with sure objects, 1 to 99")
     add("--high", type=power, default=21, help="background power of the CRF with sure background, 1 to 99")
     add("--dup", type=power, default=19, help="background power of the maps that are walked, 1 to 99")
@@ -381,10 +421,3 @@ def add_truth(parser):
     text = "cam: range of the background thresholds that are tried, in steps of 0.01"
     names = {"nargs": 2, "default": list(RELEASED_RANGE), "metavar": ("MIN", "MAX")}
     parser.method("--thresholds", type=fraction, **names, help=text)
-
-
-def check_powers(args):
-    """UserError where --low is not below --high; -> (low, high, dup)."""
-    if args.low >= args.high:
-        raise UserError(f"--low {args.low} --high {args.high}: low must be below high")
-    return args.low, args.high, args.dup

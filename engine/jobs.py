@@ -1,21 +1,63 @@
 """What is made of an image beside the network: dense CRF and files, in worker processes or in a thread.
 
-A job is called with (image H x W x 3 uint8, what the stage has of it, files). files: {name of an output: (path,
+A job's work is called with (image H x W x 3 uint8, what the stage has of it, files). files: {name of an output: (path,
 origin)} of those that are to be written, with {class: path} in place of the path where an image has a file a class;
 None in place of both where nothing is written and only the time counts.
 """
 
+from functools import partial
 from itertools import chain
+from typing import NamedTuple
 
 import numpy as np
 
-from tool.crf import RELEASED, crf_of_large
+from engine.outputs import Output
+from tool.crf import ITERATIONS, RELEASED, crf_of_large
 from tool.io.images import IGNORE, heat_overlay, label_image, label_overlay, save_image
 from tool.io.scores import write_scores
 from tool.metrics import best_labels
 from tool.pseudo_labels import refine_labels
 from tool.segmentation import label_map, refine_scores
 from tool.workers import WRITING
+
+
+class Job(NamedTuple):
+    """Work beside the network. outputs: {name: Output}. work: a function of below. crf: whether in worker processes."""
+
+    outputs: dict
+    work: object
+    crf: bool = False
+
+    @property
+    def folder(self):
+        """That of the first output."""
+        return next(iter(self.outputs.values())).folder
+
+
+def pairwise(args):
+    """The CRF's kernels by `add_widths`, and what the settings of results say of them: nothing of the released."""
+    kernels = RELEASED._replace(bilateral_sxy=args.sxy, srgb=args.srgb, side=args.sxy_side)
+    names = () if kernels == RELEASED else ("sxy", "srgb", "sxy_side")
+    return kernels, {name: getattr(args, name) for name in names}
+
+
+def crf_job(args, place, settings, pixel_bytes):
+    """The job that refines maps with --alphas and --png, and says of its results what made them.
+
+    place: the Experiment. settings: those of the maps. pixel_bytes: of a score of a pixel.
+    """
+    kernels, widths = pairwise(args)
+    own, outputs = settings | widths | {"iterations": ITERATIONS}, {}
+    for alpha in args.alphas if args.crf else ():
+        outputs[alpha] = Output(place.crf(alpha), own | {"alpha": alpha}, ".npy", bytes_a_pixel=(pixel_bytes,) * 2)
+    for alphas in args.png or ():
+        made = {"png": alphas[0] if len(alphas) == 1 else list(alphas)}
+        outputs[alphas] = Output(place.crf_labels(alphas), own | made)
+    refine = partial(refine_maps, compressed=args.compress, max_side=args.max_side, pairwise=kernels)
+    return Job(outputs, refine, crf=True)
+
+
+# ---------------------------------------------------------------- what jobs do
 
 
 def write_maps(image, cams, files, compressed):
@@ -58,13 +100,9 @@ def refine_walk(image, walked, files, names, max_side=0, pairwise=RELEASED):
     write_labels(image, refine_labels(image, *walked, max_side, pairwise), files, names)
 
 
-def refine_segmentation(image, scores, files, names):
-    """Dense CRF of a segmentation network's scores L x h x w, then `write_labels` of the best."""
-    write_labels(image, label_map(refine_scores(image, scores), image.shape[:2]), files, names)
-
-
-def write_best(image, scores, files, names):
-    """`write_labels` of the best of scores L x h x w."""
+def write_best(image, scores, files, names, crf=False):
+    """`write_labels` of the best of a segmentation network's scores L x h x w, with crf after a dense CRF of them."""
+    scores = refine_scores(image, scores) if crf else scores
     write_labels(image, label_map(scores, image.shape[:2]), files, names)
 
 

@@ -39,19 +39,6 @@ from voc12.labels import describe_negatives
 from voc12.paths import mask_path
 
 
-class Job(NamedTuple):
-    """Work beside the network. outputs: {name: Output}. work: of engine/jobs.py. crf: whether in worker processes."""
-
-    outputs: dict
-    work: object
-    crf: bool = False
-
-    @property
-    def folder(self):
-        """That of the first output."""
-        return next(iter(self.outputs.values())).folder
-
-
 class Facts(NamedTuple):
     """What a run reads, beside its arguments. list, weights: paths, for the record; both may be None.
 

@@ -94,12 +94,6 @@ def describe_run(args, world, lines, optimizer):
     return [first, f"settings: {settings}", *lines, *groups]
 
 
-def describe_terms(record, terms):
-    """steps, rate and mean losses of an epoch's record, for the log."""
-    losses = ", ".join(f"{k} {record[k]:.4f}" for k in terms)
-    return f"{record['steps']} steps, lr {record['lr']:.5f}, {losses}"
-
-
 # ---------------------------------------------------------------- whether a classifier learns
 
 
@@ -125,23 +119,20 @@ class Learning:
         if self.chance:
             self.last.append(losses["cls"])
 
-    def stays(self):
-        """The loss and what it is at chance, in words, where that is not below; mean of the later half of the steps."""
-        loss = np.mean(list(self.last)[len(self.last) // 2 :]) if self.last else -1
-        if loss <= NEAR * self.chance:
-            return ""
-        return f"classification loss {loss:.3f}, {self.chance:.3f} by always predicting how frequent the classes are"
-
     def early(self, steps):
         """A warning after the first epoch that ends with EARLY steps or more, "" where there is none. steps: so far."""
         if self.looked or steps < EARLY:
             return ""
         self.looked = True
-        return f"warning: nothing learned yet: {text}; try {self.advice}" if (text := self.stays()) else ""
+        return self.late("nothing learned yet")
 
-    def late(self):
-        """A warning at the end of a run, "" where there is none."""
-        return f"warning: has learned nothing: {text}; try {self.advice}" if (text := self.stays()) else ""
+    def late(self, what="has learned nothing"):
+        """A warning at the end of a run, "" where the mean loss of the later half of the steps is below chance."""
+        loss = np.mean(list(self.last)[len(self.last) // 2 :]) if self.last else -1
+        if loss <= NEAR * self.chance:
+            return ""
+        known = f"{self.chance:.3f} by always predicting how frequent the classes are"
+        return f"warning: {what}: classification loss {loss:.3f}, {known}; try {self.advice}"
 
 
 def watch_loss(args, labels):

@@ -35,9 +35,8 @@ def load_classifier(args, num_classes):
 
 def load_affinity_net(args):
     """(network, path): the weights of --weights or best.pth."""
-    powers = args.low, args.high, args.dup
-    training = "train_aff.py --name {} --low {} --high {} --dup {}".format(args.name, *powers)
-    weights = find_checkpoint(args, Experiment.of(args).affinity(powers).best, training)
+    training = "train_aff.py --name {} --low {} --high {} --dup {}".format(args.name, *args.powers)
+    weights = find_checkpoint(args, Experiment.of(args).affinity(args.powers).best, training)
     return affinity_net(args, weights), weights
 
 

@@ -9,7 +9,6 @@ experiment is found.
 """
 
 import importlib.metadata
-import os
 import platform
 import shlex
 import sys
@@ -48,14 +47,16 @@ def this_run(args, world, lists=(), weights=None):
         "packages": {"python": platform.python_version()} | {name: installed(name) for name in PACKAGES},
         "device": str(world.device),
         "processes": world.size,
-        "lists": [{"path": str(path), "sha256": file_hash(path)} for path in lists if path != "none"],
-        "weights": {"path": str(weights), "sha256": file_hash(weights)}
-        if weights and os.path.isfile(weights)
-        else None,
+        "lists": [hashed(path) for path in lists if path != "none"],
+        "weights": hashed(weights) if weights and Path(weights).is_file() else None,
         "started": now(),
         "ended": None,
         "summary": None,
     }
+
+
+def hashed(path):
+    return {"path": str(path), "sha256": file_hash(path)}
 
 
 def origin_of(settings):
@@ -70,10 +71,6 @@ def write_record(folder, settings, run, keep):
     origin = origin_of(settings)
     write_json(Path(folder) / RUN_FILE, {"origin": origin, "settings": settings} | run | {"earlier": earlier})
     return origin
-
-
-def remove_record(folder):
-    (Path(folder) / RUN_FILE).unlink(missing_ok=True)
 
 
 def finish_record(folder, summary):

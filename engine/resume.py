@@ -1,7 +1,6 @@
 """Where a training stands on disk: its progress, the resume file, and whether it may begin or go on."""
 
 import json
-import sys
 from dataclasses import asdict, dataclass, field
 
 import torch
@@ -29,14 +28,6 @@ class Progress:
     seconds: float = 0.0
     best: float = -1.0
     terms: list = field(default_factory=list)
-
-    @classmethod
-    def of(cls, path, state):
-        """The progress in a resume file's state."""
-        try:
-            return cls(**state["progress"])
-        except TypeError:
-            raise UserError(f"{path}: not a resume file of this stage; --overwrite starts anew") from None
 
     def count(self, lr):
         """One step is done."""
@@ -67,13 +58,8 @@ def save_resume(path, net, optimizer, progress, facts, world):
     cuda = torch.cuda.get_rng_state(device) if device.type == "cuda" else None
     states = world.collect((torch.get_rng_state(), cuda))
     if world.main:
-        state = {
-            "net": net.released_state(),
-            "optimizer": optimizer.state_dict(),
-            "progress": asdict(progress),
-            "rng": states,
-        }
-        save_torch(state | facts, path)
+        state = {"net": net.released_state(), "optimizer": optimizer.state_dict(), "progress": asdict(progress)}
+        save_torch(state | {"rng": states} | facts, path)
 
 
 def read_resume(path):
@@ -85,23 +71,20 @@ def read_resume(path):
 
 
 def _is_resume_state(state):
-    if not isinstance(state, dict) or not {"net", "optimizer", "rng"} <= set(state):
+    try:
+        progress = Progress(**state["progress"])
+        counts = [progress.epoch, progress.step, progress.global_step, *state.get("checkpoints", [])]
+        whole = {"net", "optimizer", "rng"} <= set(state) and {"sums", "lr", "seconds"} <= set(state["progress"])
+        dicts = isinstance(state["settings"], dict) and isinstance(state.get("data", {}), dict)
+    except (AttributeError, LookupError, TypeError):
         return False
-    if not isinstance(state.get("settings"), dict) or not isinstance(state.get("data", {}), dict):
-        return False
-    checkpoints = state.get("checkpoints", [])
-    if not isinstance(checkpoints, list) or not all(type(epoch) is int for epoch in checkpoints):
-        return False
-    progress = state.get("progress")
-    if not isinstance(progress, dict) or not {"sums", "lr", "seconds"} <= set(progress):
-        return False
-    return all(type(progress.get(k)) is int and progress[k] >= 0 for k in ("epoch", "step", "global_step"))
+    return whole and dicts and all(type(count) is int and count >= 0 for count in counts)
 
 
 def check_resumable(path, state, facts, args):
     """Warnings about a resume file's state; UserError where this run cannot go on from it. facts: see `save_resume`."""
     old = {k: v for k, v in state["settings"].items() if k in args.results or k not in args.roles}
-    warnings = compare_settings(path, old, facts["settings"], ("epochs",))
+    warnings = compare_settings(path, old, facts["settings"])
     if "data" in state:
         compare_data(path, state["data"], facts["data"])
     else:
@@ -115,8 +98,8 @@ def check_resumable(path, state, facts, args):
     return warnings
 
 
-def compare_settings(path, old, new, may_change=()):
-    """UserError where a run would go on with other settings; returns warnings about those of `may_change`."""
+def compare_settings(path, old, new):
+    """UserError where a run would go on with other settings; a warning, returned, about other --epochs."""
     old, new = json.loads(json.dumps(old)), json.loads(json.dumps(new))
     if unknown := sorted(old.keys() ^ new.keys()):
         raise UserError(
@@ -124,10 +107,9 @@ def compare_settings(path, old, new, may_change=()):
             "or --overwrite starts anew"
         )
     changed = [k for k in sorted(old) if old[k] != new[k]]
-    refused = [k for k in changed if k not in may_change]
-    if refused:
-        k = refused[0]
-        others = f" (also different: {' '.join(refused[1:])})" if refused[1:] else ""
+    if refused := [k for k in changed if k != "epochs"]:
+        k, *more = refused
+        others = f" (also different: {' '.join(more)})" if more else ""
         raise UserError(
             f"{path}: the run was started with --{k} {old[k]}, not {new[k]}{others}; resume with the same settings, "
             "or --overwrite starts anew"
@@ -167,11 +149,8 @@ def restore(path, state, net, updating, world):
 def restore_rng(states, device, world):
     """Random states of (CPU, GPU or None), one a rank; where ranks or devices differ from before, new ones."""
     if len(states) != world.size:
-        print(
-            f"warning: resuming with {world.size} processes what ran with {len(states)}: dropout draws other values",
-            file=sys.stderr,
-        )
-        return
+        text = f"resuming with {world.size} processes what ran with {len(states)}: dropout draws other values"
+        return print_warning(text)
     cpu, cuda = states[world.rank]
     torch.set_rng_state(cpu)
     if cuda is not None and device.type == "cuda":

@@ -3,7 +3,7 @@
 Settings of a set were found with seed 0 on masks that are for that (docs/photographs.md says which), then frozen.
 """
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from engine.report.comparison import Row
 
@@ -30,24 +30,21 @@ ERASING = {
 }
 
 
-def rows_of(rows, flags, own=(), ending="", words=""):
-    """Rows as a set trains them: with its flags and, where a row has such, its own; {name + ending: Row}."""
-    own = dict(own)
-    return {
-        name + ending: Row(row.title + words, " ".join(filter(None, (row.flags, flags, own.get(name)))), row.paper)
-        for name, row in rows.items()
-    }
+def with_flags(rows, own):
+    """Rows, {name: Row}, some with more flags. own: {name: flags}."""
+    return {name: replace(row, flags=f"{row.flags} {own.get(name, '')}".strip()) for name, row in rows.items()}
 
 
 @dataclass(frozen=True)
 class Study:
-    """One data set. train, infer, aff, walk, seg, infer_seg: flags of each stage; crf: of its kernels, for two
-    of them; powers: (low, high, dup).
+    """One data set. train, infer, aff, walk, seg, infer_seg: flags of each stage; crf: of its kernels, for two of them;
+    powers: (low, high, dup).
 
     tables: {part of the page: {name: Row}}. tried: rows of --tune. own_lists: whether train_aug.txt, train.txt and
     val.txt of the set are for training, for scoring labels and for the network; else train.txt is parted by seeds.
     """
 
+    name: str
     train: str
     infer: str
     aff: str
@@ -65,22 +62,6 @@ class Study:
     def rows(self):
         return {name: row for table in self.tables.values() for name, row in table.items()}
 
-    @property
-    def labels(self):
-        """The folder of the pseudo labels, below an experiment."""
-        low, high, dup = self.powers
-        return f"rw/{low:02d}_{high:02d}{dup:02d}"
-
-    @property
-    def crf_labels(self):
-        """The folder of the CRF's labels, there."""
-        return f"crf_png/{self.powers[2]:02d}"
-
-    @property
-    def sure_labels(self):
-        """The folder of the labels that the low and the high power agree on, there."""
-        return f"crf_png/{self.powers[0]:02d}_{self.powers[1]:02d}"
-
 
 # ---------------------------------------------------------------- MSRC-v2, 272 photographs of 320 x 213 pixels
 
@@ -88,6 +69,8 @@ class Study:
 _SLOW, _SLOWER = "--scratch_lr_mult 3", "--scratch_lr_mult 1"
 _RATES = {"grid2": _SLOW, "grid4": _SLOW, "grid8": _SLOWER, "grid16": _SLOWER, "avg": _SLOW}
 _TRIPLET = "--W 1.0 1.0 0.03 --M 0.1"
+_WEIGHTS = {"rigid": "--W 1.0 0.2 0.15", "soft": _TRIPLET, METHOD: _TRIPLET}
+_ADAMW = "--optimizer adamw --lr 0.0001"
 _SOFT, _REPEL = ERASING["soft"].flags, ERASING[METHOD].flags
 _MSRC_TRIED = {
     "soft_w02": Row("soft attract, weight 0.2 (released)", f"{_SOFT} --W 1.0 0.2 0.15"),
@@ -103,6 +86,7 @@ _MSRC_TRIED = {
     "rigid_w1": Row("rigid, weight 1", f"{ERASING['rigid'].flags} {_TRIPLET}"),
 }
 MSRC12 = Study(
+    name="msrc12",
     train="--epochs 10 --T 6 --crop_size 224 --resize 192 352 --batch_size 8 --batch_size_triplet 8 --optimizer sgd "
     "--lr 0.01 --momentum 0.9 --scratch_lr_mult 10",
     infer="--load_epo 9 --scales 0.75 1.25",
@@ -113,10 +97,13 @@ MSRC12 = Study(
     seg="--no-msc --optimizer sgd --lr 0.003 --epochs 12 --batch_size 8 --crop_size 224 --random_scale 0.75 1.5",
     infer_seg="--scales 0.75 1 1.25",
     tables={
-        "pooling": rows_of(POOLING, "", _RATES),
+        "pooling": with_flags(POOLING, _RATES),
         # again with AdamW, whose steps have the size of the rate whatever the logits' is: there every row converges
-        "converged": rows_of(POOLING, "--optimizer adamw --lr 0.0001", ending="_adamw", words=", AdamW"),
-        "erasing": rows_of(ERASING, "", {"rigid": "--W 1.0 0.2 0.15", "soft": _TRIPLET, METHOD: _TRIPLET}),
+        "converged": {
+            f"{name}_adamw": replace(row, title=f"{row.title}, AdamW", flags=f"{row.flags} {_ADAMW}")
+            for name, row in POOLING.items()
+        },
+        "erasing": with_flags(ERASING, _WEIGHTS),
     },
     tried=_MSRC_TRIED,
 )
@@ -124,6 +111,7 @@ MSRC12 = Study(
 # ---------------------------------------------------------------- PASCAL VOC 2012 with six classes, 1,200 photographs
 
 VOC6 = Study(
+    name="voc6",
     train="--epochs 6 --T 3 --crop_size 224 --resize 192 384 --batch_size 8 --batch_size_triplet 8 --optimizer adamw "
     "--lr 0.0002 --scratch_lr_mult 10",
     infer="--load_epo 5",
@@ -133,13 +121,9 @@ VOC6 = Study(
     walk="",
     seg="--no-msc --optimizer sgd --lr 0.003 --epochs 8 --batch_size 8 --crop_size 224 --random_scale 0.5 1.0",
     infer_seg="--scales 0.5 0.75 1",
-    tables={
-        "erasing": rows_of(
-            {"gap": POOLING["gap"]} | ERASING, "", {"rigid": "--W 1.0 0.2 0.15", "soft": _TRIPLET, METHOD: _TRIPLET}
-        )
-    },
+    tables={"erasing": with_flags({"gap": POOLING["gap"]} | ERASING, _WEIGHTS)},
     thresholds="--thresholds 0.02 0.9 --kfold 5",
     own_lists=True,
 )
 
-STUDIES = {"msrc12": MSRC12, "voc6": VOC6}
+STUDIES = {study.name: study for study in (MSRC12, VOC6)}

@@ -2,7 +2,7 @@
 
 A script builds its network, data and losses, then
 
-    with Training(args, net, criterion, dataset, plan, facts, validation) as run:
+    with Training(args, net, criterion, dataset, plan, validation) as run:
         for _ in run.epochs():
             losses = train_one_epoch(run)
             run.finish_epoch(losses)
@@ -22,14 +22,14 @@ from engine import resume
 from engine.check import Check, timed
 from engine.distributed import StopSignal, join_world, processes
 from engine.experiment import Experiment, next_command, remember
-from engine.log import Learning, Log, describe_run, describe_terms
+from engine.log import Learning, Log, describe_run
 from engine.recipes import AtMost
-from engine.record import remove_record, this_run, write_record
+from engine.record import this_run, write_record
 from engine.summary import Summary
 from models.checkpoint import save_weights
 from models.resnet38d import count_parameters
 from tool.io.failures import FAILED_FILE, Failures
-from tool.io.files import UserError, file_hash, print_warning, read_list, remove_stale
+from tool.io.files import RUN_FILE, UserError, file_hash, fingerprint, print_warning, read_list, remove_stale
 from tool.io.lock import locked
 from voc12.data import EpochBatches, Substituting, load_samples
 from voc12.paths import check_images, image_path
@@ -153,12 +153,13 @@ class Phase(NamedTuple):
 class Validation(NamedTuple):
     """How a training is scored on a list with masks.
 
-    score(net, world) -> {"miou", ...}, plain numbers. name: the miou's; text: all of it for people, with {} for the
-    numbers. every: steps between two, or None for once an epoch; first: epoch of the first. select: whether best.pth is
-    the network with the best miou, chosen with ground truth; otherwise it is the last.
+    score(net, world) -> {"miou", ...}, plain numbers. ids: the images'. name: the miou's; text: all of it for people,
+    with {} for the numbers. every: steps between two, or None for once an epoch; first: epoch of the first. select:
+    whether best.pth is the network with the best miou, chosen with ground truth; otherwise it is the last.
     """
 
     score: object
+    ids: list
     name: str
     text: str
     every: int | None = None
@@ -167,31 +168,22 @@ class Validation(NamedTuple):
 
 
 class Plan(NamedTuple):
-    """Where a training goes, and how long it is.
+    """What a script says of its training: from what it begins, where it goes, how long it is.
 
     place: of engine/experiment.py. following: the script of the next stage and {flag: value} of its own, where {last}
-    stands for the last epoch; weights are its checkpoint where there is no best one. phases: None where all epochs are
-    alike, with --batch_size. planned_steps: the poly schedule's, where that is longer than the run.
+    stands for the last epoch; weights are its checkpoint where there is no best one. data: {what it is trained on
+    besides the images, in words: fingerprint}. weights: path, none or timm. line: for the log, of the network, with {}
+    for its size. phases: None where all epochs are alike, with --batch_size. planned_steps: the poly schedule's, where
+    that is longer than the run. checks: for --check, {what: function of an ID}. learning: what looks at the losses.
     """
 
     place: object
     following: tuple
+    data: dict
+    weights: str
+    line: str
     phases: list | None = None
     planned_steps: int = 0
-
-
-class Facts(NamedTuple):
-    """What a run reads, beside its arguments.
-
-    data: {what it is trained on, in words: fingerprint}. lists, weights: paths, for the record; none and timm are no
-    paths. lines: for the log, the first of the network. checks: for --check, {what: function of an ID}. learning: what
-    looks at the losses.
-    """
-
-    data: dict
-    lists: list
-    weights: str
-    lines: list
     checks: dict = {}
     learning: Learning = Learning()  # of nothing
 
@@ -204,16 +196,16 @@ class Training:
     stands, checkpoints, best.pth, resume file, log, record and summary. The top of this file shows its use.
     """
 
-    def __init__(self, args, net, criterion, dataset, plan, facts, validation=None):
+    def __init__(self, args, net, criterion, dataset, plan, validation=None):
         """args: the resolved arguments, recorded and compared when the run goes on. criterion: see `train_step`."""
         self.args, self.net, self.criterion = args, net, criterion
         groups = net.param_groups(args.lr, args.wt_dec, args.scratch_lr_mult)
         self.optimizer = build_optimizer(args.optimizer, groups, args.momentum)
-        self.dataset, self.facts, self.validation, self.plan, self.place = dataset, facts, validation, plan, plan.place
+        self.dataset, self.validation, self.plan, self.place = dataset, validation, plan, plan.place
         phases = plan.phases or [Phase("", 0, args.epochs, args.batch_size)]
         self.phases = [phase for phase in phases if phase.first < phase.last]
         self.planned_steps = max(plan.planned_steps, sum(phase.steps(len(dataset)) for phase in self.phases))
-        self.check_batches()
+        self.check_args()
         lines = self.describe()
         self.world = join_world(args.device)
         self.scaler = self.world.scaler(args.amp)
@@ -225,8 +217,8 @@ class Training:
         workers = 0 if args.check else args.num_workers
         self.loader = load_samples(samples, workers, self.world.device.type == "cuda", self.sampler)
         self.progress, self.state = resume.Progress(lr=args.lr), {"settings": args.results}
-        start = file_hash(facts.weights) if Path(facts.weights).is_file() else facts.weights
-        self.state["data"] = facts.data | {resume.WEIGHTS: start}
+        start = file_hash(plan.weights) if Path(plan.weights).is_file() else plan.weights
+        self.state["data"] = {"images of --train_list": fingerprint(dataset.ids)} | plan.data | {resume.WEIGHTS: start}
         self.log_every = args.log_every or (LOG_EVERY if self.world.device.type == "cuda" else 1)
         self.unread = []  # (step, IDs, {term: scalar on the device}) of steps whose losses were not read yet
         self.written = []  # epochs of this run that have a checkpoint
@@ -236,7 +228,7 @@ class Training:
                 stack.enter_context(locked([self.place.folder], self.world))
                 if self.world.first(self.make_room):
                     state = resume.read_resume(self.resume_path)
-                    self.progress = resume.Progress.of(self.resume_path, state)
+                    self.progress = resume.Progress(**state["progress"])
                     resume.restore(self.resume_path, state, net, (self.optimizer, self.scaler), self.world)
                     self.written = state.get("checkpoints", list(range(self.progress.epoch)))
                 best_is_there = self.world.first(self.write_record)
@@ -260,7 +252,7 @@ class Training:
         """The phase that the run stands in."""
         return next((p for p in self.phases if p.first <= self.progress.epoch < p.last), self.phases[-1])
 
-    def check_batches(self):
+    def check_args(self):
         """UserError where a batch is larger than the list, or smaller than the number of processes."""
         sizes = [phase.batch_size for phase in self.phases]
         for phase in self.phases:
@@ -278,23 +270,33 @@ class Training:
 
     def write_record(self):
         """run.json of the checkpoints, and what the experiment remembers -> whether best.pth is there. For rank 0."""
-        run = this_run(self.args, self.world, self.facts.lists, self.facts.weights)
+        lists = [self.args.train_list, *([self.args.val_list] if self.validation else [])]
+        run = this_run(self.args, self.world, lists, self.plan.weights)
         write_record(self.place.folder, self.args.results, run, keep=True)
         if self.args.remembers:
             remember(self.args)
         return self.place.best is None or self.place.best.exists()
 
     def describe(self):
-        """Network, data and schedule, in lines for the log."""
+        """Network, data, schedule and what best.pth is, in lines for the log."""
         images = len(self.dataset)
-        network, *more = self.facts.lines
         parts = [f"{p.steps(images)} {p.name} steps of {p.batch_size}".replace("  ", " ") for p in self.phases]
         ends = [f" until epoch {phase.last}, then " for phase in self.phases]
         text = "".join(part + end for part, end in zip(parts, [*ends[:-1], ""]))
         short = 0 < self.plan.planned_steps < self.planned_steps
         why = ", not for the released fewer, which would end before the run" if short else ""
         schedule = f"schedule: {text}; poly planned for {self.planned_steps}{why}"
-        return [network.format(f"{count_parameters(self.net):,} parameters, {images} images"), schedule, *more]
+        network = self.plan.line.format(f"{count_parameters(self.net):,} parameters, {images} images")
+        return [network, schedule, *([self.describe_best()] if self.place.best else [])]
+
+    def describe_best(self):
+        if self.validation is None:
+            return "selection: best.pth is the last epoch; no ground truth is used"
+        masks, every = f"the masks of {self.args.val_list}", self.validation.every
+        if not self.selects:
+            return f"selection: best.pth is the last epoch; {masks} are scored to be looked at"
+        how = f"by {self.validation.name} on {masks}{f', every {every} steps' if every else ''}"
+        return f"selection: best.pth is chosen {how}: ground truth picks it (--select last uses none)"
 
     @property
     def resume_path(self):
@@ -315,8 +317,8 @@ class Training:
                     raise
                 print_warning(f"not resumed: {error}")  # both flags: a run of other settings goes
         resume.delete_run(folder)
-        remove_record(folder)
-        (folder / FAILED_FILE).unlink(missing_ok=True)
+        for name in (RUN_FILE, FAILED_FILE):
+            (folder / name).unlink(missing_ok=True)
         return False
 
     def restore_files(self, best_is_there):
@@ -384,7 +386,7 @@ class Training:
         for (step, ids, _), losses in zip(unread, numbers([losses for _, _, losses in unread])):
             check_finite(losses, step, ids)
             self.progress.add(losses)
-            self.facts.learning.add(losses)
+            self.plan.learning.add(losses)
             self.bar.set_postfix({k: f"{v:.4f}" for k, v in losses.items()}, refresh=False)
 
     def gather(self, x):
@@ -459,7 +461,7 @@ class Training:
             if self.world.main:
                 old.unlink(missing_ok=True)
         progress.next_epoch()
-        if progress.epoch < self.args.epochs and (warning := self.facts.learning.early(progress.global_step)):
+        if progress.epoch < self.args.epochs and (warning := self.plan.learning.early(progress.global_step)):
             self.log.line(warning)
         self.scores = {}
         self.save()
@@ -477,7 +479,8 @@ class Training:
         record |= losses | ({"phase": self.phase.name} if self.phase.name else {}) | scores
         record |= ({"best": progress.best} if self.selects else {}) | {"seconds": progress.seconds}
         scored = self.validation.text.format(**scores) if scores else ""
-        texts = [describe_terms(record, losses), self.phase.name, scored, f"{progress.seconds:.0f} s"]
+        texts = [f"{progress.step} steps", f"lr {progress.lr:.5f}", *(f"{k} {v:.4f}" for k, v in losses.items())]
+        texts += [self.phase.name, scored, f"{progress.seconds:.0f} s"]
         self.log.line(f"epoch {progress.epoch}: {', '.join(filter(None, texts))}")
         self.log.epoch(record)
 
@@ -490,7 +493,7 @@ class Training:
         none = "" if command else "; no checkpoint is there for the next stage"
         self.log.line(f"done: {self.place.folder}, {self.progress.epoch} epochs{none}")
         self.summary.end(self.args.script, self.world, [self.place.folder], self.failures, command, self.log.line)
-        if warning := self.facts.learning.late():
+        if warning := self.plan.learning.late():
             self.log.line(warning)
         self.log.close()
 
@@ -517,7 +520,7 @@ def check_training(run):
     args, images = run.args, len(run.dataset)
     check = Check(run.world, f"{run.world.device} works, lists and labels are read, weights fit")
     check.images({i: image_path(args.voc12_root, i) for i in run.dataset.ids})
-    for what, test in run.facts.checks.items():
+    for what, test in run.plan.checks.items():
         check.try_all(test, run.dataset.ids, what)
     check.attempt(resume.check_begin, run.place.folder, args.resume, args.overwrite)
     weights = sum(x.numel() * x.element_size() for x in run.net.state_dict().values())

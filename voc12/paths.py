@@ -181,7 +181,5 @@ def check_scores(ids, folder, list_path, hint, suffix="npy"):
     """UserError where files ID.suffix of an earlier stage are missing; counts them. hint: what to do about it."""
     missing = missing_files({i: f"{folder}/{i}.{suffix}" for i in ids})
     if missing:
-        inner = Path(folder).parent.name in ("crf", "rw", "seg", "seg_crf")
-        stage = "/".join(Path(folder).parts[-2:]) if inner else Path(folder).name
-        text = f"{folder}: no {stage} for {len(missing)} of {len(ids)} images of {list_path} (first {missing[0]})"
+        text = f"{folder}: nothing for {len(missing)} of {len(ids)} images of {list_path} (first {missing[0]})"
         raise UserError(f"{text}; {hint}{after_id(missing[0])}")

@@ -4,10 +4,10 @@ import re
 from dataclasses import dataclass
 
 import numpy as np
-from tabulate import tabulate
 
 from engine.report.found import read_log
 from tool.io.files import UserError, read_json
+from tool.tables import aligned
 
 HEADERS = ("mIoU", "precision", "recall", "seeds")
 
@@ -49,8 +49,7 @@ def miou(result):
 
 def pipe_table(lines, headers):
     """Lines of texts, the first of each its name -> a table of Markdown."""
-    aligned = ["left", *["right"] * (len(headers) - 1)]
-    return tabulate(lines, headers, tablefmt="pipe", disable_numparse=True, colalign=aligned) if lines else ""
+    return aligned(lines, headers, "pipe") if lines else ""
 
 
 def row_table(folder, rows):

@@ -4,7 +4,8 @@ import json
 from pathlib import Path
 from typing import NamedTuple
 
-from tool.io.files import RUN_FILE, UserError, portable, read_json, read_record
+from engine.experiment import SEGMENTED
+from tool.io.files import RUN_FILE, UserError, portable, read_json
 from tool.results import SUFFIX
 
 
@@ -22,11 +23,7 @@ class Kind(NamedTuple):
 
     @property
     def is_segmentation(self):
-        return self.folders.startswith("seg")
-
-    @property
-    def is_crf(self):
-        return self.folders.startswith("crf")
+        return self.folders.split("/")[0] in SEGMENTED
 
 
 KINDS = (
@@ -39,8 +36,8 @@ KINDS = (
     Kind("AffinityNet", "train_aff.py", "ckpt_aff/*", logs="log_{}.jsonl"),
     Kind("Pseudo labels", "infer_aff.py", "rw/*", "png"),
     Kind("Segmentation network", "train_seg.py", "ckpt_seg/*", logs="log_seg_{}.jsonl"),
-    Kind("Segmentation", "infer_seg.py", "seg/*", "png"),
-    Kind("Segmentation, CRF", "infer_seg.py --crf", "seg_crf/*", "png"),
+    Kind("Segmentation", "infer_seg.py", f"{SEGMENTED[0]}/*", "png"),
+    Kind("Segmentation, CRF", "infer_seg.py --crf", f"{SEGMENTED[1]}/*", "png"),
 )
 
 
@@ -87,28 +84,21 @@ def find_results_of(folder):
 
 def stages_of(place, kinds):
     folders = ((kind, folder) for kind in kinds for folder in sorted(place.glob(kind.folders)))
-    stages = [read_stage(place, kind, folder) for kind, folder in folders if folder.is_dir()]
-    there = {stage.name: stage for stage in stages if has_output(stage)}
+    there = {}
+    for kind, folder in folders:
+        log = place / kind.logs.format(folder.name) if kind.logs else None
+        stage = Stage(kind, folder.relative_to(place).as_posix(), folder, record_of(folder), read_log(log))
+        pattern = f"*.{SUFFIX[kind.task]}" if kind.task else "*.pth"
+        if folder.is_dir() and (stage.record or stage.epochs or any(folder.rglob(pattern))):
+            there[stage.name] = stage
     twice = {name.replace("crf/", "crf_png/") for name in there if name.startswith("crf/")}  # labels of these scores
     return [stage for name, stage in there.items() if name not in twice]
 
 
-def read_stage(experiment, kind, folder):
-    log = experiment / kind.logs.format(folder.name) if kind.logs else None
-    return Stage(kind, folder.relative_to(experiment).as_posix(), folder, record_of(folder), read_log(log))
-
-
-def has_output(stage):
-    pattern = f"*.{SUFFIX[stage.kind.task]}" if stage.kind.task else "*.pth"
-    return bool(stage.record or stage.epochs) or any(stage.folder.rglob(pattern))
-
-
 def record_of(folder):
     """run.json of a folder; {} where there is none, or none that can be read."""
-    try:
-        return read_record(folder) or {}
-    except (UserError, OSError):
-        return {}
+    record = read_dict(folder / RUN_FILE)
+    return record if isinstance(record.get("settings"), dict) else {}
 
 
 def read_log(path):

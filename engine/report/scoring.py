@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from functools import partial
+from itertools import groupby
 from pathlib import Path
 from typing import NamedTuple
 
@@ -113,12 +114,11 @@ def pick_folders(scored):
     def rank(entry):
         return entry.result["miou_present"] if entry.result else -1, entry.stage.folder.stat().st_mtime_ns
 
-    kinds = {
-        entry.stage.kind: [one for one in scored if one.images and one.stage.kind == entry.stage.kind]
-        for entry in scored
-    }
-    picked = [found if kind.is_crf else [max(found, key=rank)] for kind, found in kinds.items() if found]
-    return [entry for found in picked for entry in found]
+    picked = []
+    for _, found in groupby((one for one in scored if one.images), lambda entry: entry.stage.kind):
+        found = list(found)
+        picked += found if found[0].stage.kind.folders.startswith("crf") else [max(found, key=rank)]
+    return picked
 
 
 def image_scores(stage, ids, data, threshold, cache):

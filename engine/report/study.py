@@ -1,13 +1,12 @@
 """What ablation.py shows of a study: tables, curves and a picture of all that is done."""
 
 import shutil
-from pathlib import Path
-from typing import NamedTuple
 
 import numpy as np
 
+from engine.experiment import Experiment
 from engine.report.comparison import class_table, curve_table, filled, gather, row_table, stage_table
-from engine.studies import CRF, GPP, METHOD, SURE, TRUTH, Study
+from engine.studies import CRF, GPP, METHOD, SURE, TRUTH
 from tool.io.files import atomic, write_text
 from tool.io.images import (
     IGNORE,
@@ -29,56 +28,44 @@ ROWS, DRAWN = 3, 50  # photographs in the picture, and of how many the last one 
 TITLES = ["photograph, label", "activation", "mask", "truth"]
 
 
-class Done(NamedTuple):
-    """Runs of a study. name: of the set; folder: of all experiments; data: the set."""
-
-    name: str
-    study: Study
-    folder: Path
-    data: Path
-
-
-def make_parts(done):
-    """{part of the pages: its table}; parts are called after the set."""
-    folder, study = done.folder, done.study
-    cam = (METHOD, "maps", "report")
-    behind = {
-        "dense CRF of the last": (METHOD, "crf", "crf"),
-        "pseudo labels: AffinityNet, walk, CRF": (METHOD, "labels", "labels"),
-    }
+def make_parts(study, folder):
+    """{part of the pages: its table}; parts are called after the set. folder: of all experiments."""
+    cam, crf = (METHOD, "maps", "report"), {"dense CRF of the last": (METHOD, "crf", "crf")}
     networks = {
         "network on the CRF's labels": (CRF, "segmentation", "seg"),
         "network on labels that two powers agree on": (SURE, "segmentation", "seg"),
         "network on pseudo labels": (METHOD, "segmentation", "seg"),
         "network on true masks": (TRUTH, "segmentation", "seg"),
     }
-    shown = {f"CAM, {study.rows[METHOD].title}": cam, "dense CRF of the last": (METHOD, "crf", "crf")}
+    shown = {f"CAM, {study.rows[METHOD].title}": cam} | crf
     shown |= {title: stage for title, stage in networks.items() if stage[0] in (CRF, TRUTH)}
     tried = {row.title: (name, "maps", "tune") for name, row in ({GPP: study.rows[GPP]} | study.tried).items()}
     parts = {part: row_table(folder, rows) for part, rows in study.tables.items()} | {
         "summary": stage_table(folder, shown, of="network on true masks"),
-        "stages": stage_table(folder, {"CAM": cam} | behind),
+        "stages": stage_table(
+            folder, {"CAM": cam} | crf | {"pseudo labels: AffinityNet, walk, CRF": (METHOD, "labels", "labels")}
+        ),
         "segmentation": stage_table(folder, networks, of="network on true masks"),
         "classes": class_table(folder, networks),
         "curves": curve_table(folder, study.rows),
         "tried": stage_table(folder, tried),
     }
-    return {f"{done.name} {part}": text for part, text in parts.items()}
+    return {f"{study.name} {part}": text for part, text in parts.items()}
 
 
-def write_pages(done, pages, ids):
+def write_pages(study, runs, pages, ids):
     """Fill the places that pages have; beside the first, log.jsonl of the method and a picture of some of `ids`."""
-    parts = make_parts(done)
+    parts = make_parts(study, runs.folder)
     for part, text in parts.items():
         print(f"\n{part}\n{text}")
     for page in pages:
         write_text(page, filled(page, parts))
         print(f"wrote {page}")
-    for seed in gather(done.folder, METHOD, "maps"):
-        with atomic(pages[0].with_name(f"{done.name}_seed{seed}.jsonl")) as temporary:
-            shutil.copyfile(done.folder / f"{METHOD}_seed{seed}" / "log.jsonl", temporary)
-    if seeds := gather(done.folder, METHOD, "crf"):
-        draw_picture(done, ids, min(seeds), pages[0].with_name(f"{done.name}.jpg"))
+    for seed in gather(runs.folder, METHOD, "maps"):
+        with atomic(pages[0].with_name(f"{study.name}_seed{seed}.jsonl")) as temporary:
+            shutil.copyfile(runs.folder / f"{METHOD}_seed{seed}" / "log.jsonl", temporary)
+    if seeds := gather(runs.folder, METHOD, "crf"):
+        draw_picture(study, runs, ids, min(seeds), pages[0].with_name(f"{study.name}.jpg"))
 
 
 def pick_photographs(truth, labels):
@@ -106,17 +93,18 @@ def what_went_wrong(truth, labels):
     return text.format(100 * wrong.sum() / max(1, of.sum()))
 
 
-def draw_picture(done, ids, seed, path):
+def draw_picture(study, runs, ids, seed, path):
     """Photographs with their classes, activation of the method, labels of its CRF, truth; the last one is a failure."""
-    run, file = done.folder / f"{METHOD}_seed{seed}", done.data / "classes.txt"
+    run, file = Experiment(runs.folder, f"{METHOD}_seed{seed}"), runs.data / "classes.txt"
     names = load_classes(file if file.is_file() else None)
     drawn = list(map(str, np.random.default_rng(0).permutation(ids)[:DRAWN]))
-    truth = {i: open_mask(mask_path(done.data, i), len(names) + 1) for i in drawn}
-    labels = {i: open_mask(run / done.study.crf_labels / f"{i}.png", len(names) + 1) for i in drawn}
+    truth = {i: open_mask(mask_path(runs.data, i), len(names) + 1) for i in drawn}
+    folder = run.crf_labels(study.powers[2:])
+    labels = {i: open_mask(folder / f"{i}.png", len(names) + 1) for i in drawn}
     (picked, iou), rows = pick_photographs(truth, labels), []
     for image_id in picked:
-        photo = open_image(image_path(done.data, image_id))
-        heat = np.max(list(read_scores(run / "dict" / f"{image_id}.npy").values()), axis=0)
+        photo = open_image(image_path(runs.data, image_id))
+        heat = np.max(list(read_scores(run.maps / f"{image_id}.npy").values()), axis=0)
         tag = tagged(photo, ", ".join(names[k - 1] for k in sorted(classes_in(truth[image_id]))))
         rows.append([tag, heat_overlay(photo, heat), *(label_overlay(photo, one[image_id]) for one in (labels, truth))])
     wrong = what_went_wrong(truth[picked[-1]], labels[picked[-1]])

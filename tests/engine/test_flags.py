@@ -195,7 +195,7 @@ def test_the_trunk_of_the_experiment_counts_and_what_was_chosen_wins_over_it(tmp
     settings = {"trunk": "timm:x", "chosen": {"dup": 4, "of": "3 masks of few.txt"}}
     (tmp_path / "experiment" / "n" / "settings.json").write_text(json.dumps(settings))
     assert light("--rate", "6").half == 3 and light("--rate", "6").power == 8
-    monkeypatch.setattr("engine.chosen.KINDS", {"power": int})
+    monkeypatch.setattr("engine.experiment.CHOICES", {"power": int})
     settings["chosen"]["power"] = 4
     (tmp_path / "experiment" / "n" / "settings.json").write_text(json.dumps(settings))
     assert capsys.readouterr().out == "" and light("--rate", "6").power == 4

@@ -1,5 +1,7 @@
 """What is made of an image beside the network: each job writes its files with their origin, and rehearses without."""
 
+from functools import partial
+
 import numpy as np
 import pytest
 
@@ -78,7 +80,7 @@ KEYS = np.arange(3)
     [
         (jobs.write_labels, label_map, lambda image, scores: label_map(scores)),
         (jobs.write_best, np.asarray, lambda image, scores: label_map(scores)),
-        (jobs.refine_segmentation, np.asarray, lambda image, scores: label_map(refine_scores(image, scores))),
+        (partial(jobs.write_best, crf=True), np.asarray, lambda image, scores: label_map(refine_scores(image, scores))),
         (jobs.refine_walk, lambda scores: (KEYS, scores), lambda image, scores: refine_labels(image, KEYS, scores)),
     ],
 )

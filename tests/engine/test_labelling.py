@@ -8,7 +8,8 @@ import pytest
 from PIL import Image
 
 from engine import flags
-from engine.labelling import Facts, Job, Labelling
+from engine.jobs import Job
+from engine.labelling import Facts, Labelling
 from engine.outputs import Output
 from tool.io.failures import Failures
 from tool.io.files import UserError

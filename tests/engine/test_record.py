@@ -246,7 +246,7 @@ def test_a_check_lists_every_image_that_does_not_open(broken, trained, tmp_path)
 def test_a_check_says_what_stands_in_the_way(toy, copied):
     refused("infer.py", *infer_flags(toy, copied), "--dict", "--scales", 1, "--check", says="other settings")
     next((copied / "n/crf/02").glob("*.npy")).unlink()
-    refused("train_aff.py", *aff_flags(toy, copied), *AFF_TRAINING, "--check", says="no crf/02 for 1 of 12 images")
+    refused("train_aff.py", *aff_flags(toy, copied), *AFF_TRAINING, "--check", says="crf/02: nothing for 1 of 12 ")
 
 
 def test_a_check_foresees_a_full_disk(toy, trained, monkeypatch):

@@ -15,7 +15,6 @@ from engine import flags
 from engine.distributed import World
 from engine.experiment import place_with_best
 from engine.training import (
-    Facts,
     Phase,
     Plan,
     Training,
@@ -84,19 +83,18 @@ def arguments(folder, *words):
     parser = flags.Parser("tiny.py", "")
     flags.add_common(parser)
     flags.add_data(parser, labels=False)
-    parser.add_list("--train_list", "list.txt", "train", "")
+    parser.add_list("--val_list", "none", "val", "")
     flags.add_training(parser, epochs=3, crop_size=4, jitter=[0.0] * 4, scratch_lr_mult=10.0)
     common = ["--name", "n", "--experiment", folder, "--device", "cpu", "--num_workers", 0, "--batch_size", 2]
-    return parser.parse_args([*map(str, [*common, *words])])
+    return parser.parse_args([*map(str, [*common, "--train_list", "none", *words])])
 
 
 def training(folder, phases, validation=None, criterion=squares, words=(), weights="none"):
     """A Training of `Tiny` -> (it, its Place)."""
     place = place_with_best(folder / "n" / "ckpt_tiny", "log_tiny")
-    plan = Plan(place, ("next.py", {"load_epo": "{last}"}), phases)
-    facts = Facts({}, [], weights, ["tiny: {}"])
+    plan = Plan(place, ("next.py", {"load_epo": "{last}"}), {}, weights, "tiny: {}", phases)
     args = arguments(folder, "--lr", 0.1, "--wt_dec", 0, "--momentum", 0.9, *words)
-    return Training(args, tiny(), criterion, Colours(), plan, facts, validation), place
+    return Training(args, tiny(), criterion, Colours(), plan, validation), place
 
 
 def go(run):
@@ -317,7 +315,7 @@ def scored(values, **options):
         assert not net.training and not torch.is_grad_enabled()
         return {"miou": next(values)}
 
-    return Validation(score, "score", "mIoU {miou:.1f}", **options)
+    return Validation(score, Colours.ids, "score", "mIoU {miou:.1f}", **options)
 
 
 @pytest.mark.parametrize(("select", "best"), [(True, 1), (False, 2)])
@@ -352,7 +350,7 @@ def test_when_a_network_is_scored(tmp_path, options, steps):
         done.append(run.progress.global_step)
         return {"miou": 1.0}
 
-    run, _ = training(tmp_path, [Phase("", 0, 3, 2)], Validation(score, "score", "{miou}", **options))
+    run, _ = training(tmp_path, [Phase("", 0, 3, 2)], Validation(score, Colours.ids, "score", "{miou}", **options))
     go(run)
     assert done == steps and run.net.training
 

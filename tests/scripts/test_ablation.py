@@ -9,14 +9,14 @@ from PIL import Image
 
 from engine.children import Runs
 from engine.report.comparison import filled
-from engine.report.study import Done, make_parts
+from engine.report.study import make_parts
 from engine.studies import METHOD, MSRC12, VOC6
 from tool.io.files import read_json, read_list, write_json, write_text
 from tool.io.images import label_image, save_image
 from tool.io.scores import write_scores
 
 IDS = [f"photo{k:02d}" for k in range(15)]
-PARTS = list(make_parts(Done("msrc12", MSRC12, Path("nowhere"), Path("nowhere"))))
+PARTS = list(make_parts(MSRC12, Path("nowhere")))
 
 
 @pytest.fixture
@@ -143,11 +143,11 @@ def test_the_segmentation_network_is_scored_on_photographs_it_never_saw(data, pa
 
 def test_another_command_is_another_run(tmp_path, commands):
     runs = Runs(tmp_path, tmp_path, 0)
-    score, path = runs.score("n", "png", "rw", tmp_path / "list.txt", "labels")
-    assert runs.once("n", "maps", [score], {"x": path}) == {"x": read_json(path)}
-    runs.once("n", "maps", [score], {"x": path})
+    score = ("png", "rw", tmp_path / "list.txt")
+    assert runs.once("n", "maps", [], {"x": score}) == {"x": read_json(tmp_path / "n" / "score_x.json")}
+    runs.once("n", "maps", [], {"x": score})
     assert len(commands) == 1
-    runs.once("n", "maps", [[*score, "--seed", 1]], {"x": path})
+    runs.once("n", "maps", [], {"x": (*score, "--seed", 1)})
     assert len(commands) == 2
 
 

@@ -7,8 +7,7 @@ import numpy as np
 import pytest
 from conftest import prints, refused
 
-from engine.chosen import read_chosen
-from engine.experiment import Experiment
+from engine.experiment import Experiment, read_chosen
 from models.affinity import AffinityNet
 from models.checkpoint import save_weights
 from models.resnet38d import ResNet38d
@@ -86,7 +85,8 @@ def test_what_cannot_be_chosen_from(toy, few, tmp_path):
     lists = tmp_path / "few.txt"
     first = read_list(lists)[0]
     (folder / "n/dict" / f"{first}.npy").unlink()
-    refused("choose.py", *flags, says=[f"no dict for 1 of 4 images of {lists} (first {first})", "run python infer.py"])
+    says = [f"dict: nothing for 1 of 4 images of {lists} (first {first})", "run python infer.py"]
+    refused("choose.py", *flags, says=says)
     lists.write_text(first)
     refused("choose.py", *flags, says="one mask")
     lists.write_text(f"{first}\nno_such_photograph\n")

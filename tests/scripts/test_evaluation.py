@@ -280,10 +280,10 @@ def test_experiments_without_a_common_list_or_result_are_refused(three):
     refused(EVALUATION, *several, "n", says="the same experiment twice")
     refused(EVALUATION, *several, "missing", says=["experiment/missing/dict: no such folder", "infer.py --dict"])
     (three / "experiment" / "m" / "dict" / "two.npy").unlink()
-    refused(EVALUATION, *several, says=["experiment/m/dict: no dict for 1 of 4", "first two"])
+    refused(EVALUATION, *several, says=["experiment/m/dict: nothing for 1 of 4", "first two"])
     for path in (three / "experiment" / "m" / "dict").iterdir():
         path.unlink()
-    refused(EVALUATION, *several, says=["experiment/m/dict: no dict for 4 of 4"])
+    refused(EVALUATION, *several, says=["experiment/m/dict: nothing for 4 of 4"])
 
 
 def test_experiments_of_other_data_are_refused(three):
@@ -487,7 +487,7 @@ def test_evaluation_refuses(toy, inferred, broken):
         toy / "val.txt",
         *crf,
         "crf/02",
-        says=["no crf/02 for 4 of 4 images", "--alphas 2"],
+        says=["crf/02: nothing for 4 of 4 images", "--alphas 2"],
     )
     refused("evaluation.py", *common, *crf, "crf/02", "--threshold", 0.2, says="--threshold is for --task cam")
     path = broken / "SegmentationClass" / "toy_00000.png"

@@ -47,7 +47,7 @@ def test_pseudo_labels_leave_broken_images_out(toy, inferred, tmp_path):
     (tmp_path / f"n/dict/{ids[0]}.npy").write_bytes(b"broken")
     torch.save(AffinityNet(0.0625).released_state(), tmp_path / "weights.pth")
     flags = [*aff_flags(toy, tmp_path), "--weights", tmp_path / "weights.pth"]
-    refused("infer_aff.py", *flags, says="no dict for 1 of 12")
+    refused("infer_aff.py", *flags, says="dict: nothing for 1 of 12")
     result = run_script("infer_aff.py", *flags, "--on_error", "skip")
     assert result.returncode == 0, result.stderr
     folder = tmp_path / "n/rw/02_1908"

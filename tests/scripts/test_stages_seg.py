@@ -218,7 +218,7 @@ def test_names_on_disk_have_no_colon_and_old_ones_are_found(toy, copy):
     assert scored.splitlines()[:20] == prints(*score, f"seg/{name}").splitlines()[:20]
     assert "4 images, 4 done before" in prints(*infer)
     runs("train_seg.py", *train, "--resume")
-    refused("train_seg.py", *train, "--labels", f"seg/{name}", says=f"no seg/{SMP} for 12 of 12 images")
+    refused("train_seg.py", *train, "--labels", f"seg/{name}", says=f"seg/{SMP}: nothing for 12 of 12 images")
     assert not list(copy.rglob("*smp-*"))
     assert len(read_log(copy / "n" / f"log_seg_{SMP}.jsonl")) == 2
 
@@ -414,7 +414,7 @@ def test_they_are_scored_as_label_images(toy, labelled, tmp_path):
     truth = {k: open_mask(toy / "SegmentationClass" / f"{k}.png", 21) for k in read_list(toy / "val.txt")}
     counts = sum(confusion(truth[k], mask, 21) for k, mask in labels(labelled).items())
     assert result["miou_present"] == pytest.approx(100 * mean_iou(iou(counts))[1]) and counts.sum() > 4 * 2000
-    refused("evaluation.py", *flags, *folder, "--task", "cam", says="no seg/deeplab_resnet38d for 4 of 4")
+    refused("evaluation.py", *flags, *folder, "--task", "cam", says="seg/deeplab_resnet38d: nothing for 4 of 4")
     refused("evaluation.py", *flags, "--dict_dir", "seg/other", "--task", "png", says="run infer_seg.py")
 
 
