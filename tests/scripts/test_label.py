@@ -14,6 +14,8 @@ from PIL import Image
 from pycocotools.coco import COCO
 
 from engine.children import Stages
+from engine.chosen import write_chosen
+from engine.experiment import Experiment
 from tool.io.files import read_json, read_list
 from tool.io.images import label_image, open_mask, save_image
 from voc12.classes import VOC_CLASSES
@@ -151,6 +153,27 @@ def test_steps_and_sizes_follow_the_set(photos, tmp_path, monkeypatch):
     assert label.choose_steps(parse([*base, "--minutes", "1"]), [], 60)[0] == 120
     paths = sorted(photos[0].rglob("*.png"))
     assert label.fit_views(paths) == ([19, 35], 96)
+    assert label.choose_steps(parse([*base, "--minutes", "20", "--walk"]), [], 60)[0] == 336  # 0.14 of 1,200 s
+
+
+def test_with_the_walk_the_network_learns_from_its_labels(photos, tmp_path, monkeypatch):
+    label = load_script("label.py")
+    monkeypatch.setattr(label, "fit_views", lambda paths: ([19, 35], 96))
+    stages, ran = Stages(), {}
+    monkeypatch.setattr(stages, "run", lambda stage, script, *flags: ran.update({script: [*map(str, flags)]}))
+
+    def plan(*more):
+        ran.clear()
+        args = label.get_args_parser().parse_args([*map(str, flags(photos, tmp_path)), *more])
+        label.run_stages(stages, args, [], [])
+        words = ran["train_seg.py"]
+        return list(ran), words[words.index("--labels") + 1]
+
+    assert plan() == (["train.py", "infer.py", "train_seg.py", "infer_seg.py"], "crf_png/02")
+    with_walk = ["train.py", "infer.py", "train_aff.py", "infer_aff.py", "train_seg.py", "infer_seg.py"]
+    assert plan("--walk") == (with_walk, "rw/02_1204") and "--crf" in ran["infer.py"]
+    write_chosen(Experiment(tmp_path, label.NAME), {"low": 1, "high": 8, "dup": 3, "alphas": [1, 3, 8]}, "", {})
+    assert plan()[1] == "crf_png/03" and plan("--walk")[1] == "rw/01_0803"
 
 
 def test_bad_input(photos, tmp_path):
