@@ -17,7 +17,7 @@ from tqdm import tqdm
 
 from tool.cli import Parser, fraction, run_script
 from tool.io.files import UserError, print_warning, read_json
-from tool.io.images import BACKGROUND, IGNORE, check_size, label_image, open_mask, save_image
+from tool.io.images import BACKGROUND, IGNORE, label_image, open_mask, save_image
 from tool.io.rle import read_coco
 from voc12.layout import check_out, find_labels, first_names, new_set
 
@@ -50,7 +50,10 @@ def read_masks(folder, image_id, size):
         raise UserError(f"{path}: {len(files)} masks, but metadata.csv has {rows}; make the masks of this image anew")
     masks = [open_mask(file, 256) > 0 for file in files]
     for file, mask in zip(files, masks, strict=True):
-        check_size(mask, size, file)
+        if mask.shape != size:
+            (height, width), own = size, mask.shape
+            text = f"{own[1]} x {own[0]} pixels, but its label has {width} x {height}: a mask of another image?"
+            raise UserError(f"{file}: {text}")
     return masks
 
 

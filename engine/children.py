@@ -18,12 +18,17 @@ class Stages:
         self.seconds = {}
 
     def run(self, stage, script, *flags):
-        """Print the command and run it. UserError where it ends with another exit code than 0."""
+        """Print the command and run it. UserError where it ends with another exit code than 0.
+
+        A user's mistake, exit code 2, ends this process as well: the script has said what is wrong.
+        """
         words = list(map(str, flags))
         print("$ python", shlex.join([script, *words]), flush=True)
         started = time.time()
         code = subprocess.call([sys.executable, str(ROOT / script), *words])
         self.seconds[stage] = self.seconds.get(stage, 0.0) + time.time() - started
+        if code == 2:
+            sys.exit(code)
         if code:
             raise UserError(f"{script}: stopped with exit code {code}; its message is above")
 

@@ -42,7 +42,8 @@ def check_class_names(names, origin):
         raise UserError(f"{origin}: needs 1 to 254 different class names, one a line, without {BACKGROUND_NAME!r}")
     for name in names:
         if "/" in name or CONTROL.search(name) or name.splitlines() != [name] or len(name) > 100:
-            raise UserError(f"{origin}: {name[:100]!r} is no class name: names of files are made of them")
+            hint = "names of files are made of it, so it is one line of at most 100 letters, without a slash"
+            raise UserError(f"{origin}: {name[:100]!r} is no class name: {hint}")
     return tuple(names)
 
 

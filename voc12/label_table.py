@@ -6,22 +6,22 @@ Spreadsheets write ; in place of the commas where numbers have those, or tabs; t
 import csv
 import functools
 import re
-from pathlib import PureWindowsPath
+from pathlib import Path, PureWindowsPath
 
-from tool.io.files import UserError, without_suffix
+from tool.io.files import UserError, shorten, without_suffix
 
 SEPARATOR = re.compile(r'\s*"?image"?\s*([;\t])')
 FORMS = "the first line must be `image,labels` (labels separated by ;) or `image,<class>,<class>,...` (0 or 1)"
 AMBIGUOUS = ("label", "labels", "class", "classes", "category", "categories")  # no names that one class would have
 
 
-def read_table(path, locate):
+def read_table(path, locate, images="."):
     """Labels of a CSV -> (class names in the order of the header, or None in the form `image,labels`; {key: names}).
 
     path: UTF-8 with or without a byte-order mark. locate: called with an image's relative path as the table has it,
-    slashes made plain; returns the key to gather it under. names: a frozenset, empty of an image that shows none of the
-    classes. An image may have several rows when they say the same. UserError, with the line: no header, another
-    encoding, a broken row, a path out of the folder, contradicting rows.
+    slashes made plain; returns the key to gather it under. images: the folder that absolute paths may lie in. names: a
+    frozenset, empty of an image that shows none of the classes. An image may have several rows when they say the same.
+    UserError, with the line: no header, another encoding, a broken row, a path out of the folder, contradicting rows.
     """
     labels, begin = {}, 1
     try:
@@ -44,7 +44,7 @@ def read_table(path, locate):
                         names = read_names(*row[1:])
                     except ValueError as error:
                         raise UserError(f"{where}: {error}") from None
-                    key = locate(image_name(where, row[0]))
+                    key = locate(image_name(where, below(images, row[0])))
                     if labels.setdefault(key, names) != names:
                         raise UserError(f"{where}: {row[0]!r} has other labels in an earlier row; mend one of them")
                 begin = rows.line_num + 1
@@ -62,7 +62,7 @@ def row_reader(path, header):
     """The function of a row's other cells -> frozenset of class names, for tables with this header; UserError where it
     is none. It keeps what it read before: a table of a million rows has some thousand combinations."""
     if header[:1] != ["image"] or len(header) < 2:
-        raise UserError(f"{path}: no header; {FORMS}")
+        raise UserError(f"{path}: no header; {FORMS}, and is {shorten(','.join(header), 60)!r}")
     if len(header) == 2 and header[1] != "labels" and header[1].lower() in AMBIGUOUS:
         raise UserError(
             f"{path}: does `image,{header[1]}` list the names of classes, or mark one class by 0 and 1? For names call "
@@ -79,6 +79,15 @@ def row_reader(path, header):
         return frozenset(n for n, c in zip(header[1:], cells, strict=True) if c.strip() in ("1", "1.0"))
 
     return functools.cache(listed if header[1:] == ["labels"] else marked)
+
+
+def below(images, text):
+    """A path without the folder of the images, where it begins with that folder's absolute path."""
+    path = Path(text.strip())
+    for folder in (Path(images).absolute(), Path(images).resolve()) if path.is_absolute() else ():
+        if path.is_relative_to(folder):
+            return str(path.relative_to(folder))
+    return text
 
 
 def image_name(where, text):

@@ -48,11 +48,11 @@ def fold_names(names):
     return dict(sorted(folded.items()))
 
 
-def find_photographs(images, without=()):
+def find_photographs(images, without=(), say=print_warning):
     """{path relative to the folder `images`: None} of all photographs below it, told by suffix, sorted.
 
-    Hidden files and folders and the folders `without` are passed over; other files are counted and named by suffix;
-    links to folders are followed. UserError where there are none.
+    Hidden files and folders and the folders `without` are passed over; other files are counted and named by suffix in
+    one line to `say`; links to folders are followed. UserError where there are none.
     """
     if not Path(images).is_dir():
         raise UserError(f"{images}: no such folder")
@@ -74,7 +74,7 @@ def find_photographs(images, without=()):
         raise UserError(f"{images}: no photographs there ({', '.join(SUFFIXES)}){passed}")
     if passed:
         text = f"{others.total()} files are passed over: {passed}; convert what is a photograph to JPEG"
-        print_warning(f"{images}: {text}")
+        say(f"{images}: {text}")
     return dict.fromkeys(sorted(photos))
 
 

@@ -67,7 +67,7 @@ def read_instances(path):
     data = read_json(path, missing, broken="no JSON, or cut off; fetch it again")
     for part, keys in KEYS.items():
         if not isinstance(data, dict) or not isinstance(data.get(part), list):
-            raise UserError(f"{path}: lacks the key {part!r}; --coco takes COCO's instances_*.json")
+            raise UserError(f"{path}: lacks the key {part!r}; COCO's JSON has {', '.join(KEYS)}")
         for k, entry in enumerate(data[part]):
             for key, (kind, *default) in keys.items():
                 if default and isinstance(entry, dict) and entry.get(key) is None:

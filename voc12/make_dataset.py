@@ -21,7 +21,7 @@ from tool.cli import Parser, fraction, natural, run_script
 from tool.io.failures import FAILED_FILE, Failures
 from tool.io.files import UserError
 from voc12 import layout, photo_labels
-from voc12.classes import check_class_names, load_classes
+from voc12.classes import BACKGROUND_NAME, check_class_names, load_classes
 from voc12.photo_masks import choose_part, find_masks, mask_colours, read_sizes, warn_of_other_labels, write_masks
 
 
@@ -57,7 +57,11 @@ def choose_classes(args, header, found, origin):
     """Names of the classes: those of --classes, or of the table's header, or all that occur; these are looked at."""
     if args.classes:
         return check_class_names(load_classes(args.classes), origin)
-    classes = check_class_names(header or sorted(set().union(*found.values())), origin)
+    classes = header or sorted(set().union(*found.values()))
+    if BACKGROUND_NAME in classes:
+        text = "is no class but what none of them covers; photographs without any have an empty label, or are in"
+        raise UserError(f"{origin}: {BACKGROUND_NAME!r} {text} --negatives DIR")
+    classes = check_class_names(classes, origin)
     photo_labels.ask_about_labels(found, classes, origin, listed=header is None and not args.by_folder)
     return classes
 

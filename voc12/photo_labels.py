@@ -20,8 +20,10 @@ def table_labels(path, images, photos):
             missing[name] = True
         return photo or name
 
-    classes, labels = read_table(path, locate)
+    classes, labels = read_table(path, locate, images)
     labels = {photo: names for photo, names in labels.items() if photo not in missing}
+    if not labels and not missing:
+        raise UserError(f"{path}: names no photograph; each row below the first is one, with its labels")
     if not labels:
         first, there = layout.first_names(list(missing)), layout.first_names(list(photos))
         how = "names are paths below --images, with capitals as they are, with or without suffix"

@@ -14,7 +14,8 @@ from PIL import Image
 from pycocotools.coco import COCO
 
 from engine.children import Stages
-from tool.io.files import read_json, read_list
+from engine.experiment import Experiment, write_chosen
+from tool.io.files import UserError, read_json, read_list
 from tool.io.images import label_image, open_mask, save_image
 from voc12.classes import VOC_CLASSES
 from voc12.labels import load_labels
@@ -126,8 +127,9 @@ def test_from_photographs_to_masks_a_page_and_other_tools(photos, tmp_path, here
         mask[2:9, k % 24 : k % 24 + 7], mask[4, (k + 2) % 24], mask[12:, 20] = 1 + k % 5, 0, 1
         save_image(masks / f"{image_id}.png", label_image(mask))
     here.clear()
-    prints("label.py", *words, "--export", "coco", "cvat", "yolo", "labelstudio")  # goes on where it was: at the end
-    assert "voc12/make_dataset.py" not in here and here.count("voc12/export_labels.py") == 4
+    prints("label.py", *words, "--export", "coco", "cvat", "yolo", "labelstudio", "yolo")  # goes on at the end
+    assert "voc12/make_dataset.py" not in here and here.count("voc12/export_labels.py") == 5
+    assert (out / "export/yolo.old").is_dir()  # a second time: labels may be others, what was there is kept
     assert next((out / "run/ckpt").glob("*net_main.pth")).stat().st_mtime_ns == weights
     names = ["background", *(out / "classes.txt").read_text().split("\n")]
     sizes = {image_id: mask.shape for image_id, mask in made.items()}
@@ -151,6 +153,44 @@ def test_steps_and_sizes_follow_the_set(photos, tmp_path, monkeypatch):
     assert label.choose_steps(parse([*base, "--minutes", "1"]), [], 60)[0] == 120
     paths = sorted(photos[0].rglob("*.png"))
     assert label.fit_views(paths) == ([19, 35], 96)
+    assert label.choose_steps(parse([*base, "--minutes", "20", "--walk"]), [], 60)[0] == 408  # 0.17 of 1,200 s
+
+
+def test_with_the_walk_the_network_learns_from_its_labels(photos, tmp_path, monkeypatch):
+    label = load_script("label.py")
+    monkeypatch.setattr(label, "fit_views", lambda paths: ([19, 35], 96))
+    stages, ran = Stages(), {}
+    monkeypatch.setattr(stages, "run", lambda stage, script, *flags: ran.update({script: [*map(str, flags)]}))
+
+    def plan(out, *more):
+        ran.clear()
+        args = label.get_args_parser().parse_args([*map(str, flags(photos, tmp_path / out)), *more])
+        label.run_stages(stages, args, [], [])
+        words = ran["train_seg.py"]
+        return list(ran), words[words.index("--labels") + 1]
+
+    assert plan("a") == (["train.py", "infer.py", "train_seg.py", "infer_seg.py"], "crf_png/02")
+    with_walk = ["train.py", "infer.py", "train_aff.py", "infer_aff.py", "train_seg.py", "infer_seg.py"]
+    assert plan("b", "--walk") == (with_walk, "rw/02_1204") and "--crf" in ran["infer.py"]
+    for out in "ab":
+        chosen = {"low": 1, "high": 8, "dup": 3, "alphas": [1, 3, 8]}
+        write_chosen(Experiment(tmp_path / out, label.NAME), chosen, "", {})
+    assert plan("a")[1] == "crf_png/03" and plan("b", "--walk")[1] == "rw/01_0803"
+    with pytest.raises(UserError, match="a: was begun with another --seed --walk; give the same, or another --out"):
+        plan("a", "--walk", "--seed", "2")
+
+
+def test_a_budget_is_timed_once(photos, tmp_path, monkeypatch):
+    label = load_script("label.py")
+    seconds, stages, ran = iter([0.5, 0.7]), Stages(), []
+    monkeypatch.setattr(label, "fit_views", lambda paths: ([19, 35], 96))
+    monkeypatch.setattr(label, "seconds_a_step", lambda train, epochs: next(seconds))
+    monkeypatch.setattr(stages, "run", lambda stage, script, *flags: ran.append(flags))
+    args = label.get_args_parser().parse_args([*map(str, flags(photos, tmp_path, "--minutes", 20))])
+    label.run_stages(stages, args, [], ["a"] * 16)
+    first, ran[:] = ran[:], []
+    label.run_stages(stages, args, [], ["a"] * 16)
+    assert ran == first and ran
 
 
 def test_bad_input(photos, tmp_path):

@@ -86,7 +86,10 @@ def test_both_layouts_and_labels_without_masks(here):
 BAD = {
     "none": (lambda masks: (masks / "b.json").unlink() or (masks / "a").rename(masks / "x"), "masks: no masks of any"),
     "size": (lambda masks: as_codes(masks / "b.json", [MASKS[0].T]), "b.json: no run-length code of 6 x 3 pixels"),
-    "size of a PNG": (lambda masks: Image.new("L", (9, 9)).save(masks / "a" / "1.png"), "a/1.png: 6 x 3 pixels, but"),
+    "size of a PNG": (
+        lambda masks: Image.new("L", (9, 9)).save(masks / "a" / "1.png"),
+        "a/1.png: 9 x 9 pixels, but its label has 6 x 3",
+    ),
     "no JSON": (lambda masks: (masks / "b.json").write_text("["), "b.json: not a JSON file"),
     "other JSON": (lambda masks: (masks / "b.json").write_text('{"images": []}'), "b.json: no list of masks"),
     "cut off": (lambda masks: (masks / "a" / "2.png").unlink(), "a: 2 masks, but metadata.csv has 3"),

@@ -77,6 +77,16 @@ def test_tables_that_are_refused_with_their_line(tmp_path, text, says):
     assert str(tmp_path / "x.csv") in str(error.value)
 
 
+def test_absolute_paths_in_the_folder_of_the_images(tmp_path):
+    (tmp_path / "link").symlink_to(tmp_path, target_is_directory=True)
+    text = f"image,labels\n{tmp_path}/link/a.jpg,cow\n {tmp_path.resolve()}/b.jpg,cow\nc.jpg,cow\n"
+    (tmp_path / "x.csv").write_text(text)
+    assert list(read_table(tmp_path / "x.csv", str, tmp_path / "link")[1]) == ["a.jpg", "b.jpg", "c.jpg"]
+    (tmp_path / "x.csv").write_text(f"image,labels\n{tmp_path}/link/../a.jpg,cow\n")
+    with pytest.raises(UserError, match="leads out of the folder"):
+        read_table(tmp_path / "x.csv", str, tmp_path / "link")
+
+
 def test_a_table_that_is_not_there(tmp_path):
     with pytest.raises(UserError, match="x.csv: no such file; --labels takes a CSV"):
         read_table(tmp_path / "x.csv", str)

@@ -357,7 +357,7 @@ def test_single_labels_are_divided_exactly(sizes, part, seed):
 BAD_TABLES = {  # name -> (bytes, words of the message)
     "empty": (b"", "no header"),
     "without a header": (b"b/1.PNG,zebra\n", "no header; the first line must be `image,labels`"),
-    "other separators": (b"image|labels\nb/1.PNG|zebra\n", "no header"),
+    "other separators": (b"image|labels\nb/1.PNG|zebra\n", "and is 'image|labels'"),
     "images alone": (b"image\nb/1.PNG\n", "no header"),
     "utf-16": ("image,labels\nb/1.PNG,zebra\n".encode("utf-16"), "not UTF-8 text; save it again as CSV in UTF-8"),
     "latin-1": ("image,labels\nb/1.PNG,zèbre\n".encode("latin-1"), "not UTF-8 text"),
@@ -376,10 +376,11 @@ BAD_TABLES = {  # name -> (bytes, words of the message)
     "too many fields": (b"image,labels\nb/1.PNG,zebra,lion\n", "line 2: 3 fields where the header has 2"),
     "another number": (b"image,zebra\nb/1.PNG,2\n", "line 2: '2' in column 'zebra' is neither 0 nor 1"),
     "a class twice": (b"image,zebra,zebra\nb/1.PNG,0,1\n", "1 to 254 different class names"),
-    "background": (b"image,labels\nb/1.PNG,background\n", "without 'background'"),
+    "background": (b"image,labels\nb/1.PNG,background\n", "'background' is no class but what none of them covers"),
     "a name that is a path": (b"image,labels\nb/1.PNG,../zebra\n", "'../zebra' is no class name"),
     "a name of two lines": ("image,labels\nb/1.PNG,zebra\u2028lion\n".encode(), "is no class name"),
     "no image there": (b"image,labels\nx.png,zebra\n", "; names are paths below --images, with capitals as"),
+    "a header alone": (b"image,labels\n", "names no photograph; each row below"),
     "no labels": (b"image,labels\nb/1.PNG,\n", "no photograph has a label"),
     "no labels in columns": (b"image,zebra\nb/1.PNG,0\n", "no photograph has a label"),
 }  # fmt: skip
