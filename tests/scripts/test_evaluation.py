@@ -182,7 +182,7 @@ def test_files_of_any_method_are_scored_without_an_experiment(place):
     assert result == own | {"dict_dir": "theirs"}
     refused(EVALUATION, *flags, "--pred_dir", "nowhere", says=["nowhere: no such folder", "--pred_dir"])
     (place / "theirs" / "two.npy").unlink()
-    refused(EVALUATION, *flags, says=["theirs: no theirs for 1 of 4 images", "first two", "check --pred_dir"])
+    refused(EVALUATION, *flags, says=["theirs: nothing for 1 of 4 images", "first two", "check --pred_dir"])
     (place / "empty").mkdir()
     refused(EVALUATION, *flags, "--pred_dir", "empty", says="4 of 4 images")
 

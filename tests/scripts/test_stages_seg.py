@@ -112,7 +112,7 @@ def test_corrected_masks_go_to_a_tool_and_back_and_win(toy, copy, tmp_path):
     assert "1 of them changed" in out and open_mask(tmp_path / "c" / f"{ids[3]}.png", 21).min() == 8
     (own / f"{ids[3]}.png").unlink()
     flags = [*train_seg_flags(toy, copy), "--labels", "own"]
-    refused("train_seg.py", *flags, "--overwrite", says="no own for 1 of 12 images")
+    refused("train_seg.py", *flags, "--overwrite", says="own: nothing for 1 of 12 images")
     corrected = ["--corrected", tmp_path / "c"]
     runs("train_seg.py", *flags, *corrected, "--overwrite", "--epochs", 2, "--stop_epoch", 1)
     changed = torch.load(ckpt(copy) / "00.pth", weights_only=True)
@@ -258,11 +258,11 @@ def test_masks_that_are_missing_are_counted(toy, own):
     ids = read_list(toy / "train.txt")
     for image_id in ids[2:5]:
         (folder / f"{image_id}.png").unlink()
-    says = ["own: no own for 3 of 12 images of", f"first {ids[2]}", "run infer_aff.py on that list, or check --labels"]
+    says = ["own: nothing for 3 of 12 images of", f"first {ids[2]}", "run infer_aff.py on that list, or check --labels"]
     refused("train_seg.py", *flags, says=says)
     for image_id in ids:
         (folder / f"{image_id}.png").unlink(missing_ok=True)
-    refused("train_seg.py", *flags, says=["no own for 12 of 12", f"first {ids[0]}"])
+    refused("train_seg.py", *flags, says=["own: nothing for 12 of 12", f"first {ids[0]}"])
     refused("train_seg.py", *flags, "--labels", "rw/02_2119", says=["n/rw/02_2119: no such folder", "infer_aff.py"])
 
 
