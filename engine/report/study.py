@@ -37,8 +37,7 @@ def make_parts(study, folder):
         "network on pseudo labels": (METHOD, "segmentation", "seg"),
         "network on true masks": (TRUTH, "segmentation", "seg"),
     }
-    shown = {f"CAM, {study.rows[METHOD].title}": cam} | crf
-    shown |= {title: stage for title, stage in networks.items() if stage[0] in (CRF, TRUTH)}
+    shown = {f"CAM, {study.rows[METHOD].title}": cam} | crf | networks
     tried = {row.title: (name, "maps", "tune") for name, row in ({GPP: study.rows[GPP]} | study.tried).items()}
     parts = {part: row_table(folder, rows) for part, rows in study.tables.items()} | {
         "summary": stage_table(folder, shown, of="network on true masks"),
