@@ -127,7 +127,7 @@ def run_stages(stages, args, common, ids):
         return
     write_json(args.out / NAME / BEGUN, {"steps": steps, "flags": {name: getattr(args, name) for name in KEPT}})
     stages.run("train", "train.py", *train, *epochs)
-    infer = [*common, "--load_epo", epochs[1] - 1, "--max_side", high, "--amp"]
+    infer = [*common, "--load_epo", epochs[1] - 1, "--scales", 0.5, 1, 1.5, "--max_side", high, "--amp"]
     if args.masks:
         stages.run("infer", "infer.py", *infer, "--dict")
         stages.run("choose", "choose.py", *common, "--list", args.out / LISTS / "masks.txt", "--max_side", high)
