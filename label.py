@@ -32,7 +32,7 @@ KEPT = ("steps", "minutes", "seed", "walk")  # flags that a run goes on with
 BATCH = 8
 LEAST, MOST = 120, 1200  # steps of the classifier
 FEW = 500  # photographs below which nothing is erased: then activations grow far beyond the objects
-POWER = 2  # of the CRF's background, without masks to choose it by: good on both sets of docs/photographs.md
+POWER = 2  # of the CRF's background for those, without masks to choose it by (docs/scale.md); for more, the default's
 SHARE, WALK_SHARE = 0.2, 0.17  # of the time of all stages that the classifier takes, about; with --walk
 SIDE = 448  # pixels of the longer side beyond which photographs are trained on smaller
 
@@ -127,7 +127,7 @@ def run_stages(stages, args, common, ids):
         return
     write_json(args.out / NAME / BEGUN, {"steps": steps, "flags": {name: getattr(args, name) for name in KEPT}})
     stages.run("train", "train.py", *train, *epochs)
-    infer = [*common, "--load_epo", epochs[1] - 1, "--scales", 0.5, 1, 1.5, "--max_side", high, "--amp"]
+    infer = [*common, "--load_epo", epochs[1] - 1, "--max_side", high, "--amp"]
     if args.masks:
         stages.run("infer", "infer.py", *infer, "--dict")
         stages.run("choose", "choose.py", *common, "--list", args.out / LISTS / "masks.txt", "--max_side", high)
@@ -140,7 +140,8 @@ def run_stages(stages, args, common, ids):
         stages.run("infer_aff", "infer_aff.py", *common, "--max_side", high, "--amp")
         labels = experiment.walk((low, high_power, dup))
     else:
-        stages.run("infer", "infer.py", *infer, "--dict", "--png", power := chosen.get("dup", POWER))
+        power = chosen.get("dup", POWER if len(ids) < FEW else OTHERS["dup"])
+        stages.run("infer", "infer.py", *infer, "--dict", "--png", power)
         labels = experiment.crf_labels((power,))
     own = ["--epochs", epochs_of(min(MOST, 2 * steps), len(ids)), "--labels", labels.relative_to(experiment.folder)]
     stages.run("train_seg", "train_seg.py", *shared, *own, "--keep", 1, "--max_side", high)
