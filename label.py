@@ -32,7 +32,7 @@ KEPT = ("steps", "minutes", "seed", "walk")  # flags that a run goes on with
 BATCH = 8
 LEAST, MOST = 120, 1200  # steps of the classifier
 FEW = 500  # photographs below which nothing is erased: then activations grow far beyond the objects
-POWER = 2  # of the CRF's background for those, without masks to choose it by (docs/scale.md); for more, the default's
+POWER = 3  # of the CRF's background for those, without masks to choose it by (docs/scale.md); for more, the default's
 SHARE, WALK_SHARE = 0.2, 0.17  # of the time of all stages that the classifier takes, about; with --walk
 SIDE = 448  # pixels of the longer side beyond which photographs are trained on smaller
 

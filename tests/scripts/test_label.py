@@ -169,13 +169,13 @@ def test_with_the_walk_the_network_learns_from_its_labels(photos, tmp_path, monk
         words = ran["train_seg.py"]
         return list(ran), words[words.index("--labels") + 1]
 
-    assert plan("a") == (["train.py", "infer.py", "train_seg.py", "infer_seg.py"], "crf_png/02")
+    assert plan("a") == (["train.py", "infer.py", "train_seg.py", "infer_seg.py"], "crf_png/03")
     with_walk = ["train.py", "infer.py", "train_aff.py", "infer_aff.py", "train_seg.py", "infer_seg.py"]
     assert plan("b", "--walk") == (with_walk, "rw/02_1204") and "--crf" in ran["infer.py"]
     for out in "ab":
-        chosen = {"low": 1, "high": 8, "dup": 3, "alphas": [1, 3, 8]}
+        chosen = {"low": 1, "high": 8, "dup": 5, "alphas": [1, 5, 8]}
         write_chosen(Experiment(tmp_path / out, label.NAME), chosen, "", {})
-    assert plan("a")[1] == "crf_png/03" and plan("b", "--walk")[1] == "rw/01_0803"
+    assert plan("a")[1] == "crf_png/05" and plan("b", "--walk")[1] == "rw/01_0805"
     with pytest.raises(UserError, match="a: was begun with another --seed --walk; give the same, or another --out"):
         plan("a", "--walk", "--seed", "2")
 
