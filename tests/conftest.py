@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 import torch
+import torchvision.transforms.functional  # noqa: F401  loaded by a view's constructor, which hypothesis would find slow
 from hypothesis import settings
 
 ROOT = Path(__file__).resolve().parent.parent

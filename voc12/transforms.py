@@ -4,8 +4,7 @@ from typing import NamedTuple
 
 import numpy as np
 import torch
-from PIL import Image
-from torchvision.transforms import functional as TF
+from PIL import Image, ImageOps
 
 from tool.cam import inner_size, resize_maps
 from tool.io.files import UserError
@@ -62,13 +61,19 @@ def at_most(image, max_side, look=IMAGENET):
 
 
 def check_jitter(strength):
-    """UserError where the hue's strength is above 0.5, half of the colour circle."""
+    """UserError where the hue's strength is above 0.5, half of the colour circle. Loads what `colour_jitter` needs."""
+    # Not at the top: torchvision takes a second, which stages that only look at images are spared; and not where it is
+    # used: here it is the process ahead of its workers, which then have it.
+    import torchvision.transforms.functional  # noqa: F401
+
     if strength[3] > 0.5:
         raise UserError(f"--jitter: hue {strength[3]} is above 0.5, half of the colour circle")
 
 
 def colour_jitter(image, strength, rng):
     """PIL RGB: brightness, contrast, saturation (factor 1 +- strength), hue (+- strength <= 0.5), in random order."""
+    from torchvision.transforms import functional as TF
+
     operations = (TF.adjust_brightness, TF.adjust_contrast, TF.adjust_saturation, TF.adjust_hue)
     low = [max(0.0, 1 - s) for s in strength[:3]] + [-strength[3]]
     high = [1 + s for s in strength[:3]] + [strength[3]]
@@ -113,7 +118,7 @@ class TrainView:
         length = int(rng.integers(self.resize[0], self.resize[1] + 1))
         image = rescale(image, length / max(image.size), self.look)
         if rng.random() < 0.5:
-            image = TF.hflip(image)
+            image = ImageOps.mirror(image)
         if rng.random() < self.jitter_p:
             image = colour_jitter(image, self.jitter, rng)
         return random_crop(rng, self.crop, normalise(image, self.look))[0]
@@ -186,7 +191,7 @@ class SegView:
         image = rescale(image, (scale_rng or rng).uniform(*self.scale), self.look)
         label = Image.fromarray(label).resize(image.size, Image.NEAREST)
         if rng.random() < 0.5:
-            image, label = TF.hflip(image), TF.hflip(label)
+            image, label = ImageOps.mirror(image), ImageOps.mirror(label)
         image = colour_jitter(image, self.jitter, rng)
         maps = normalise(image, self.look), torch.from_numpy(np.array(label))[None]
         x, label = random_crop(rng, self.crop, *maps, fills=(0, self.padding))
