@@ -92,6 +92,11 @@ def make_crf(runs, study, lists, name):
     runs.once(name, "crf", [command], {"crf": ("crf", BELOW.crf(dup), lists["report"])})
 
 
+def make_curve(runs, study, lists, name):
+    """How many masks are enough to choose the settings of a run, of those that settings are found on."""
+    runs.once(name, "masks", [["choose.py", *study.curve.split(), "--list", lists["tune"]]], {})
+
+
 def make_labels(runs, study, lists, name, seed):
     """AffinityNet and walk behind the CRF of a run, scored."""
     low, high, dup = study.powers
@@ -158,6 +163,8 @@ def main(args):
             make_maps(runs, study, lists, f"{row}_seed{seed}", study.rows[row], seed)
         if labelled:
             run_stages(runs, study, lists, seed)
+            if seed == args.seeds[0]:
+                make_curve(runs, study, lists, f"{METHOD}_seed{seed}")
     write_pages(study, runs, args.pages, read_list(lists["report"]))
 
 

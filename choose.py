@@ -3,7 +3,7 @@
 reads   experiment/NAME/dict/ID.npy (infer.py --dict), photographs and masks of --list;
         once train_aff.py has run with what was chosen also ckpt_aff/aff{low:02d}{high:02d}{dup:02d}/best.pth
 writes  experiment/NAME/settings.json: "chosen", defaults of infer.py --crf and --png, train_aff.py, infer_aff.py and of
-        the threshold of evaluation.py
+        the threshold of evaluation.py; with --curve experiment/NAME/curve.json instead
         python choose.py --name N --list few.txt
 
 Chosen are the background threshold of the maps, the widths of the CRF's kernels and the power whose CRF labels are best
@@ -15,6 +15,7 @@ best on the others; the settings that are kept are best on all of them.
 from functools import partial
 from itertools import product
 
+import numpy as np
 import torch
 
 from engine import flags
@@ -25,8 +26,9 @@ from engine.networks import affinity_net
 from engine.recipes import OTHERS
 from tool.cli import natural, positive, positive_int, power, run_script, several
 from tool.crf import RELEASED, load_crf
-from tool.io.files import UserError, folder_settings, read_list, require_files
-from tool.metrics import choice, split_folds, sure_powers, thresholds_between
+from tool.io.files import UserError, folder_settings, read_list, require_files, write_json
+from tool.metrics import choice, choice_of_few, split_folds, sure_powers, thresholds_between
+from tool.tables import few_table
 from tool.workers import usable_cores
 from voc12.classes import load_classes
 from voc12.data import WalkSet
@@ -34,6 +36,7 @@ from voc12.paths import check_images, check_scores, mask_path
 from voc12.transforms import look_of
 
 THRESHOLDS = thresholds_between(0.02, 0.90)
+DRAWS = 20  # of a few masks, for --curve
 
 
 def get_args_parser():
@@ -55,7 +58,9 @@ def get_args_parser():
     flags.add_max_side(parser)
     text = "parts of the list; each is scored with what is best on the others; with fewer masks one a mask"
     parser.method("--folds", type=several, default=5, help=text)
-    parser.method("--seed", type=natural, default=0, help="seed of the parts")
+    text = "choose nothing, but say how many masks are enough: on so many, drawn 20 times, scored on the others"
+    add("--curve", type=positive_int, default=None, metavar="MASKS", help=text)
+    parser.method("--seed", type=natural, default=0, help="seed of the parts and draws")
     parser.run("--device", type=str, default="auto", help="auto, cpu, cuda or cuda:N")
     parser.run("--crf_workers", type=positive_int, default=usable_cores(), help="processes for CRF")
     return parser
@@ -68,6 +73,8 @@ def read_masked(args, experiment):
         raise UserError(
             f"{args.list}: one mask; two at least, so that one can be scored with what is best on the other"
         )
+    if args.curve and max(args.curve) >= len(ids):
+        raise UserError(f"--curve {max(args.curve)}: {args.list} has {len(ids)} masks, and some must be left to score")
     if len(set(args.alphas)) < 2:
         raise UserError("--alphas: two at least, since --low is below --high")
     check_images(ids, args.voc12_root)
@@ -78,11 +85,16 @@ def read_masked(args, experiment):
     return ids
 
 
-def choose_crf(args, ids, parts, masked):
-    """-> ({flag: value}, {stage: figures}) of maps and CRF."""
+def count_crf(args, ids, masked):
+    """What is tried, and how it does -> (alphas, kernels, [(ID, counts of maps and CRF, see `count_settings`)])."""
     alphas = sorted(set(args.alphas))
     kernels = [RELEASED._replace(bilateral_sxy=a, srgb=b, side=args.sxy_side) for a, b in product(args.sxy, args.srgb)]
-    counted = list(count_all(ids, args.crf_workers, masked, thresholds=THRESHOLDS, alphas=alphas, kernels=kernels))
+    counted = count_all(ids, args.crf_workers, masked, thresholds=THRESHOLDS, alphas=alphas, kernels=kernels)
+    return alphas, kernels, list(counted)
+
+
+def choose_crf(alphas, kernels, counted, parts):
+    """-> ({flag: value}, {stage: figures}, kernel) of maps and CRF."""
     threshold, cam = choice(by_fold(((i, counts[0]) for i, counts in counted), parts), THRESHOLDS)
     refined = by_fold(((i, counts[1]) for i, counts in counted), parts)  # folds x kernels x alphas x L x L
     (kernel, dup), crf = choice(refined.reshape(len(refined), -1, *refined.shape[3:]), list(product(kernels, alphas)))
@@ -91,6 +103,20 @@ def choose_crf(args, ids, parts, masked):
     chosen |= {"sxy": kernel.bilateral_sxy, "srgb": kernel.srgb, "sxy_side": kernel.side}
     crf["folds"] = [{"sxy": k.bilateral_sxy, "srgb": k.srgb, "dup": alpha} for k, alpha in crf["folds"]]
     return chosen, {"cam": cam, "crf": crf}, kernel
+
+
+def write_curve(args, path, alphas, kernels, counted):
+    """How good the settings are that a few masks choose: the mIoU on the others, as a table and in `path`."""
+    cams, refined = (np.stack(counts) for counts in zip(*(counts for _, counts in counted)))
+    refined = refined.reshape(len(refined), -1, *refined.shape[3:])
+    names = [f"{alpha}, {kernel.srgb:g}, {kernel.bilateral_sxy:g}" for kernel, alpha in product(kernels, alphas)]
+    draw = partial(choice_of_few, draws=DRAWS, seed=args.seed)
+    curve = [
+        {"masks": few, "draws": DRAWS, "cam": draw(cams, THRESHOLDS, few), "crf": draw(refined, names, few)}
+        for few in args.curve
+    ]
+    write_json(path, {"of": f"{len(counted)} masks of {args.list}", "curve": curve})
+    print(few_table(curve), f"choose.py: wrote {path}", sep="\n")
 
 
 def choose_walk(args, ids, parts, masked, chosen, kernel):
@@ -114,7 +140,10 @@ def main(args):
     ids = read_masked(args, experiment)
     parts = split_folds(ids, min(args.folds, len(ids)), args.seed)
     masked = Masked(args.voc12_root, experiment.maps, len(classes) + 1, args.max_side)
-    chosen, figures, kernel = choose_crf(args, ids, parts, masked)
+    alphas, kernels, counted = count_crf(args, ids, masked)
+    if args.curve:
+        return write_curve(args, experiment.curve, alphas, kernels, counted)
+    chosen, figures, kernel = choose_crf(alphas, kernels, counted, parts)
     beta, walk = choose_walk(args, ids, parts, masked, chosen, kernel)
     chosen, figures, about = chosen | beta, figures | walk, f"{len(ids)} masks of {args.list}"
     folds = max(parts.values()) + 1

@@ -65,7 +65,7 @@ class Runs(Stages):
         if path.is_file() and (kept := read_json(path))["commands"] == texts:
             return kept["scores"]
         for script, *flags in commands:
-            workers = [] if script == "evaluation.py" else ["--num_workers", self.num_workers]
+            workers = [] if script in ("evaluation.py", "choose.py") else ["--num_workers", self.num_workers]
             self.run(script, script, *flags, *workers)
         results = {key: read_json(score) for key, score in files.items()}
         write_json(path, {"commands": texts, "scores": results})

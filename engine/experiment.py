@@ -33,7 +33,7 @@ class Experiment:
         self.folder = Path(root) / name
         self.settings = self.folder / "settings.json"
         self.maps, self.overlays = self.folder / "dict", self.folder / "vis"
-        self.report = self.folder / "report"
+        self.report, self.curve = self.folder / "report", self.folder / "curve.json"
         self.classifier = classifier_place(self.folder)
 
     @classmethod

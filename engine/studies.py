@@ -38,7 +38,7 @@ def with_flags(rows, own):
 @dataclass(frozen=True)
 class Study:
     """One data set. train, infer, aff, walk, seg, infer_seg: flags of each stage; crf: of its kernels, for two of them;
-    powers: (low, high, dup).
+    curve: what choose.py tries; powers: (low, high, dup).
 
     tables: {part of the page: {name: Row}}. tried: rows of --tune. own_lists: whether train_aug.txt, train.txt and
     val.txt of the set are for training, for scoring labels and for the network; else train.txt is parted by seeds.
@@ -52,6 +52,7 @@ class Study:
     seg: str
     infer_seg: str
     crf: str
+    curve: str
     powers: tuple
     tables: dict
     tried: dict = field(default_factory=dict)
@@ -91,6 +92,7 @@ MSRC12 = Study(
     "--lr 0.01 --momentum 0.9 --scratch_lr_mult 10",
     infer="--load_epo 9 --scales 0.75 1.25",
     crf="--sxy 80 --srgb 13 --sxy_side 0",
+    curve="--curve 5 10 20 50 --alphas 1 2 3 4 6 8 12 --sxy 80 --sxy_side 0",
     powers=(2, 12, 4),
     aff="--epochs 4 --batch_size 8 --crop_size 320 --optimizer sgd --lr 0.01 --momentum 0.9 --scale 2",
     walk="--beta 16 --scale 2",
@@ -116,6 +118,7 @@ VOC6 = Study(
     "--lr 0.0002 --scratch_lr_mult 10",
     infer="--load_epo 5",
     crf="--sxy 80 --srgb 5 --sxy_side 500",
+    curve="--curve 5 10 20 50 --alphas 2 3 4 6 8 12 --sxy 80 --sxy_side 500",
     powers=(2, 12, 4),
     aff="--epochs 4 --batch_size 8 --crop_size 320 --optimizer sgd --lr 0.01 --momentum 0.9",
     walk="",

@@ -4,6 +4,7 @@ Counts are summed over all images before anything is divided, as PASCAL VOC does
 a prediction says there changes no figure. docs/metrics.md says what each figure means.
 """
 
+from collections import Counter
 from itertools import combinations
 
 import cv2
@@ -146,6 +147,21 @@ def choice(counts, settings):
     spread = deviation([mean_ious(fold[k])["miou_present"] for fold, k in zip(counts, picked)])
     figures = {"miou": unseen["miou_present"], "std": spread, "folds": [settings[k] for k in picked]}
     return settings[best_threshold(counts.sum(0))], figures
+
+
+def choice_of_few(counts, settings, few, draws, seed=0):
+    """How good the setting is that `few` images choose, drawn several times: scored on all the others.
+
+    counts: images x settings x L x L. -> {"miou": the mean over present labels, "std": of the draws, in percent,
+    "setting": what most draws chose, "share": how many of them}.
+    """
+    rng, whole, picked, ious = np.random.default_rng(seed), counts.sum(0), [], []
+    for _ in range(draws):
+        seen = counts[rng.permutation(len(counts))[:few]].sum(0)
+        picked.append(best_threshold(seen))
+        ious.append(mean_ious((whole - seen)[picked[-1]])["miou_present"])
+    (most, share), *_ = Counter(picked).most_common()
+    return {"miou": float(np.mean(ious)), "std": deviation(ious), "setting": settings[most], "share": share}
 
 
 def sure_powers(counts, alphas, dup):

@@ -35,6 +35,17 @@ def table(result):
     return "\n".join([aligned(*cells_of(result), "simple"), *describe(result)])
 
 
+def few_table(curve, form="simple"):
+    """choose.py's curve, [{"masks", "draws", "cam", "crf"}] with `choice_of_few` of each, as text."""
+    headers, lines = ["masks", "CAM", "threshold", "CRF", "alpha, srgb, sxy"], []
+    for one in curve:
+        lines.append([str(one["masks"])])
+        for stage in (one["cam"], one["crf"]):
+            chosen = f"{stage['setting']} ({stage['share']} of {one['draws']})"
+            lines[-1] += [f"{stage['miou']:.1f} ± {stage['std']:.1f}", chosen]
+    return aligned(lines, headers, form)
+
+
 def write_tex(path, result):
     """The table of a result for LaTeX, with the package booktabs; what stands below it on the console as comments."""
     notes = [f"% {line}\n" for line in describe(result)]

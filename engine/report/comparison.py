@@ -5,9 +5,10 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from engine.experiment import Experiment
 from engine.report.found import read_log
 from tool.io.files import UserError, read_json
-from tool.tables import aligned
+from tool.tables import aligned, few_table
 
 HEADERS = ("mIoU", "precision", "recall", "seeds")
 
@@ -103,6 +104,12 @@ def class_table(folder, stages):
         if any(result["classes"][name] for results in found.values() for result in results)
     ]
     return pipe_table(lines, ["IoU", *found])
+
+
+def masks_table(folder, name):
+    """How many masks choose.py needs: its curve of the first seed of a row; empty where none is done."""
+    seeds = gather(folder, name, "masks")
+    return few_table(read_json(Experiment(folder, f"{name}_seed{min(seeds)}").curve)["curve"], "pipe") if seeds else ""
 
 
 def curve_table(folder, rows):

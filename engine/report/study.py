@@ -5,7 +5,7 @@ import shutil
 import numpy as np
 
 from engine.experiment import Experiment
-from engine.report.comparison import class_table, curve_table, filled, gather, row_table, stage_table
+from engine.report.comparison import class_table, curve_table, filled, gather, masks_table, row_table, stage_table
 from engine.studies import CRF, GPP, METHOD, SURE, TRUTH
 from tool.io.files import atomic, write_text
 from tool.io.images import (
@@ -46,6 +46,7 @@ def make_parts(study, folder):
         ),
         "segmentation": stage_table(folder, networks, of="network on true masks"),
         "classes": class_table(folder, networks),
+        "masks": masks_table(folder, METHOD),
         "curves": curve_table(folder, study.rows),
         "tried": stage_table(folder, tried),
     }

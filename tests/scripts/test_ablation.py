@@ -72,6 +72,10 @@ def commands(monkeypatch):
                     labels = label_image(np.zeros((48, 64), np.uint8))
                     place = "_".join(f"{alpha:02d}" for alpha in alphas)
                     save_image(folder / f"crf_png/{place}/{image_id}.png", labels)
+        elif script == "choose.py":
+            score = {"miou": 50.0, "std": 1.0, "setting": "4, 5, 80", "share": 9}
+            curve = [{"masks": few, "draws": 20, "cam": score | {"setting": 0.3}, "crf": score} for few in args.curve]
+            write_json(folder / "curve.json", {"curve": curve})
         elif script == "infer_aff.py":
             for image_id in IDS:
                 labels = label_image(np.zeros((48, 64), np.uint8))
@@ -95,6 +99,8 @@ def test_every_row_runs_once_and_the_page_shows_it(data, page, commands):
     same = f"60.0 ± 0.0 | 70.0 ± 0.0 | 2 | {folds + 1:.1f} ± 0.0 | {folds:.1f} ± 0.0 |"
     assert f"| average (GAP) | {folds:.1f} ± 0.0 | {same}" in squeeze(text)
     assert all(row.title in text and row.title in printed for row in MSRC12.rows.values())
+    assert "| 20 | 50.0 ± 1.0 | 0.3 (9 of 20) | 50.0 ± 1.0 | 4, 5, 80 (9 of 20) |" in squeeze(text)
+    assert [args.name for name, args in commands if name == "choose.py"] == ["soft_repel_seed0"]
     assert page.with_name("msrc12.jpg").is_file()
     count = len(commands)
     prints("ablation.py", *flags(data, page, "--seeds", 0, 1))

@@ -66,6 +66,16 @@ def test_what_is_chosen_is_the_default_of_later_stages(toy, few):
     assert "--alphas" not in out.split("infer.py:")[0] and (crf / "04").is_dir()  # a flag that is given wins
 
 
+def test_how_many_masks_are_enough(toy, few):
+    folder, flags = few
+    out = prints("choose.py", *flags, "--curve", 1, 3)
+    kept = json.loads((folder / "n/curve.json").read_text())
+    assert [one["masks"] for one in kept["curve"]] == [1, 3] and not (folder / "n/settings.json").exists()
+    assert kept["curve"][1]["cam"] == {"miou": 100.0, "std": 0.0, "setting": 0.29, "share": 20}
+    assert "20 of 20" in out and f"wrote {folder / 'n/curve.json'}" in out
+    refused("choose.py", *flags, "--curve", 4, says=["--curve 4", "has 4 masks"])
+
+
 def test_the_power_of_the_walk_once_its_network_is_there(toy, few):
     folder, flags = few
     place = Experiment(folder, "n").affinity((2, 8, 2)), Experiment(folder, "n").affinity((2, 8, 8))

@@ -16,6 +16,7 @@ from tool.metrics import (
     boundary_iou,
     boundary_width,
     choice,
+    choice_of_few,
     confusion,
     iou,
     kfold,
@@ -284,3 +285,19 @@ def test_sure_powers_by_hand():
     assert sure_powers(np.stack([few, more, most]), powers, 4) == (1, 9)  # objects .99 .91 .73, background .91 .94 .96
     assert sure_powers(np.stack([few, more, more]), powers, 1) == (1, 4)
     assert sure_powers(np.stack([few, few, more]), powers, 9) == (1, 9)
+
+
+def test_what_few_images_choose_is_scored_on_the_others():
+    rng = np.random.default_rng(1)
+    counts = rng.integers(1, 9, (6, 3, 2, 2))
+    found = choice_of_few(counts, "abc", 2, 50, seed=4)
+    again, ious, picked = np.random.default_rng(4), [], []
+    for _ in range(50):
+        order = again.permutation(6)
+        mine, others = counts[order[:2]].sum(0), counts[order[2:]].sum(0)
+        scores = [[np.mean(np.diag(c) / (c.sum(0) + c.sum(1) - np.diag(c))) for c in part] for part in (mine, others)]
+        picked.append(int(np.argmax(scores[0])))
+        ious.append(100 * scores[1][picked[-1]])
+    most = max(set(picked), key=picked.count)
+    assert found["miou"] == pytest.approx(np.mean(ious)) and found["std"] == pytest.approx(np.std(ious, ddof=1))
+    assert len(set(picked)) > 1 and found["setting"] == "abc"[most] and found["share"] == picked.count(most)
