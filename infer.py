@@ -33,8 +33,7 @@ from tool.crf import has_crf, load_crf
 from tool.io.failures import FAILED_FILE, Failures
 from tool.io.files import UserError, file_hash, folder_settings, print_warning
 from voc12.classes import load_classes
-from voc12.labels import load_labels
-from voc12.paths import images_of
+from voc12.paths import images_of, with_labels
 from voc12.transforms import InferenceViews, look_of
 
 
@@ -148,9 +147,7 @@ def main(args):
     failures = Failures(args.on_error, jobs[0].folder / FAILED_FILE, held=True)
     images = images_of(args, failures)
     if weights and args.labels == "given":
-        failed = failures.add if failures.skip else None
-        labels = load_labels(images.ids, args.voc12_root, classes, args.cls_labels, failed)
-        images = images._replace(ids=list(labels), labels=labels)
+        images = with_labels(images, args, classes, failures)
     elif not weights:
         images = images._replace(maps=maps.path)
     facts = Facts(None if args.images else args.infer_list, weights, maps, len(classes))

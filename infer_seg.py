@@ -1,4 +1,4 @@
-"""Stage 6: label photographs with the segmentation network; it needs no image labels.
+"""Stage 6: label photographs with the segmentation network; it needs no image labels, and can keep to given ones.
 
 reads   experiment/NAME/ckpt_seg/{arch}/best.pth (or --weights); --voc12_root and --infer_list, or --images
 writes  experiment/NAME/seg/{arch}/ID.png: H x W class ids, palette PNG with the VOC colours; with --crf also
@@ -6,6 +6,7 @@ writes  experiment/NAME/seg/{arch}/ID.png: H x W class ids, palette PNG with the
         --server FILE.zip: these masks as VOC's evaluation server takes them
         python infer_seg.py --name N --infer_list voc12/val.txt
         python infer_seg.py --name N --images my_photographs --out labels
+        python infer_seg.py --name N --infer_list voc12/train_aug.txt --labels given --crf
 
 Images that are done are skipped, so a run that was cut off goes on when it is started again. Under torchrun each
 process takes its share of the list.
@@ -13,6 +14,7 @@ process takes its share of the list.
 
 from functools import partial
 
+import numpy as np
 import torch
 
 from engine import flags
@@ -25,18 +27,21 @@ from engine.recipes import TEST_RECIPES
 from tool.cli import positive, run_script
 from tool.crf import load_crf
 from tool.io.failures import FAILED_FILE, Failures
+from tool.io.files import UserError
 from tool.io.server_zip import check_server_path, write_server_zip
 from tool.segmentation import CRF_ITERATIONS, CRF_PAIRWISE, MERGES, multi_scale_scores
 from voc12.classes import load_classes
-from voc12.paths import images_of
+from voc12.paths import images_of, with_labels
 from voc12.transforms import InferenceViews, look_of
 
 
 def get_args_parser():
     parser = flags.Parser("infer_seg.py", "AEFT stage 6: label photographs with the segmentation network.")
     flags.add_common(parser, random=False)
-    flags.add_data(parser, labels=False)
+    flags.add_data(parser)
     parser.add_list("--infer_list", "voc12/val.txt", "val", "list of images", role=flags.FREE)
+    text = "classes that an image may get: any, or those of its image label, as for the images that were trained on"
+    parser.data("--labels", type=str, default="any", choices=["any", "given"], help=text)
     flags.add_arch(parser)
     flags.add_trunk(parser)
     text = "a checkpoint (.pth, .safetensors) instead of the experiment's best.pth"
@@ -70,32 +75,41 @@ def build_jobs(args, settings, classes):
     return final["labels"], jobs
 
 
-def segment(args, run):
-    """Run the network on every view of each image -> (ID, H x W x 3 uint8, (), scores L x h x w float32).
+def segment(args, run, num_labels):
+    """Run the network on every view of each image -> (ID, H x W x 3 uint8, its classes, (keys, scores)).
 
-    h x w: the size at which it is seen, of --max_side.
+    keys: the L label ids that it may get. scores: L x h x w float32, h x w the size at which it is seen, of --max_side.
     """
     views = InferenceViews(args.scales, args.mirror, look_of(run.net.trunk), args.max_side)
-    for image_id, image, seen, _, size in run.seen("network", run.left, views):
+    for image_id, image, seen, label, size in run.seen("network", run.left, views):
+        shown = [] if label is None else label.nonzero().flatten().tolist()
+        keys = None if label is None else [0, *(k + 1 for k in shown)]
         with run.inference():
-            scores = multi_scale_scores(run.net, seen, size, args.merge)
-        yield image_id, image, (), scores.cpu().numpy()
+            scores = multi_scale_scores(run.net, seen, size, args.merge, keys)
+        yield image_id, image, shown, (np.uint8(keys or range(num_labels)), scores.cpu().numpy())
 
 
 def main(args):
     if args.crf:
         load_crf(", or leave --crf away")
+    if args.images and args.labels == "given":
+        raise UserError("--images: these photographs have no labels; leave --labels given away")
     if args.server:
         check_server_path(args.server)
     torch.manual_seed(args.seed)
     classes = load_classes(args.classes)
     net, weights, settings = load_segmentation_net(args, len(classes) + 1)
-    final, jobs = build_jobs(args, args.results | settings | {"classes": list(classes)}, classes)
+    settings = args.results | settings | {"classes": list(classes)}
+    if args.labels == "any":
+        del settings["labels"]  # as of runs before there was a choice
+    final, jobs = build_jobs(args, settings, classes)
     failures = Failures(args.on_error, jobs[0].folder / FAILED_FILE, held=True)
     images = images_of(args, failures)
+    if args.labels == "given":
+        images = with_labels(images, args, classes, failures)
     facts = Facts(None if args.images else args.infer_list, weights)
     with Labelling(args, net, images, jobs, failures, facts) as run:
-        for image_id, image, shown, scores in segment(args, run):
+        for image_id, image, shown, scores in segment(args, run, len(classes) + 1):
             run.write(image_id, image, shown, scores)
         following = run.scoring("png", final.folder.relative_to(Experiment.of(args).folder)) if facts.list else None
         masks, photographs = ({i: path(i) for i in images.ids} for path in (final.path, images.photograph))

@@ -145,7 +145,7 @@ def run_stages(stages, args, common, ids):
         labels = experiment.crf_labels((power,))
     own = ["--epochs", epochs_of(min(MOST, 2 * steps), len(ids)), "--labels", labels.relative_to(experiment.folder)]
     stages.run("train_seg", "train_seg.py", *shared, *own, "--keep", 1, "--max_side", high)
-    final = ["--scales", 0.5, 1, 1.5, "--crf", "--max_side", high, "--amp", "--infer_list"]
+    final = ["--labels", "given", "--scales", 0.5, 1, 1.5, "--crf", "--max_side", high, "--amp", "--infer_list"]
     stages.run("infer_seg", "infer_seg.py", *common, *final, args.out / LISTS / "train.txt")
 
 

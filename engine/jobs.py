@@ -100,10 +100,14 @@ def refine_walk(image, walked, files, names, max_side=0, pairwise=RELEASED):
     write_labels(image, refine_labels(image, *walked, max_side, pairwise), files, names)
 
 
-def write_best(image, scores, files, names, crf=False):
-    """`write_labels` of the best of a segmentation network's scores L x h x w, with crf after a dense CRF of them."""
+def write_best(image, scored, files, names, crf=False):
+    """`write_labels` of the best of a segmentation network's scores, with crf after a dense CRF of them.
+
+    scored: (keys, scores L x h x w), keys: the L label ids, uint8.
+    """
+    keys, scores = scored
     scores = refine_scores(image, scores) if crf else scores
-    write_labels(image, label_map(scores, image.shape[:2]), files, names)
+    write_labels(image, keys[label_map(scores, image.shape[:2])], files, names)
 
 
 def write_labels(image, labels, files, names):

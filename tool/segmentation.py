@@ -13,17 +13,19 @@ CRF_ITERATIONS = 10
 
 
 @torch.no_grad()
-def multi_scale_scores(net, views, size, merge="mean"):
+def multi_scale_scores(net, views, size, merge="mean", labels=None):
     """Scores of every label at every pixel, from all views of an image -> L x H x W float32 in [0, 1].
 
     net: B x 3 x h x w -> logits B x L x h' x w'. views: as in `multi_scale_cam`. size: (H, W) of the original image.
+    labels: ids of those it may have, None for all; L is their number.
     merge: "mean" = softmax of the mean of the logits; "max" = the largest softmax of any view, which need not sum to 1.
     """
     if merge not in MERGES:
         raise ValueError(f"merge {merge!r}: must be one of {MERGES}")
     total, count = None, 0
     for view in views:
-        logits = on_pixels(net, map_views(net, view), view.shape[-2:], size)  # n x L x H x W
+        logits = map_views(net, view) if labels is None else map_views(net, view)[:, labels]
+        logits = on_pixels(net, logits, view.shape[-2:], size)  # n x L x H x W
         if len(logits) > 1:
             logits[1] = logits[1].flip(-1)
         count += len(logits)

@@ -11,6 +11,7 @@ import numpy as np
 from tool.io.files import IMAGE_SUFFIXES, UserError, after_id, missing_files, read_list, require_files
 from tool.io.images import IGNORE, check_size, fit_mask, header_size, is_turned, mask_oddities, open_mask
 from tool.results import Notes
+from voc12.labels import load_labels
 from voc12.layout import find_photographs, first_names, fold_id, fold_names
 
 LOOKED_AT = 20_000  # photographs whose headers are read to say how many are turned; a second or two
@@ -149,6 +150,13 @@ def images_of(args, failures):
     else:
         check_images(ids, args.voc12_root)
     return Images(ids, partial(image_path, args.voc12_root))
+
+
+def with_labels(images, args, classes, failures):
+    """Images and their image labels, for --labels given; those without a usable one go to the failures."""
+    failed = failures.add if failures.skip else None
+    labels = load_labels(images.ids, args.voc12_root, classes, args.cls_labels, failed)
+    return images._replace(ids=list(labels), labels=labels)
 
 
 def masked_ids(list_path, voc12_root, required=False):

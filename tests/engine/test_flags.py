@@ -84,7 +84,7 @@ def test_every_flag_that_is_not_known_to_be_free_determines_results(script):
     flags_of = load_script(script).get_args_parser().roles
     roles = {role: {name for name, its in flags_of.items() if its == role} for role in (FREE, CONTENT)}
     assert roles[FREE] == FREE_FLAGS[script]
-    words = {"labels"} if script == "infer.py" else set()  # there it is `given` or `predicted`
+    words = {"labels"} if script.startswith("infer") else set()  # there it is `given` or another word
     assert roles[CONTENT] == CONTENT_FLAGS & {*flags_of} - FREE_FLAGS[script] - words
 
 

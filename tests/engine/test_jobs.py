@@ -72,16 +72,20 @@ def test_labels_of_two_powers_are_what_both_say(tmp_path, image, cams):
     assert sorted(path.name for path in tmp_path.iterdir()) == ["(2, 19).png", "(2,).png"]
 
 
-KEYS = np.arange(3)
+KEYS = np.arange(3, dtype=np.uint8)
+
+
+def keyed(scores):
+    return KEYS, scores
 
 
 @pytest.mark.parametrize(
     ("job", "pack", "labels_of"),
     [
         (jobs.write_labels, label_map, lambda image, scores: label_map(scores)),
-        (jobs.write_best, np.asarray, lambda image, scores: label_map(scores)),
-        (partial(jobs.write_best, crf=True), np.asarray, lambda image, scores: label_map(refine_scores(image, scores))),
-        (jobs.refine_walk, lambda scores: (KEYS, scores), lambda image, scores: refine_labels(image, KEYS, scores)),
+        (jobs.write_best, keyed, lambda image, scores: label_map(scores)),
+        (partial(jobs.write_best, crf=True), keyed, lambda image, scores: label_map(refine_scores(image, scores))),
+        (jobs.refine_walk, keyed, lambda image, scores: refine_labels(image, KEYS, scores)),
     ],
 )
 def test_labels_and_their_overlay_are_written(tmp_path, image, cams, job, pack, labels_of):

@@ -377,6 +377,28 @@ def test_labels_are_the_networks(toy, labelled):
     assert not np.array_equal(plain[image_id], refined[image_id])
 
 
+def test_labels_kept_to_those_of_the_image(toy, labelled, copy):
+    """--labels given: the softmax, and the CRF, over background and the classes of the image label; another result."""
+    table = {image_id: np.zeros(20, np.float32) for image_id in read_list(toy / "val.txt")}
+    first, second, none, *_ = table
+    table[first][[6, 14]] = table[second][2] = 1
+    np.save(copy / "labels.npy", table, allow_pickle=True)
+    flags = [*infer_seg_flags(toy, copy), "--labels", "given", "--cls_labels", copy / "labels.npy", "--crf"]
+    shutil.copytree(labelled / "n", copy / "n", dirs_exist_ok=True)
+    refused("infer_seg.py", *flags, says="other settings")
+    runs("infer_seg.py", *flags, "--overwrite")
+    plain, refined = labels(copy), labels(copy, "seg_crf")
+    for image_id, keys in ((first, [0, 7, 15]), (second, [0, 3])):
+        photo = open_image(image_path(toy, image_id))
+        scores = expected_scores(labelled, photo)[keys]
+        scores /= scores.sum(0)
+        assert np.array_equal(plain[image_id], np.array(keys)[scores.argmax(0)])
+        assert np.mean(refined[image_id] == np.array(keys)[refine_scores(np.asarray(photo), scores).argmax(0)]) > 0.999
+        assert len(np.unique(plain[image_id])) > 1
+    assert not plain[none].any() and not refined[none].any()
+    refused("infer_seg.py", *flags, "--images", toy, "--out", copy / "out", says="have no labels")
+
+
 @pytest.mark.parametrize("more", [[], ["--mirror"]])
 def test_the_other_recipe_takes_the_maximum_of_views_without_mirror(toy, labelled, tmp_path, more):
     place = ["--images", toy / "JPEGImages" / "toy_00013.jpg", "--out", tmp_path, "--max_side", 0]
