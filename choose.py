@@ -25,9 +25,10 @@ from engine.experiment import Experiment, describe_chosen, next_command, write_c
 from engine.networks import affinity_net
 from engine.recipes import OTHERS
 from tool.cli import natural, positive, positive_int, power, run_script, several
-from tool.crf import RELEASED, load_crf
+from tool.crf import RELEASED, crf_of_large, load_crf
 from tool.io.files import UserError, folder_settings, read_list, require_files, write_json
 from tool.metrics import choice, choice_of_few, split_folds, sure_powers, thresholds_between
+from tool.par import REFINEMENTS, par_of_large
 from tool.tables import few_table
 from tool.workers import usable_cores
 from voc12.classes import load_classes
@@ -48,6 +49,8 @@ def get_args_parser():
     add = partial(parser.method, nargs="+")
     text = "background powers of the CRF to try, 1 to 99"
     add("--alphas", type=power, default=[1, 2, 3, 4, 6, 8, 12, 16, 20, 26], help=text)
+    text = "what refines the maps: a dense CRF, or PAR, which has no widths"
+    parser.method("--refine", type=str, choices=REFINEMENTS, default=REFINEMENTS[0], help=text)
     text = "widths in space to try, of the CRF's kernel of place and colour"
     add("--sxy", type=positive, default=[40.0, 80.0], help=text)
     add("--srgb", type=positive, default=[5.0, 13.0], help="widths in colour to try, of that kernel")
@@ -89,8 +92,18 @@ def count_crf(args, ids, masked):
     """What is tried, and how it does -> (alphas, kernels, [(ID, counts of maps and CRF, see `count_settings`)])."""
     alphas = sorted(set(args.alphas))
     kernels = [RELEASED._replace(bilateral_sxy=a, srgb=b, side=args.sxy_side) for a, b in product(args.sxy, args.srgb)]
-    counted = count_all(ids, args.crf_workers, masked, thresholds=THRESHOLDS, alphas=alphas, kernels=kernels)
+    refine = [partial(crf_of_large, max_side=args.max_side, pairwise=kernel) for kernel in kernels]
+    if args.refine == "par":
+        kernels, refine = [None], [par_of_large]
+    counted = count_all(ids, args.crf_workers, masked, thresholds=THRESHOLDS, alphas=alphas, refine=refine)
     return alphas, kernels, list(counted)
+
+
+def widths(kernel):
+    """The flags of a kernel of the CRF; of None, which stands for PAR, that it was this."""
+    if kernel is None:
+        return {"refine": "par"}
+    return {"sxy": kernel.bilateral_sxy, "srgb": kernel.srgb, "sxy_side": kernel.side}
 
 
 def choose_crf(alphas, kernels, counted, parts):
@@ -100,16 +113,18 @@ def choose_crf(alphas, kernels, counted, parts):
     (kernel, dup), crf = choice(refined.reshape(len(refined), -1, *refined.shape[3:]), list(product(kernels, alphas)))
     low, high = sure_powers(refined.sum(0)[kernels.index(kernel)], alphas, dup)
     chosen = {"threshold": threshold, "low": low, "high": high, "dup": dup, "alphas": [low, dup, high]}
-    chosen |= {"sxy": kernel.bilateral_sxy, "srgb": kernel.srgb, "sxy_side": kernel.side}
-    crf["folds"] = [{"sxy": k.bilateral_sxy, "srgb": k.srgb, "dup": alpha} for k, alpha in crf["folds"]]
-    return chosen, {"cam": cam, "crf": crf}, kernel
+    crf["folds"] = [widths(k) | {"dup": alpha} for k, alpha in crf["folds"]]
+    return chosen | widths(kernel), {"cam": cam, "par" if kernel is None else "crf": crf}, kernel
 
 
 def write_curve(args, path, alphas, kernels, counted):
     """How good the settings are that a few masks choose: the mIoU on the others, as a table and in `path`."""
     cams, refined = (np.stack(counts) for counts in zip(*(counts for _, counts in counted)))
     refined = refined.reshape(len(refined), -1, *refined.shape[3:])
-    names = [f"{alpha}, {kernel.srgb:g}, {kernel.bilateral_sxy:g}" for kernel, alpha in product(kernels, alphas)]
+    names = [
+        ", ".join([str(alpha), *(f"{k} {v}" for k, v in widths(one).items() if k != "sxy_side")])
+        for one, alpha in product(kernels, alphas)
+    ]
     draw = partial(choice_of_few, draws=DRAWS, seed=args.seed)
     curve = [
         {"masks": few, "draws": DRAWS, "cam": draw(cams, THRESHOLDS, few), "crf": draw(refined, names, few)}
@@ -134,7 +149,8 @@ def choose_walk(args, ids, parts, masked, chosen, kernel):
 
 
 def main(args):
-    load_crf()
+    if args.refine == "crf":
+        load_crf(", or give --refine par")
     torch.manual_seed(args.seed)
     experiment, classes = Experiment.of(args), load_classes(args.classes)
     ids = read_masked(args, experiment)
@@ -144,6 +160,7 @@ def main(args):
     if args.curve:
         return write_curve(args, experiment.curve, alphas, kernels, counted)
     chosen, figures, kernel = choose_crf(alphas, kernels, counted, parts)
+    kernel = kernel or RELEASED._replace(side=args.sxy_side)  # the walk ends in a CRF
     beta, walk = choose_walk(args, ids, parts, masked, chosen, kernel)
     chosen, figures, about = chosen | beta, figures | walk, f"{len(ids)} masks of {args.list}"
     folds = max(parts.values()) + 1

@@ -69,15 +69,15 @@ def check_args(args):
     """UserError where flags contradict each other. Photographs by --images get maps and CRF without more flags."""
     if args.images:
         args.dict = True
-        args.crf = args.crf or has_crf()
+        args.crf = args.crf or args.refine == "par" or has_crf()
     if args.images and args.labels == "given":
         raise UserError("--images: these photographs have no labels; add --labels predicted")
     if args.png == []:
         args.png = [(sorted(args.alphas)[len(args.alphas) // 2],)]
     if not (args.dict or args.crf or args.vis or args.png):
         raise UserError("nothing to write: give --dict, --crf, --png or --vis")
-    if args.crf or args.png:
-        load_crf(f", or leave {'--crf' if args.crf else '--png'} away")
+    if (args.crf or args.png) and args.refine == "crf":
+        load_crf(", or give --refine par")
 
 
 def build_jobs(args, weights, classes):

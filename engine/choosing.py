@@ -7,7 +7,6 @@ from typing import NamedTuple
 import numpy as np
 from tqdm import tqdm
 
-from tool.crf import crf_of_large
 from tool.io.files import UserError
 from tool.io.images import open_image
 from tool.metrics import ThresholdSweep, best_labels, confusion
@@ -26,15 +25,19 @@ class Masked(NamedTuple):
     max_side: int
 
 
-def count_settings(image_id, masked, thresholds, alphas, kernels):
-    """One photograph -> (thresholds x L x L of its maps, kernels x alphas x L x L of their CRF), int64."""
+def count_settings(image_id, masked, thresholds, alphas, refine):
+    """One photograph -> (thresholds x L x L of its maps, refinements x alphas x L x L of what refines them), int64.
+
+    refine: functions like `crf_of_large`.
+    """
     photo, labels = np.array(open_image(image_path(masked.root, image_id))), masked.num_labels
     path = f"{masked.maps}/{image_id}.npy"
     cams = in_range(read_maps(path, photo.shape[:2], labels - 1), path, {path})
     truth, sweep = true_mask(masked.root, image_id, labels, photo.shape[:2]), ThresholdSweep(labels, thresholds)
     sweep.add(truth, cams)
-    refined = (crf_of_large(photo, cams, alphas, masked.max_side, kernel) for kernel in kernels)
-    counts = [[confusion(truth, best_labels(scores), labels) for _, scores in each] for each in refined]
+    counts = [
+        [confusion(truth, best_labels(scores), labels) for _, scores in one(photo, cams, alphas)] for one in refine
+    ]
     return sweep.confusions(), np.array(counts)
 
 

@@ -22,7 +22,7 @@ from voc12.classes import CLASS_NAMES, load_classes
 SEGMENTED = ("seg", "seg_crf")  # folders of the segmentation network's labels, without and with CRF
 CHOSEN, NUMBER = "chosen", int | float  # what of settings.json is choose.py's: {flag's dest: type}
 CHOICES = {"threshold": NUMBER, "low": int, "high": int, "dup": int, "alphas": list, "beta": NUMBER}
-CHOICES |= {"sxy": NUMBER, "srgb": NUMBER, "sxy_side": int}
+CHOICES |= {"sxy": NUMBER, "srgb": NUMBER, "sxy_side": int, "refine": str}
 VOC_ROOT, VOC_LABELS = "./data/VOC2012", "voc12/cls_labels.npy"
 
 

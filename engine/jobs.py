@@ -16,6 +16,9 @@ from tool.crf import ITERATIONS, RELEASED, crf_of_large
 from tool.io.images import IGNORE, heat_overlay, label_image, label_overlay, save_image
 from tool.io.scores import write_scores
 from tool.metrics import best_labels
+from tool.par import ITERATIONS as PAR_ITERATIONS
+from tool.par import SIDE as PAR_SIDE
+from tool.par import par_of_large
 from tool.pseudo_labels import refine_labels
 from tool.segmentation import label_map, refine_scores
 from tool.workers import WRITING
@@ -41,20 +44,28 @@ def pairwise(args):
     return kernels, {name: getattr(args, name) for name in names}
 
 
+def refinement(args):
+    """What --refine and the widths name: a function like `crf_of_large`, and what the settings of results say of it."""
+    if args.refine == "par":
+        return par_of_large, {"refine": "par", "iterations": PAR_ITERATIONS, "side": PAR_SIDE}
+    kernels, widths = pairwise(args)
+    refine = partial(crf_of_large, max_side=args.max_side, pairwise=kernels)
+    return refine, widths | {"iterations": ITERATIONS}
+
+
 def crf_job(args, place, settings, pixel_bytes):
     """The job that refines maps with --alphas and --png, and says of its results what made them.
 
     place: the Experiment. settings: those of the maps. pixel_bytes: of a score of a pixel.
     """
-    kernels, widths = pairwise(args)
-    own, outputs = settings | widths | {"iterations": ITERATIONS}, {}
+    refine, said = refinement(args)
+    own, outputs = settings | said, {}
     for alpha in args.alphas if args.crf else ():
         outputs[alpha] = Output(place.crf(alpha), own | {"alpha": alpha}, ".npy", bytes_a_pixel=(pixel_bytes,) * 2)
     for alphas in args.png or ():
         made = {"png": alphas[0] if len(alphas) == 1 else list(alphas)}
         outputs[alphas] = Output(place.crf_labels(alphas), own | made)
-    refine = partial(refine_maps, compressed=args.compress, max_side=args.max_side, pairwise=kernels)
-    return Job(outputs, refine, crf=True)
+    return Job(outputs, partial(refine_maps, compressed=args.compress, refine=refine), crf=True)
 
 
 # ---------------------------------------------------------------- what jobs do
@@ -75,14 +86,14 @@ def write_overlays(image, cams, files):
             save_image(paths[k], heat_overlay(image, cam), origin)
 
 
-def refine_maps(image, cams, files, compressed, max_side=0, pairwise=RELEASED):
-    """Dense CRF of the maps, for every background power. max_side: see `inner_size`.
+def refine_maps(image, cams, files, compressed, refine):
+    """Dense CRF of the maps, or PAR, for every background power. refine: see `refinement`.
 
     files: {alpha: file of the scores, (alpha, ...): of the best labels, 255 where these alphas have not the same}.
     """
     labelled, best = [name for name in files if isinstance(name, tuple)], {}
     alphas = sorted({*chain(*labelled), *files} - {*labelled})
-    for alpha, scores in crf_of_large(image, cams, alphas, max_side, pairwise):
+    for alpha, scores in refine(image, cams, alphas):
         if files.get(alpha):
             path, origin = files[alpha]
             with WRITING:

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from engine import jobs
-from tool.crf import crf_with_alphas
+from tool.crf import crf_of_large, crf_with_alphas
 from tool.io.images import heat_overlay, label_overlay, open_image, open_mask
 from tool.io.scores import file_origin, read_scores
 from tool.pseudo_labels import refine_labels
@@ -14,6 +14,8 @@ from tool.segmentation import label_map, refine_scores
 
 ORIGIN = "0123456789abcdef"
 NAMES = ["background", "cow", "dog"]
+
+CRF = partial(crf_of_large, max_side=0)
 
 
 @pytest.fixture
@@ -54,7 +56,7 @@ def test_overlays_are_written_class_by_class(tmp_path, image, cams):
 
 def test_maps_are_refined_for_every_power_that_lacks_a_file(tmp_path, image, cams):
     files = {2: (tmp_path / "2.npy", ORIGIN), 19: None}
-    jobs.refine_maps(image, cams, files, compressed=False)
+    jobs.refine_maps(image, cams, files, compressed=False, refine=CRF)
     expected = crf_with_alphas(image, cams, [2, 19])[2]
     found = read_scores(tmp_path / "2.npy")
     assert list(found) == [0, 1, 2] and all(np.allclose(found[k], expected[k], atol=1e-5) for k in found)
@@ -62,7 +64,7 @@ def test_maps_are_refined_for_every_power_that_lacks_a_file(tmp_path, image, cam
 
 
 def test_labels_of_two_powers_are_what_both_say(tmp_path, image, cams):
-    jobs.refine_maps(image, cams, {name: (tmp_path / f"{name}.png", ORIGIN) for name in ((2,), (2, 19))}, False)
+    jobs.refine_maps(image, cams, {name: (tmp_path / f"{name}.png", ORIGIN) for name in ((2,), (2, 19))}, False, CRF)
     scores = crf_with_alphas(image, cams, [2, 19])
     strict, lax = (np.stack([scores[alpha][k] for k in (0, 1, 2)]).argmax(0) for alpha in (2, 19))
     found = open_mask(tmp_path / "(2, 19).png", 3)
@@ -104,6 +106,6 @@ def test_a_rehearsal_writes_nothing(tmp_path, monkeypatch, image, cams):
     monkeypatch.chdir(tmp_path)
     jobs.write_maps(image, cams, {"dict": None}, False)
     jobs.write_overlays(image, cams, {"vis": None})
-    jobs.refine_maps(image, cams, {2: None, 19: None}, False)
+    jobs.refine_maps(image, cams, {2: None, 19: None}, False, CRF)
     jobs.refine_walk(image, (np.arange(3), stack(cams)), {"labels": None, "vis": None}, NAMES)
     assert not list(tmp_path.iterdir())

@@ -5,16 +5,18 @@ import shutil
 
 import numpy as np
 import pytest
-from conftest import prints, refused
+from conftest import prints, refused, run_script
 
 from engine.experiment import Experiment, read_chosen
 from models.affinity import AffinityNet
 from models.checkpoint import save_weights
 from models.resnet38d import ResNet38d
 from tool.io.files import read_list
-from tool.io.images import open_mask
+from tool.io.images import open_image, open_mask
 from tool.io.scores import read_scores, write_scores
 from tool.metrics import best_labels
+from tool.par import par_of_large
+from voc12.paths import image_path
 
 
 @pytest.fixture(scope="module")
@@ -64,6 +66,33 @@ def test_what_is_chosen_is_the_default_of_later_stages(toy, few):
     assert "mIoU" in prints("evaluation.py", *common, "--task", "png", "--dict_dir", f"crf_png/{png.name}")
     out = prints("infer.py", *infer[:-1], "--alphas", 4)
     assert "--alphas" not in out.split("infer.py:")[0] and (crf / "04").is_dir()  # a flag that is given wins
+
+
+def test_refinement_without_pydensecrf(toy, few, tmp_path):
+    """--refine par is chosen for, is the default of infer.py then, and says in its results that it was this."""
+    folder, flags = few
+    out = prints("choose.py", *flags, "--refine", "par")
+    chosen, about = read_chosen(Experiment(folder, "n"))
+    assert chosen["refine"] == "par" and "sxy" not in chosen and "  par " in out
+    blocked = tmp_path / "blocked/pydensecrf"
+    blocked.mkdir(parents=True)
+    (blocked / "__init__.py").write_text("raise ImportError('blocked')")
+    infer = ["--name", "n", "--experiment", folder, "--voc12_root", toy, "--num_workers", 0, "--crf", "--png", "2_8"]
+    done = run_script("infer.py", *infer, env={"PYTHONPATH": str(blocked.parent)})
+    assert done.returncode == 0, done.stderr
+    assert f"--alphas 2 {chosen['dup']} 8 --refine par" in done.stdout
+    settings = json.loads((folder / "n/crf/02/run.json").read_text())["settings"]
+    assert settings["refine"] == "par" and "sxy" not in settings
+    image_id = read_list(toy / "train.txt")[0]
+    maps, photo = read_scores(folder / "n/dict" / f"{image_id}.npy"), open_image(image_path(toy, image_id))
+    expected = dict(par_of_large(np.array(photo), maps, [2, 8]))
+    first, second = (read_scores(folder / "n/crf" / name / f"{image_id}.npy") for name in ("02", "08"))
+    assert all(np.allclose(first[k], expected[2][k], atol=1e-6) for k in expected[2])
+    same = best_labels(first) == best_labels(second)
+    found = open_mask(folder / "n/crf_png/02_08" / f"{image_id}.png", 21)
+    assert np.array_equal(found, np.where(same, best_labels(first), 255))
+    done = run_script("infer.py", *infer, "--refine", "crf", env={"PYTHONPATH": str(blocked.parent)})
+    assert done.returncode == 2 and "or give --refine par" in done.stderr
 
 
 def test_how_many_masks_are_enough(toy, few):
