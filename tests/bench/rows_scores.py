@@ -12,7 +12,7 @@ from engine.jobs import refine_maps
 from tests.bench.inputs import scene
 from tests.bench.measure import compare, interleaved, row
 from tests.bench.reference import boundary_counts, crf_with_alpha, threshold_counts
-from tool.crf import crf_with_alphas
+from tool.crf import crf_of_large, crf_with_alphas
 from tool.io.images import label_image, open_mask, save_image
 from tool.io.scores import read_scores, write_scores
 from tool.metrics import THRESHOLDS, ThresholdSweep, areas, best_labels, confusion, mean_ious
@@ -85,7 +85,8 @@ def pooled_crf(scenes, folder, workers):
     """Ours: worker processes, one lattice for all alphas -> files folder/alpha_image.npy."""
     with Background(processes=workers) as pool:
         for k, (image, cams) in enumerate(scenes):
-            pool.submit(refine_maps, image, cams, {alpha: (folder / f"{alpha}_{k}.npy", "") for alpha in ALPHAS}, False)
+            files = {alpha: (folder / f"{alpha}_{k}.npy", "") for alpha in ALPHAS}
+            pool.submit(refine_maps, image, cams, files, False, partial(crf_of_large, max_side=0))
     return folder
 
 
