@@ -22,10 +22,11 @@ from engine.experiment import Experiment, read_chosen
 from engine.recipes import OTHERS
 from tool.cli import natural, positive, positive_int, run_script
 from tool.crf import load_crf
-from tool.io.files import UserError, file_hash, fingerprint, read_json, read_list, write_json
+from tool.io.files import UserError, read_json, read_list, write_json
 from voc12.label_writers import ENDINGS
-from voc12.layout import find_photographs
+from voc12.layout import MADE
 from voc12.paths import image_path, usual_side
+from voc12.photo_labels import made_of
 
 NAME, TRUNK, BEGUN, LISTS = "run", "timm:tf_efficientnet_lite0", "begun.json", "ImageSets/Segmentation"
 KEPT = ("steps", "minutes", "seed", "walk")  # flags that a run goes on with
@@ -60,17 +61,16 @@ def get_args_parser():
 
 def make_set(stages, args):
     """The data set in OUT, once; UserError where it is of other photographs, labels or masks than these."""
-    path, source = args.out / "label.json", ["--labels", args.labels] if args.labels else ["--by_folder"]
+    path = args.out / MADE
+    if path.is_file():
+        before, now = read_json(path).get("made_of", {}), made_of(args)
+        if other := [what for what in now if before.get(what) != now[what]]:
+            raise UserError(f"{args.out}: is of other {' and '.join(other)} than now; give another --out")
+        return
+    source = ["--labels", args.labels] if args.labels else ["--by_folder"]
     more = {name: getattr(args, name) for name in ("masks", "negatives", "classes")}
     source += [word for name, value in more.items() if value for word in (f"--{name}", value)]
-    photos = find_photographs(args.images, [args.out], say=str)  # make_dataset.py says what is passed over
-    now = {"images": args.images, "source": source, "photographs": fingerprint(sorted(photos))}
-    now |= {"table": file_hash(args.labels)} if args.labels and Path(args.labels).is_file() else {}
-    if not path.is_file():
-        stages.run("data", "voc12/make_dataset.py", "--images", args.images, *source, "--val", 0, "--out", args.out)
-        write_json(path, now)
-    elif read_json(path) != now:
-        raise UserError(f"{args.out}: is of other photographs, labels or masks than now; give another --out")
+    stages.run("data", "voc12/make_dataset.py", "--images", args.images, *source, "--val", 0, "--out", args.out)
 
 
 def fit_views(paths):

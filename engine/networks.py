@@ -8,7 +8,7 @@ from models.checkpoint import load_trained
 from models.trained import load_classifier as trained_classifier
 from models.trained import load_segmentation, trained_side
 from models.trunks import make_trunk
-from tool.io.files import UserError, file_hash
+from tool.io.files import UserError, file_hash, folder_settings
 
 
 def find_checkpoint(args, best, training):
@@ -41,6 +41,9 @@ def load_affinity_net(args):
 
 
 def affinity_net(args, weights):
+    """The network as its run.json says; `args` have its trunk from then on, which results are recorded with."""
+    kept = folder_settings(weights.parent) or {}
+    vars(args).update({name: kept[name] for name in ("trunk", "width", "output_stride") if name in kept})
     return load_trained(lambda: AffinityNet(make_trunk(args.trunk, args.width, args.output_stride)), weights)
 
 

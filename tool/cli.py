@@ -34,7 +34,7 @@ def shown(value):
     """A flag's value as --help shows it."""
     if isinstance(value, bool):
         return "on" if value else "off"
-    return " ".join(map(str, value)) if type(value) in (list, tuple) else str(value)
+    return " ".join(map(str, value)) or "none" if type(value) in (list, tuple) else str(value)
 
 
 class Parser(argparse.ArgumentParser):

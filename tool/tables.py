@@ -239,7 +239,7 @@ def draw_curves(ax, groups):
         else:
             ax.plot(best, miou, "o", color=colour, markersize=4)
     absent = any(result["absent"] for results in groups.values() for result in results)
-    ax.set(xlabel="background threshold", ylabel="mIoU (%), absent classes as 0" if absent else "mIoU (%)")
+    ax.set(xlabel="background threshold", ylabel="mIoU (%)\nabsent classes as 0" if absent else "mIoU (%)")
 
 
 def draw_classes(ax, groups, names, with_mean):

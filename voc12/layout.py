@@ -124,21 +124,26 @@ def check_out(out, overwrite):
 
 
 @contextlib.contextmanager
-def new_set(out, script, args):
+def new_set(out, script, args, **facts):
     """Give a folder beside `out` to fill; it becomes `out` when all is done, and is removed where anything fails.
 
     A data set that is there already, see `check_out`, is kept under another name: users put files of their own into
-    such folders. script, args: what dataset.json says of its making. What a killed run left is removed at the start.
+    such folders. script, args, facts: what dataset.json says of its making. What a killed run left is removed at the
+    start.
     """
     check_out(out, args.overwrite)
     final = Path(os.path.realpath(out))  # `out` may be a link to a larger disk
     folder = final.with_name(f".{final.name}.making")
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise UserError(f"{out}: cannot be made there ({error.strerror}); choose another --out") from None
     with hold(folder):
         try:
             shutil.rmtree(folder)
             folder.mkdir()
             yield folder
-            write_json(folder / MADE, {"made_by": script, "version": VERSION, "arguments": vars(args)})
+            write_json(folder / MADE, {"made_by": script, "version": VERSION, "arguments": vars(args)} | facts)
             if final.is_dir() and any(final.iterdir()):
                 names = (f"{final.name}.old{k if k > 1 else ''}" for k in itertools.count(1))
                 kept = next(path for path in map(final.with_name, names) if not path.exists())

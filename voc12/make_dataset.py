@@ -95,7 +95,7 @@ def main(args):
     paths = {image_id: negatives.get(name, images / name) for image_id, name in names.items()}
     colours = mask_colours(masks, args.labelmap, classes) if masks else {}
     masks = find_masks(masks, names, copies) if masks else {}
-    with layout.new_set(args.out, "voc12/make_dataset.py", args) as folder:
+    with layout.new_set(args.out, "voc12/make_dataset.py", args, made_of=photo_labels.made_of(args)) as folder:
         failures = Failures(args.on_error, folder / FAILED_FILE)
         sizes, shown = read_sizes(images, paths, masks, len(classes), colours, failures)
         labels = {image_id: found[names[image_id]] for image_id in sizes}

@@ -4,10 +4,27 @@ import os
 from collections import Counter
 from pathlib import Path
 
-from tool.io.files import UserError, file_hash
+from tool.io.files import UserError, file_checksum, file_hash, fingerprint
 from voc12 import layout
 from voc12.classes import alike, ask_about_names
 from voc12.label_table import finder, read_table
+
+
+def made_of(args):
+    """{what: hash, or None} of what these flags of make_dataset.py name: photographs by name, the rest by content."""
+
+    def names(folder, *apart):
+        return [*layout.find_photographs(folder, filter(None, (args.out, *apart)), say=str)] if folder else []
+
+    masks = [(name, file_checksum(Path(args.masks, name))) for name in names(args.masks)]
+    photos, negatives = names(args.images, args.masks, args.negatives), names(args.negatives, args.images, args.masks)
+    return {
+        "photographs": fingerprint(os.path.realpath(args.images), photos),
+        "negatives": fingerprint(os.path.realpath(args.negatives), negatives) if negatives else None,
+        "masks": fingerprint(masks) if masks else None,
+        "labels": file_hash(args.labels) if args.labels else None,
+        "classes": file_hash(args.classes) if args.classes else None,
+    }
 
 
 def table_labels(path, images, photos):

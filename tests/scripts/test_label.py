@@ -1,7 +1,9 @@
 """label.py: photographs in nested folders and a table, to masks, a page and the files of other tools."""
 
 import json
+import shutil
 import zipfile
+from pathlib import Path
 
 import datumaro
 import numpy as np
@@ -15,7 +17,7 @@ from pycocotools.coco import COCO
 
 from engine.children import Stages
 from engine.experiment import Experiment, write_chosen
-from tool.io.files import UserError, read_json, read_list
+from tool.io.files import UserError, read_list
 from tool.io.images import label_image, open_mask, save_image
 from voc12.classes import VOC_CLASSES
 from voc12.labels import load_labels
@@ -137,8 +139,29 @@ def test_from_photographs_to_masks_a_page_and_other_tools(photos, tmp_path, here
     for found in (*readings, read_label_studio(out / "export", names, sizes)):
         assert found.keys() == made.keys() and all(np.array_equal(found[i], made[i]) for i in made)
     assert read_yolo(out / "export") == {i: set(np.unique(mask).tolist()) - {0} for i, mask in made.items()}
-    (out / "label.json").write_text(json.dumps(read_json(out / "label.json") | {"table": "another"}))
-    refused("label.py", *words, says=[str(out), "other photographs, labels or masks"])
+
+
+def test_a_set_that_is_there_is_gone_on_with_unless_files_are_others(photos, tmp_path, here):
+    """Also where label.py ended, or was killed, behind make_dataset.py."""
+    label = load_script("label.py")
+    for name in ("00", "01"):
+        (tmp_path / "masks/deep/er").mkdir(parents=True, exist_ok=True)
+        save_image(tmp_path / f"masks/deep/{'er/' * int(name)}{name}.png", label_image(np.ones((24, 32), np.uint8)))
+    (tmp_path / "photographs").symlink_to(photos[0])
+    table = shutil.copy(photos[1], tmp_path)
+    words = flags((photos[0], table), tmp_path / "set", "--masks", tmp_path / "masks")
+    args = label.get_args_parser().parse_args([*map(str, words)])
+    label.make_set(Stages(), args)
+    args.images = str(tmp_path / "photographs")  # the same by another path
+    label.make_set(Stages(), args)
+    assert here == ["voc12/make_dataset.py"]
+    save_image(tmp_path / "masks/deep/er/01.png", label_image(np.eye(24, 32, dtype=np.uint8)))
+    with pytest.raises(UserError, match="set: is of other masks than now; give another --out"):
+        label.make_set(Stages(), args)
+    Path(table).write_text(Path(table).read_text() + "\n")
+    with pytest.raises(UserError, match="set: is of other masks and labels than now"):
+        label.make_set(Stages(), args)
+    assert here == ["voc12/make_dataset.py"]
 
 
 def test_steps_and_sizes_follow_the_set(photos, tmp_path, monkeypatch):
@@ -193,8 +216,9 @@ def test_a_budget_is_timed_once(photos, tmp_path, monkeypatch):
     assert ran == first and ran
 
 
-def test_bad_input(photos, tmp_path):
+def test_bad_input(photos, tmp_path, capfd):
     refused("label.py", "--images", photos[0], "--out", tmp_path / "x", says="--labels CSV or --by_folder")
     refused("label.py", *flags(photos, tmp_path / "x", "--steps", 3, "--minutes", 2), says="give one of them")
-    refused("label.py", "--images", tmp_path / "none", "--by_folder", "--out", tmp_path / "x", says="none")
+    assert run_here("label.py", "--images", tmp_path / "none", "--by_folder", "--out", tmp_path / "x")[0] == 2
+    assert capfd.readouterr().err == f"make_dataset.py: error: {tmp_path / 'none'}: no such folder\n"
     assert not (tmp_path / "x").exists()

@@ -68,7 +68,12 @@ def test_validation_with_crf_scores_what_infer_aff_writes(toy, copy):
     train = [*train_aff_flags(toy, copy), "--epochs", 1, "--val_every", 3, "--val_crf", "--overwrite"]
     out = prints("train_aff.py", *train)
     assert "by random walk and CRF mIoU on the masks" in out
-    prints("infer_aff.py", *aff_flags(toy, copy), "--crf_workers", 1)
+    kept, flags = copy / "n" / "settings.json", aff_flags(toy, copy)
+    settings = kept.rename(copy / "settings.json")  # there is none with maps of another method
+    width = flags.index("--width")
+    prints("infer_aff.py", *flags[:width], *flags[width + 2 :], "--crf_workers", 1)
+    assert json.loads((copy / "n/rw/02_1908/run.json").read_text())["settings"]["width"] == flags[width + 1]
+    settings.rename(kept)
     place = ["--name", "n", "--experiment", copy, "--list", toy / "train.txt", "--json", copy / "s.json"]
     prints("evaluation.py", *place, "--task", "png", "--dict_dir", "rw/02_1908")
     (record,) = [json.loads(k) for k in (copy / "n" / "log_aff021908.jsonl").read_text().splitlines()]

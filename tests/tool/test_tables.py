@@ -158,6 +158,7 @@ def test_a_plot_shows_present_classes_and_a_curve_where_there_is_one(tmp_path, m
 
 def test_a_plot_is_as_wide_as_a_column_and_draws_methods_as_one(tmp_path, monkeypatch):
     from matplotlib import rcParams
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
     drawn, save = [], Figure.savefig
@@ -177,6 +178,10 @@ def test_a_plot_is_as_wide_as_a_column_and_draws_methods_as_one(tmp_path, monkey
         "mIoU 65.00 at 0.10, ours",
     ]
     assert sorted(patch.get_width() for patch in bars.patches) == [11, 12, 15, 16]
+    canvas = FigureCanvasAgg(both)
+    canvas.draw()
+    label = curves.yaxis.label.get_window_extent(canvas.get_renderer())
+    assert "absent" in curves.get_ylabel() and label.y0 >= 0 and label.y1 <= both.bbox.y1
     texts = [text.get_text() for figure in (both, one) for text in figure.findobj(lambda a: hasattr(a, "get_text"))]
     assert not any("dict" in text or "x.txt" in text for text in texts)
     assert sum("mIoU" in text for text in (t.get_text() for t in one.legends[0].get_texts())) == 1

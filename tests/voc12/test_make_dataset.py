@@ -461,6 +461,7 @@ def test_folders_without_photographs_or_masks_are_refused(here):
     refused(SCRIPT, *flags(here, labels=here / "gone.csv"), says="gone.csv: no such file; --labels takes a CSV")
     refused(SCRIPT, *flags(here, masks=here / "none"), says="none: no mask of any photograph there")
     refused(SCRIPT, *flags(here, out=here / "labels.csv"), says="labels.csv: is a file")
+    refused(SCRIPT, *flags(here, out=here / "labels.csv/x"), says="x: cannot be made there (Not a directory)")
     assert_nothing_made(here)
 
 

@@ -408,6 +408,9 @@ def test_no_width_makes_the_page_scroll_sideways(opened, width):
         "Emulation.setDeviceMetricsOverride", {"width": width, "height": 900, "deviceScaleFactor": 1, "mobile": False}
     )
     assert opened.execute_script("return [innerWidth, document.documentElement.scrollWidth]") == [width, width]
+    lines = """return [...document.querySelectorAll('.tile dd')].map((e) =>
+        e.clientHeight / parseFloat(getComputedStyle(e).fontSize))"""
+    assert all(height < 1.5 for height in opened.execute_script(lines))  # a figure and its unit stand in one line
 
 
 def test_on_a_phone_rows_of_tables_are_cards(opened):
