@@ -70,19 +70,20 @@ def row_table(folder, rows):
     return pipe_table(lines, headers)
 
 
-def stage_table(folder, stages, of=None):
+def stage_table(folder, stages, of=None, whole=True):
     """Stages as (name of the row, kind of its scores, key in them), a line for each that is done: {title: stage}.
 
     of: title of the last stage; a line for each before it that is of the same kind has its mIoU in percent of that
-    one's, seed by seed.
+    one's, seed by seed. whole: whether the last stage has a line of its own.
     """
     results = {title: stage_results(folder, stage) for title, stage in stages.items()}
-    lines = [[title, *cells(list(found.values()))] for title, found in results.items() if found]
+    shown = {title: found for title, found in results.items() if found and (whole or title != of)}
+    lines = [[title, *cells(list(found.values()))] for title, found in shown.items()]
     for title in stages if of else ():
         if title == of or stages[title][1:] != stages[of][1:]:
             continue
-        whole = results[of]
-        parts = [100 * miou(found) / miou(whole[seed]) for seed, found in results[title].items() if seed in whole]
+        full = results[of]
+        parts = [100 * miou(found) / miou(full[seed]) for seed, found in results[title].items() if seed in full]
         lines += [[f"{title}, % of {of}", spread(parts), "", "", str(len(parts))]] if parts else []
     return pipe_table(lines, ["", *HEADERS])
 

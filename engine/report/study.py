@@ -37,10 +37,11 @@ def make_parts(study, folder):
         "network on pseudo labels": (METHOD, "segmentation", "seg"),
         "network on true masks": (TRUTH, "segmentation", "seg"),
     }
-    shown = {f"CAM, {study.rows[METHOD].title}": cam} | crf | networks
+    sure, truth = ({title: stage} for title, stage in networks.items() if stage[0] in (SURE, TRUTH))
+    shown = {f"CAM, {study.rows[METHOD].title}": cam} | crf | sure | truth
     tried = {row.title: (name, "maps", "tune") for name, row in ({GPP: study.rows[GPP]} | study.tried).items()}
     parts = {part: row_table(folder, rows) for part, rows in study.tables.items()} | {
-        "summary": stage_table(folder, shown, of="network on true masks"),
+        "summary": stage_table(folder, shown, of="network on true masks", whole=False),
         "stages": stage_table(
             folder, {"CAM": cam} | crf | {"pseudo labels: AffinityNet, walk, CRF": (METHOD, "labels", "labels")}
         ),
