@@ -50,6 +50,12 @@ class Stage(NamedTuple):
     record: dict
     epochs: list  # the lines of a training's log
 
+    @property
+    def title(self):
+        """That of its kind; what --refine par made is no CRF's."""
+        par = self.record.get("settings", {}).get("refine") == "par"
+        return self.kind.title.replace("Dense CRF", "PAR") if par else self.kind.title
+
     def path(self, image_id):
         return self.folder / f"{image_id}.{SUFFIX[self.kind.task]}"
 

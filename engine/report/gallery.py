@@ -92,14 +92,14 @@ class Gallery:
             if truth is not None and truth.shape == labels.shape:
                 card["ious"][k] = image_iou(truth, labels, len(names))
         except UserError as error:  # made again at this moment, or broken
-            about = {"title": stage.kind.title, "detail": stage.name, "file": self.pictures.link(path)}
+            about = {"title": stage.title, "detail": stage.name, "file": self.pictures.link(path)}
             return [about | {"missing": str(error)}]
         iou = card["ious"].get(k)
         if task != "cam":
             if truth is None:
                 card["shown"] |= classes_in(labels)
             picture = label_overlay(photo, shrink_labels(labels, photo))
-            return [self.panel(stage.kind.title, path, picture, name, self.describe(labels), stage.name, iou)]
+            return [self.panel(stage.title, path, picture, name, self.describe(labels), stage.name, iou)]
         card["shown"] |= {c + 1 for c in result}
         if not result:
             return [{"title": "Activation", "detail": "", "missing": "shows none of the classes"}]

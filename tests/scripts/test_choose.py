@@ -8,6 +8,7 @@ import pytest
 from conftest import prints, refused, run_script
 
 from engine.experiment import Experiment, read_chosen
+from engine.report.found import find_stages
 from models.affinity import AffinityNet
 from models.checkpoint import save_weights
 from models.resnet38d import ResNet38d
@@ -83,6 +84,8 @@ def test_refinement_without_pydensecrf(toy, few, tmp_path):
     assert f"--alphas 2 {chosen['dup']} 8 --refine par" in done.stdout
     settings = json.loads((folder / "n/crf/02/run.json").read_text())["settings"]
     assert settings["refine"] == "par" and "sxy" not in settings
+    titles = {stage.name: stage.title for stage in find_stages(folder / "n")}
+    assert titles["crf/02"] == titles["crf/08"] == "PAR"
     image_id = read_list(toy / "train.txt")[0]
     maps, photo = read_scores(folder / "n/dict" / f"{image_id}.npy"), open_image(image_path(toy, image_id))
     expected = dict(par_of_large(np.array(photo), maps, [2, 8]))
