@@ -19,7 +19,7 @@ import torch
 
 from engine import flags
 from engine.experiment import Experiment
-from engine.jobs import Job, write_best
+from engine.jobs import Job, scores_refinement, write_best
 from engine.labelling import Facts, Labelling
 from engine.networks import load_segmentation_net
 from engine.outputs import Output
@@ -29,7 +29,7 @@ from tool.crf import load_crf
 from tool.io.failures import FAILED_FILE, Failures
 from tool.io.files import UserError
 from tool.io.server_zip import check_server_path, write_server_zip
-from tool.segmentation import CRF_ITERATIONS, CRF_PAIRWISE, MERGES, multi_scale_scores
+from tool.segmentation import MERGES, multi_scale_scores
 from voc12.classes import load_classes
 from voc12.paths import images_of, with_labels
 from voc12.transforms import InferenceViews, look_of
@@ -51,7 +51,8 @@ def get_args_parser():
     add("--mirror", action=flags.SWITCH, help="see each of them mirrored as well")
     text = "how the views are merged: mean of logits, or maximum of probabilities"
     add("--merge", type=str, choices=MERGES, help=text)
-    add("--crf", role=flags.FREE, action="store_true", help="also write labels that a dense CRF has refined")
+    add("--crf", role=flags.FREE, action="store_true", help="also write labels that --refine has refined")
+    flags.add_refine(parser)
     text = "defaults of --scales, --mirror and --merge, ours or MCTformer's; flags that are given win"
     parser.add_presets(parser.method, "--recipe", TEST_RECIPES, text)
     parser.run("--vis", action="store_true", help="also write overlays of the final labels")
@@ -65,13 +66,14 @@ def build_jobs(args, settings, classes):
     """The folder of the final labels, and the jobs: the best label; with --crf refined ones; --vis shows the final."""
     place = Experiment(args.out, "") if args.images else Experiment.of(args)
     folder = partial(place.segmented, None if args.images else args.arch)
-    refined = settings | {"crf": list(CRF_PAIRWISE[:-1]), "iterations": CRF_ITERATIONS} if args.crf else settings
+    refine, said = scores_refinement(args) if args.crf else (None, {})
+    refined = settings | said
     best, final = {"labels": Output(folder(), settings)}, {"labels": Output(folder(args.crf), refined)}
     if args.vis:
         (final if args.crf else best)["vis"] = Output(folder(args.crf, overlays=True), refined)
     jobs = [Job(best, partial(write_best, names=classes))]
     if args.crf:
-        jobs.insert(0, Job(final, partial(write_best, names=classes, crf=True), crf=True))
+        jobs.insert(0, Job(final, partial(write_best, names=classes, refine=refine), crf=True))
     return final["labels"], jobs
 
 
@@ -90,8 +92,8 @@ def segment(args, run, num_labels):
 
 
 def main(args):
-    if args.crf:
-        load_crf(", or leave --crf away")
+    if args.crf and args.refine == "crf":
+        load_crf(", or give --refine par")
     if args.images and args.labels == "given":
         raise UserError("--images: these photographs have no labels; leave --labels given away")
     if args.server:

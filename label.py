@@ -29,11 +29,10 @@ from voc12.paths import image_path, usual_side
 from voc12.photo_labels import made_of
 
 NAME, TRUNK, BEGUN, LISTS = "run", "timm:tf_efficientnet_lite0", "begun.json", "ImageSets/Segmentation"
-KEPT = ("steps", "minutes", "seed", "walk")  # flags that a run goes on with
-BATCH = 8
-LEAST, MOST = 120, 1200  # steps of the classifier
+KEPT = ("steps", "minutes", "seed", "walk", "refine")  # flags that a run goes on with
+BATCH, LEAST, MOST = 8, 120, 1200  # photographs a step; steps of the classifier
 FEW = 500  # photographs below which nothing is erased: then activations grow far beyond the objects
-POWER = 3  # of the CRF's background for those, without masks to choose it by (docs/scale.md); for more, the default's
+POWER, MANY = 3, {"crf": OTHERS["dup"], "par": 8}  # of background for those and more, by --refine, without masks
 SHARE, WALK_SHARE = 0.2, 0.17  # of the time of all stages that the classifier takes, about; with --walk
 SIDE = 448  # pixels of the longer side beyond which photographs are trained on smaller
 
@@ -48,6 +47,7 @@ def get_args_parser():
     add("--masks", type=str, metavar="DIR", help="masks of some photographs, to choose settings by and to score")
     add("--negatives", type=str, metavar="DIR", help="photographs that show none of the classes")
     add("--classes", type=str, metavar="FILE", help="class names, one a line, all meant as they stand there")
+    flags.add_refine(parser)
     text = "two stages more, AffinityNet and its walk: on VOC's photographs their labels have 52.6 mIoU, the CRF's 60.4"
     parser.method("--walk", action="store_true", help=text)
     parser.schedule("--minutes", type=positive, metavar="N", help="about how long all of it may take")
@@ -67,9 +67,9 @@ def make_set(stages, args):
         if other := [what for what in now if before.get(what) != now[what]]:
             raise UserError(f"{args.out}: is of other {' and '.join(other)} than now; give another --out")
         return
-    source = ["--labels", args.labels] if args.labels else ["--by_folder"]
-    more = {name: getattr(args, name) for name in ("masks", "negatives", "classes")}
-    source += [word for name, value in more.items() if value for word in (f"--{name}", value)]
+    named = {name: getattr(args, name) for name in ("labels", "masks", "negatives", "classes")}
+    source = [word for name, value in named.items() if value for word in (f"--{name}", value)]
+    source += ["--by_folder"] * args.by_folder
     stages.run("data", "voc12/make_dataset.py", "--images", args.images, *source, "--val", 0, "--out", args.out)
 
 
@@ -127,10 +127,11 @@ def run_stages(stages, args, common, ids):
         return
     write_json(args.out / NAME / BEGUN, {"steps": steps, "flags": {name: getattr(args, name) for name in KEPT}})
     stages.run("train", "train.py", *train, *epochs)
-    infer = [*common, "--load_epo", epochs[1] - 1, "--max_side", high, "--amp"]
+    seen = ["--refine", args.refine, "--max_side", high]
+    infer = [*common, *seen, "--load_epo", epochs[1] - 1, "--amp"]
     if args.masks:
         stages.run("infer", "infer.py", *infer, "--dict")
-        stages.run("choose", "choose.py", *common, "--list", args.out / LISTS / "masks.txt", "--max_side", high)
+        stages.run("choose", "choose.py", *common, *seen, "--list", args.out / LISTS / "masks.txt")
     chosen = read_chosen(experiment := Experiment(args.out, NAME))[0]
     if args.walk:
         low, dup, high_power = chosen.get("alphas", OTHERS["alphas"])
@@ -140,12 +141,12 @@ def run_stages(stages, args, common, ids):
         stages.run("infer_aff", "infer_aff.py", *common, "--max_side", high, "--amp")
         labels = experiment.walk((low, high_power, dup))
     else:
-        power = chosen.get("dup", POWER if len(ids) < FEW else OTHERS["dup"])
+        power = chosen.get("dup", POWER if len(ids) < FEW else MANY[args.refine])
         stages.run("infer", "infer.py", *infer, "--dict", "--png", power)
         labels = experiment.crf_labels((power,))
     own = ["--epochs", epochs_of(min(MOST, 2 * steps), len(ids)), "--labels", labels.relative_to(experiment.folder)]
     stages.run("train_seg", "train_seg.py", *shared, *own, "--keep", 1, "--max_side", high)
-    final = ["--labels", "given", "--scales", 0.5, 1, 1.5, "--crf", "--max_side", high, "--amp", "--infer_list"]
+    final = [*seen, "--labels", "given", "--scales", 0.5, 1, 1.5, "--crf", "--amp", "--infer_list"]
     stages.run("infer_seg", "infer_seg.py", *common, *final, args.out / LISTS / "train.txt")
 
 
@@ -154,11 +155,11 @@ def main(args):
         raise UserError("give --labels CSV or --by_folder: what do the photographs show?")
     if args.steps and args.minutes:
         raise UserError("--steps and --minutes both say how long to train; give one of them")
-    load_crf()
+    if args.walk or args.refine == "crf":
+        load_crf(", or give --refine par" * (not args.walk))
     make_set(stages := Stages(), args)
-    ids = read_list(args.out / LISTS / "train.txt")
     common = ["--name", NAME, "--experiment", args.out, "--voc12_root", args.out]
-    run_stages(stages, args, common, ids)
+    run_stages(stages, args, common, read_list(args.out / LISTS / "train.txt"))
     if args.check:
         return
     masks = Experiment(args.out, NAME).segmented(f"deeplab_{TRUNK}", crf=True)
@@ -170,9 +171,9 @@ def main(args):
         out = args.out / f"export/{kind}{ENDINGS[kind] or ''}"
         own = ["--labels", masks, "--images", args.out / "JPEGImages", "--classes", args.out / "classes.txt"]
         stages.run("export", "voc12/export_labels.py", *own, "--format", kind, "--out", out, "--overwrite")
-    print(f"\nmasks: {masks}")
-    print(f"a page to look at: {args.out / NAME / 'report/index.html'}")
-    print(f"new photographs: python infer_seg.py --name {NAME} --experiment {args.out} --images DIR --out DIR --crf")
+    print(f"\nmasks: {masks}\na page to look at: {args.out / NAME / 'report/index.html'}")
+    more = f"--crf{' --refine par' * (args.refine == 'par')}"
+    print(f"new photographs: python infer_seg.py --name {NAME} --experiment {args.out} --images DIR --out DIR {more}")
 
 
 if __name__ == "__main__":

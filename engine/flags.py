@@ -362,15 +362,20 @@ def add_crf(parser):
     own = {"role": FREE, "chosen": refines, "type": power, "nargs": "+"}  # each power has a folder
     parser.method("--alphas", **own, default=[2, 19, 21], help=text)
     parser.add_other({"alphas": OTHERS["alphas"]}, data=True)
-    text = "what refines maps: a dense CRF, or pixel-adaptive refinement (PAR), ten times as fast, without pydensecrf"
-    more = {"role": FREE, "chosen": refines, "choices": REFINEMENTS, "default": REFINEMENTS[0]}
-    parser.method("--refine", type=str, **more, help=text)
+    add_refine(parser, refines)
     add_widths(parser, refines)
     text = (
         "write what the CRF labels as palette PNGs, of these powers; LOW_HIGH: what two give the same label, 255 "
         "elsewhere; without a number that in the middle of --alphas"
     )
     parser.run("--png", type=powers, nargs="*", default=None, metavar="ALPHA", help=text)
+
+
+def add_refine(parser, chosen=None):
+    """--refine. chosen: see Parser."""
+    text = "what refines: a dense CRF, or pixel-adaptive refinement (PAR), several times as fast, without pydensecrf"
+    more = {"role": FREE, "chosen": chosen, "choices": REFINEMENTS, "default": REFINEMENTS[0]}
+    parser.method("--refine", type=str, **more, help=text)
 
 
 def powers(text):

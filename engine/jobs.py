@@ -12,15 +12,13 @@ from typing import NamedTuple
 import numpy as np
 
 from engine.outputs import Output
+from tool import par
 from tool.crf import ITERATIONS, RELEASED, crf_of_large
 from tool.io.images import IGNORE, heat_overlay, label_image, label_overlay, save_image
 from tool.io.scores import write_scores
 from tool.metrics import best_labels
-from tool.par import ITERATIONS as PAR_ITERATIONS
-from tool.par import SIDE as PAR_SIDE
-from tool.par import par_of_large
 from tool.pseudo_labels import refine_labels
-from tool.segmentation import label_map, refine_scores
+from tool.segmentation import CRF_ITERATIONS, CRF_PAIRWISE, label_map, refine_scores
 from tool.workers import WRITING
 
 
@@ -47,10 +45,17 @@ def pairwise(args):
 def refinement(args):
     """What --refine and the widths name: a function like `crf_of_large`, and what the settings of results say of it."""
     if args.refine == "par":
-        return par_of_large, {"refine": "par", "iterations": PAR_ITERATIONS, "side": PAR_SIDE}
+        return par.par_of_large, {"refine": "par", "iterations": par.ITERATIONS, "side": par.SIDE}
     kernels, widths = pairwise(args)
     refine = partial(crf_of_large, max_side=args.max_side, pairwise=kernels)
     return refine, widths | {"iterations": ITERATIONS}
+
+
+def scores_refinement(args):
+    """What --refine names for a segmentation network's scores: as `refinement`, a function like `refine_scores`."""
+    if args.refine == "par":
+        return par.par_scores, {"refine": "par", "iterations": par.SCORES_ITERATIONS, "side": par.SCORES_SIDE}
+    return refine_scores, {"crf": list(CRF_PAIRWISE[:-1]), "iterations": CRF_ITERATIONS}
 
 
 def crf_job(args, place, settings, pixel_bytes):
@@ -111,13 +116,13 @@ def refine_walk(image, walked, files, names, max_side=0, pairwise=RELEASED):
     write_labels(image, refine_labels(image, *walked, max_side, pairwise), files, names)
 
 
-def write_best(image, scored, files, names, crf=False):
-    """`write_labels` of the best of a segmentation network's scores, with crf after a dense CRF of them.
+def write_best(image, scored, files, names, refine=None):
+    """`write_labels` of the best of a segmentation network's scores, after `refine`, a function like `refine_scores`.
 
     scored: (keys, scores L x h x w), keys: the L label ids, uint8.
     """
     keys, scores = scored
-    scores = refine_scores(image, scores) if crf else scores
+    scores = refine(image, scores) if refine else scores
     write_labels(image, keys[label_map(scores, image.shape[:2])], files, names)
 
 

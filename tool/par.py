@@ -13,8 +13,8 @@ from tool.threads import one_thread
 
 REFINEMENTS = ("crf", "par")  # what --refine takes
 DILATIONS = (1, 4, 12, 24)  # pixels from a pixel to its eight neighbours
-SIDE = 192  # pixels of the longer side at which an image is seen: distances are parts of it
-ITERATIONS = 20
+SIDE, ITERATIONS = 192, 20  # of maps; pixels of the longer side at which an image is seen: distances are parts of it
+SCORES_SIDE, SCORES_ITERATIONS = 320, 10  # of a segmentation network's scores, which follow outlines already
 WIDTH, PLACE = 0.3, 0.01  # of colour, in deviations of a neighbourhood; weight of place beside colour (both AFA's)
 EPS = 1e-8
 
@@ -38,12 +38,23 @@ def colour_affinity(image):
     return (colour.softmax(0) + PLACE * place.softmax(0)[:, None, None]) / (1 + PLACE)
 
 
-def diffuse(maps, affinity):
-    """ITERATIONS steps along an affinity of `colour_affinity`, on its device. maps: C x h x w -> the same shape."""
-    for _ in range(ITERATIONS):
-        around = (one for dilation in DILATIONS for one in neighbours(maps, dilation))
-        maps = sum(share * one for share, one in zip(affinity, around))
-    return maps
+def diffuse(image, maps, steps):
+    """Maps after `steps` along the affinity of their image. image: h x w x 3 array; maps: C x h x w -> the same."""
+    maps = torch.from_numpy(maps)
+    with one_thread():  # processes do images side by side
+        affinity = colour_affinity(torch.from_numpy(image.astype(np.float32)).permute(2, 0, 1))
+        for _ in range(steps):
+            around = (one for dilation in DILATIONS for one in neighbours(maps, dilation))
+            maps = sum(share * one for share, one in zip(affinity, around))
+    return maps.numpy()
+
+
+def par_scores(image, scores):
+    """The counterpart of `refine_scores`. image: H x W x 3 uint8 RGB; scores: L x h x w float32 -> the same shape."""
+    size = scores.shape[1:]
+    seen = inner_size(size, SCORES_SIDE)
+    refined = diffuse(fit(image, seen), np.stack([fit(one, seen) for one in scores]), SCORES_ITERATIONS)
+    return np.stack([fit(one, size) for one in refined])
 
 
 def par_of_large(image, cams, alphas):
@@ -56,9 +67,7 @@ def par_of_large(image, cams, alphas):
     seen = inner_size(size, SIDE)
     stack = np.stack([fit(cams[k], seen) for k in keys]) if keys else np.zeros((0, *seen), np.float32)
     backgrounds = np.stack([background_score(stack, alpha) for alpha in alphas]).astype(np.float32)
-    colours = torch.from_numpy(fit(image, seen).astype(np.float32)).permute(2, 0, 1)
-    with one_thread():  # processes do images side by side
-        refined = diffuse(torch.from_numpy(np.concatenate([stack, backgrounds])), colour_affinity(colours)).numpy()
+    refined = diffuse(fit(image, seen), np.concatenate([stack, backgrounds]), ITERATIONS)
     objects = {k + 1: fit(score, size) for k, score in zip(keys, refined)}
     for alpha, background in zip(alphas, refined[len(keys) :]):
         yield alpha, {0: fit(background, size)} | objects

@@ -73,7 +73,7 @@ FREE_FLAGS = {
     "train_seg.py": TRAINING,
     "infer.py": PHOTOGRAPHS | WIDTHS | {"dict", "alphas", "png", "refine"},  # each alpha has a folder
     "infer_aff.py": LABELLING | WIDTHS | {"train_list", "val_list", "crop_size"},
-    "infer_seg.py": PHOTOGRAPHS | {"server"},
+    "infer_seg.py": PHOTOGRAPHS | {"server", "refine"},
 }
 # files: what counts is what is in them
 CONTENT_FLAGS = {"classes", "cls_labels", "train_list", "val_list", "labels", "corrected", "pretrained"}

@@ -86,7 +86,11 @@ def keyed(scores):
     [
         (jobs.write_labels, label_map, lambda image, scores: label_map(scores)),
         (jobs.write_best, keyed, lambda image, scores: label_map(scores)),
-        (partial(jobs.write_best, crf=True), keyed, lambda image, scores: label_map(refine_scores(image, scores))),
+        (
+            partial(jobs.write_best, refine=refine_scores),
+            keyed,
+            lambda image, scores: label_map(refine_scores(image, scores)),
+        ),
         (jobs.refine_walk, keyed, lambda image, scores: refine_labels(image, KEYS, scores)),
     ],
 )

@@ -2,6 +2,7 @@
 
 import json
 import shutil
+import sys
 import zipfile
 from pathlib import Path
 
@@ -195,6 +196,9 @@ def test_with_the_walk_the_network_learns_from_its_labels(photos, tmp_path, monk
     assert plan("a") == (["train.py", "infer.py", "train_seg.py", "infer_seg.py"], "crf_png/03")
     with_walk = ["train.py", "infer.py", "train_aff.py", "infer_aff.py", "train_seg.py", "infer_seg.py"]
     assert plan("b", "--walk") == (with_walk, "rw/02_1204") and "--crf" in ran["infer.py"]
+    assert plan("c", "--refine", "par") == (["train.py", "infer.py", "train_seg.py", "infer_seg.py"], "crf_png/03")
+    for script in ("infer.py", "infer_seg.py"):
+        assert ran[script][ran[script].index("--refine") + 1] == "par"
     for out in "ab":
         chosen = {"low": 1, "high": 8, "dup": 5, "alphas": [1, 5, 8]}
         write_chosen(Experiment(tmp_path / out, label.NAME), chosen, "", {})
@@ -216,9 +220,11 @@ def test_a_budget_is_timed_once(photos, tmp_path, monkeypatch):
     assert ran == first and ran
 
 
-def test_bad_input(photos, tmp_path, capfd):
+def test_bad_input(photos, tmp_path, capfd, monkeypatch):
     refused("label.py", "--images", photos[0], "--out", tmp_path / "x", says="--labels CSV or --by_folder")
     refused("label.py", *flags(photos, tmp_path / "x", "--steps", 3, "--minutes", 2), says="give one of them")
     assert run_here("label.py", "--images", tmp_path / "none", "--by_folder", "--out", tmp_path / "x")[0] == 2
     assert capfd.readouterr().err == f"make_dataset.py: error: {tmp_path / 'none'}: no such folder\n"
+    monkeypatch.setitem(sys.modules, "pydensecrf.densecrf", None)
+    refused("label.py", *flags(photos, tmp_path / "x"), says="or give --refine par")
     assert not (tmp_path / "x").exists()

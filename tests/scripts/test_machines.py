@@ -141,7 +141,7 @@ for script in {scripts}:
 
 @pytest.mark.usefixtures("no_crf")
 def test_maps_are_made_without_pydensecrf_and_a_crf_is_refused_before_the_network_runs(three, tmp_path):
-    refused("infer.py", *three, tmp_path, "--dict", "--crf", says=(*SAYS, "leave --crf away"))
+    refused("infer.py", *three, tmp_path, "--dict", "--crf", says=(*SAYS, "or give --refine par"))
     assert not list(tmp_path.iterdir())
     assert "3 images done" in prints("infer.py", *three, tmp_path, "--dict")
     assert len(list((tmp_path / "n" / "dict").glob("*.npy"))) == 3

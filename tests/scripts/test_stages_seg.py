@@ -18,6 +18,7 @@ from models.resnet38d import count_parameters
 from tool.io.files import read_list
 from tool.io.images import IGNORE, PALETTE, open_image, open_mask
 from tool.metrics import confusion, iou, mean_iou
+from tool.par import par_scores
 from tool.segmentation import multi_scale_scores, refine_scores
 from voc12.paths import image_path
 from voc12.transforms import InferenceViews, normalise
@@ -395,6 +396,11 @@ def test_labels_kept_to_those_of_the_image(toy, labelled, copy):
         assert np.array_equal(plain[image_id], np.array(keys)[scores.argmax(0)])
         assert np.mean(refined[image_id] == np.array(keys)[refine_scores(np.asarray(photo), scores).argmax(0)]) > 0.999
         assert len(np.unique(plain[image_id])) > 1
+    shutil.rmtree(copy / "n" / "seg_crf")
+    runs("infer_seg.py", *flags, "--refine", "par")
+    adapted = labels(copy, "seg_crf")[second]
+    assert np.mean(adapted == np.array(keys)[par_scores(np.asarray(photo), scores).argmax(0)]) > 0.999
+    assert not np.array_equal(adapted, plain[second]) and not np.array_equal(adapted, refined[second])
     assert not plain[none].any() and not refined[none].any()
     refused("infer_seg.py", *flags, "--images", toy, "--out", copy / "out", says="have no labels")
 
