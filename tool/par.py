@@ -38,15 +38,23 @@ def colour_affinity(image):
     return (colour.softmax(0) + PLACE * place.softmax(0)[:, None, None]) / (1 + PLACE)
 
 
+def adapt(image, maps, steps):
+    """Maps after `steps` along the affinity of their image; tensors of one device.
+
+    image: 3 x h x w float32; maps: C x h x w -> the same shape.
+    """
+    affinity = colour_affinity(image)
+    for _ in range(steps):
+        around = (one for dilation in DILATIONS for one in neighbours(maps, dilation))
+        maps = sum(share * one for share, one in zip(affinity, around))
+    return maps
+
+
 def diffuse(image, maps, steps):
-    """Maps after `steps` along the affinity of their image. image: h x w x 3 array; maps: C x h x w -> the same."""
-    maps = torch.from_numpy(maps)
+    """`adapt` of arrays: image h x w x 3, maps C x h x w float32 -> the same shape."""
     with one_thread():  # processes do images side by side
-        affinity = colour_affinity(torch.from_numpy(image.astype(np.float32)).permute(2, 0, 1))
-        for _ in range(steps):
-            around = (one for dilation in DILATIONS for one in neighbours(maps, dilation))
-            maps = sum(share * one for share, one in zip(affinity, around))
-    return maps.numpy()
+        colours = torch.from_numpy(image.astype(np.float32)).permute(2, 0, 1)
+        return adapt(colours, torch.from_numpy(maps), steps).numpy()
 
 
 def par_scores(image, scores):
