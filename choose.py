@@ -122,7 +122,7 @@ def write_curve(args, path, alphas, kernels, counted):
     cams, refined = (np.stack(counts) for counts in zip(*(counts for _, counts in counted)))
     refined = refined.reshape(len(refined), -1, *refined.shape[3:])
     names = [
-        ", ".join([str(alpha), *(f"{k} {v}" for k, v in widths(one).items() if k != "sxy_side")])
+        ", ".join([str(alpha), *(f"{k} {v}".removesuffix(".0") for k, v in widths(one).items() if k != "sxy_side")])
         for one, alpha in product(kernels, alphas)
     ]
     draw = partial(choice_of_few, draws=DRAWS, seed=args.seed)

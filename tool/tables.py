@@ -37,7 +37,7 @@ def table(result):
 
 def few_table(curve, form="simple"):
     """choose.py's curve, [{"masks", "draws", "cam", "crf"}] with `choice_of_few` of each, as text."""
-    headers, lines = ["masks", "CAM", "threshold", "CRF", "alpha, srgb, sxy"], []
+    headers, lines = ["masks", "CAM", "threshold", "refined", "power and kernel"], []
     for one in curve:
         lines.append([str(one["masks"])])
         for stage in (one["cam"], one["crf"]):
