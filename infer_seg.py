@@ -1,12 +1,13 @@
 """Stage 6: label photographs with the segmentation network; it needs no image labels, and can keep to given ones.
 
-reads   experiment/NAME/ckpt_seg/{arch}/best.pth (or --weights); --voc12_root and --infer_list, or --images
+reads   experiment/NAME/ckpt_seg/{arch}/best.pth (or --weights), with --cams dict/ID.npy;
+        --voc12_root and --infer_list, or --images
 writes  experiment/NAME/seg/{arch}/ID.png: H x W class ids, palette PNG with the VOC colours; with --crf also
         seg_crf/{arch}/ID.png, with --vis overlays to seg_vis/ or seg_crf_vis/; with --images all this below --out;
         --server FILE.zip: these masks as VOC's evaluation server takes them
         python infer_seg.py --name N --infer_list voc12/val.txt
         python infer_seg.py --name N --images my_photographs --out labels
-        python infer_seg.py --name N --infer_list voc12/train_aug.txt --labels given --crf
+        python infer_seg.py --name N --infer_list voc12/train_aug.txt --labels given --cams 4 --crf
 
 Images that are done are skipped, so a run that was cut off goes on when it is started again. Under torchrun each
 process takes its share of the list.
@@ -24,14 +25,15 @@ from engine.labelling import Facts, Labelling
 from engine.networks import load_segmentation_net
 from engine.outputs import Output
 from engine.recipes import TEST_RECIPES
-from tool.cli import positive, run_script
+from tool.cli import positive, power, run_script
 from tool.crf import load_crf
 from tool.io.failures import FAILED_FILE, Failures
 from tool.io.files import UserError
 from tool.io.server_zip import check_server_path, write_server_zip
-from tool.segmentation import MERGES, multi_scale_scores
+from tool.segmentation import MERGES, mean_with_maps, multi_scale_scores
 from voc12.classes import load_classes
-from voc12.paths import images_of, with_labels
+from voc12.data import in_range, read_maps
+from voc12.paths import check_scores, images_of, with_labels
 from voc12.transforms import InferenceViews, look_of
 
 
@@ -42,6 +44,10 @@ def get_args_parser():
     parser.add_list("--infer_list", "voc12/val.txt", "val", "list of images", role=flags.FREE)
     text = "classes that an image may get: any, or those of its image label, as for the images that were trained on"
     parser.data("--labels", type=str, default="any", choices=["any", "given"], help=text)
+    text = (
+        "with --labels given: the mean of the network's scores and of the maps in dict/, this their background's power"
+    )
+    parser.method("--cams", type=power, default=None, metavar="ALPHA", help=text)
     flags.add_arch(parser)
     flags.add_trunk(parser)
     text = "a checkpoint (.pth, .safetensors) instead of the experiment's best.pth"
@@ -77,18 +83,24 @@ def build_jobs(args, settings, classes):
     return final["labels"], jobs
 
 
-def segment(args, run, num_labels):
+def segment(args, run, num_labels, maps):
     """Run the network on every view of each image -> (ID, H x W x 3 uint8, its classes, (keys, scores)).
 
     keys: the L label ids that it may get. scores: L x h x w float32, h x w the size at which it is seen, of --max_side.
+    maps: function ID -> file of the stored maps, for --cams.
     """
+    said = set()
     views = InferenceViews(args.scales, args.mirror, look_of(run.net.trunk), args.max_side)
     for image_id, image, seen, label, size in run.seen("network", run.left, views):
         shown = [] if label is None else label.nonzero().flatten().tolist()
         keys = None if label is None else [0, *(k + 1 for k in shown)]
         with run.inference():
             scores = multi_scale_scores(run.net, seen, size, args.merge, keys)
-        yield image_id, image, shown, (np.uint8(keys or range(num_labels)), scores.cpu().numpy())
+        scores = scores.cpu().numpy()
+        if args.cams:
+            cams = in_range(read_maps(maps(image_id), image.shape[:2], num_labels - 1), maps(image_id), said)
+            scores = mean_with_maps(scores, cams, keys, args.cams)
+        yield image_id, image, shown, (np.uint8(keys or range(num_labels)), scores)
 
 
 def main(args):
@@ -96,22 +108,28 @@ def main(args):
         load_crf(", or give --refine par")
     if args.images and args.labels == "given":
         raise UserError("--images: these photographs have no labels; leave --labels given away")
+    if args.cams and args.labels != "given":
+        raise UserError("--cams: maps are those of the image's labels; add --labels given")
     if args.server:
         check_server_path(args.server)
     torch.manual_seed(args.seed)
     classes = load_classes(args.classes)
     net, weights, settings = load_segmentation_net(args, len(classes) + 1)
     settings = args.results | settings | {"classes": list(classes)}
-    if args.labels == "any":
-        del settings["labels"]  # as of runs before there was a choice
+    for name in ("labels",) * (args.labels == "any") + ("cams",) * (not args.cams):
+        del settings[name]  # as of runs before there was a choice
     final, jobs = build_jobs(args, settings, classes)
     failures = Failures(args.on_error, jobs[0].folder / FAILED_FILE, held=True)
     images = images_of(args, failures)
     if args.labels == "given":
         images = with_labels(images, args, classes, failures)
+    if args.cams:
+        place = Experiment.of(args).maps
+        check_scores(images.ids, place, args.infer_list, "run infer.py --dict on that list")
+        images = images._replace(maps=lambda image_id: place / f"{image_id}.npy")
     facts = Facts(None if args.images else args.infer_list, weights)
     with Labelling(args, net, images, jobs, failures, facts) as run:
-        for image_id, image, shown, scores in segment(args, run, len(classes) + 1):
+        for image_id, image, shown, scores in segment(args, run, len(classes) + 1, images.maps):
             run.write(image_id, image, shown, scores)
         following = run.scoring("png", final.folder.relative_to(Experiment.of(args).folder)) if facts.list else None
         masks, photographs = ({i: path(i) for i in images.ids} for path in (final.path, images.photograph))

@@ -133,6 +133,7 @@ def run_stages(stages, args, common, ids):
         stages.run("infer", "infer.py", *infer, "--dict")
         stages.run("choose", "choose.py", *common, *seen, "--list", args.out / LISTS / "masks.txt")
     chosen = read_chosen(experiment := Experiment(args.out, NAME))[0]
+    power = chosen.get("dup", POWER if len(ids) < FEW else MANY[args.refine])
     if args.walk:
         low, dup, high_power = chosen.get("alphas", OTHERS["alphas"])
         stages.run("infer", "infer.py", *infer, "--dict", "--crf")
@@ -141,12 +142,11 @@ def run_stages(stages, args, common, ids):
         stages.run("infer_aff", "infer_aff.py", *common, "--max_side", high, "--amp")
         labels = experiment.walk((low, high_power, dup))
     else:
-        power = chosen.get("dup", POWER if len(ids) < FEW else MANY[args.refine])
         stages.run("infer", "infer.py", *infer, "--dict", "--png", power)
         labels = experiment.crf_labels((power,))
     own = ["--epochs", epochs_of(min(MOST, 2 * steps), len(ids)), "--labels", labels.relative_to(experiment.folder)]
     stages.run("train_seg", "train_seg.py", *shared, *own, "--keep", 1, "--max_side", high)
-    final = [*seen, "--labels", "given", "--scales", 0.5, 1, 1.5, "--crf", "--amp", "--infer_list"]
+    final = [*seen, "--labels", "given", "--cams", power, "--scales", 0.5, 1, 1.5, "--crf", "--amp", "--infer_list"]
     stages.run("infer_seg", "infer_seg.py", *common, *final, args.out / LISTS / "train.txt")
 
 

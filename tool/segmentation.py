@@ -4,12 +4,13 @@ import numpy as np
 import torch
 
 from tool.cam import map_views, on_pixels
-from tool.crf import DenseCRF, Pairwise, fit
+from tool.crf import DenseCRF, Pairwise, background_score, fit
 
 MERGES = ("mean", "max")
 VIEWS = {"scales": [0.5, 0.75, 1.0, 1.25, 1.5, 1.75], "mirror": True, "merge": "mean"}  # infer_seg.py's defaults
 CRF_PAIRWISE = Pairwise(sxy=4, compat=3, bilateral_sxy=83, srgb=5, bilateral_compat=3)
 CRF_ITERATIONS = 10
+LEAST = 1e-6  # that scores of a pixel sum to, before they are divided by it
 
 
 @torch.no_grad()
@@ -35,6 +36,20 @@ def multi_scale_scores(net, views, size, merge="mean", labels=None):
         else:
             total = total.add_(scores) if merge == "mean" else torch.maximum(total, scores)
     return total.div_(count).softmax(0) if merge == "mean" else total
+
+
+def mean_with_maps(scores, cams, keys, alpha):
+    """Mean of a network's scores and of class activation maps, which are brought to a sum of 1 a pixel.
+
+    scores: L x h x w float32 array of the labels `keys`, background first. cams: {class index from 0: H x W in [0, 1]}.
+    alpha: power of the maps' background, (1 - max)^alpha.
+    """
+    size = scores.shape[1:]
+    maps = np.zeros((len(keys), *size), np.float32)
+    for row, key in zip(maps[1:], keys[1:]):
+        row[:] = fit(cams[key - 1], size)
+    maps[0] = background_score(maps[1:], alpha)
+    return (scores + maps / maps.sum(0).clip(LEAST)) / 2
 
 
 def label_map(scores, size=None):

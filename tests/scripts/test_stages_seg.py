@@ -17,6 +17,7 @@ from models.deeplab import make_segmentation_net
 from models.resnet38d import count_parameters
 from tool.io.files import read_list
 from tool.io.images import IGNORE, PALETTE, open_image, open_mask
+from tool.io.scores import read_scores, write_scores
 from tool.metrics import confusion, iou, mean_iou
 from tool.par import par_scores
 from tool.segmentation import multi_scale_scores, refine_scores
@@ -403,6 +404,23 @@ def test_labels_kept_to_those_of_the_image(toy, labelled, copy):
     assert not np.array_equal(adapted, plain[second]) and not np.array_equal(adapted, refined[second])
     assert not plain[none].any() and not refined[none].any()
     refused("infer_seg.py", *flags, "--images", toy, "--out", copy / "out", says="have no labels")
+
+    refused("infer_seg.py", *flags, "--cams", 3, says=["dict: nothing for 4 of 4 images", "run infer.py --dict"])
+    refused("infer_seg.py", *infer_seg_flags(toy, copy), "--cams", 3, says="add --labels given")
+    (copy / "n/dict").mkdir(exist_ok=True)
+    for image_id, label in table.items():
+        size = open_image(image_path(toy, image_id)).size[::-1]
+        ramp = np.linspace(0, 1, size[0] * size[1], dtype=np.float32).reshape(size)
+        cams = {int(k): ramp for k in np.flatnonzero(label)}
+        write_scores(copy / "n/dict" / f"{image_id}.npy", cams)
+    shutil.rmtree(copy / "n" / "seg")
+    runs("infer_seg.py", *flags[:-1], "--cams", 3)
+    cam = read_scores(copy / "n/dict" / f"{second}.npy")[2]
+    both = np.stack([(1 - cam) ** 3, cam])
+    expected = np.array(keys)[(scores + both / both.sum(0)).argmax(0)]
+    found = labels(copy)
+    assert np.mean(found[second] == expected) > 0.999 and not np.array_equal(found[second], plain[second])
+    assert not found[none].any()
 
 
 @pytest.mark.parametrize("more", [[], ["--mirror"]])
