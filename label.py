@@ -6,7 +6,7 @@ writes  OUT: the data set; OUT/run: every stage, run/seg_crf/*/ID.png: the masks
         python label.py --images photos --labels labels.csv --out data/mine
 
 Settings follow the set: its photographs' size, and steps instead of epochs. The network learns from what a CRF makes of
-the maps: on the two sets of docs/photographs.md that is as good as a walk along affinities (--walk), or better. With
+the maps (--walk: a walk along affinities, which is no better there); masks are of network and maps together. With
 --masks choose.py takes the settings from them; none is trained on. Interrupted, the same command goes on where it was.
 """
 
