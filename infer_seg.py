@@ -116,8 +116,9 @@ def main(args):
     classes = load_classes(args.classes)
     net, weights, settings = load_segmentation_net(args, len(classes) + 1)
     settings = args.results | settings | {"classes": list(classes)}
-    for name in ("labels",) * (args.labels == "any") + ("cams",) * (not args.cams):
-        del settings[name]  # as of runs before there was a choice
+    for name, value in {"labels": "any", "cams": None}.items():
+        if settings[name] == value:
+            del settings[name]  # as of runs before there was a choice
     final, jobs = build_jobs(args, settings, classes)
     failures = Failures(args.on_error, jobs[0].folder / FAILED_FILE, held=True)
     images = images_of(args, failures)
