@@ -28,7 +28,7 @@ from tool.cli import natural, positive, positive_int, power, run_script, several
 from tool.crf import RELEASED, crf_of_large, load_crf
 from tool.io.files import UserError, folder_settings, read_list, require_files, write_json
 from tool.metrics import choice, choice_of_few, split_folds, sure_powers, thresholds_between
-from tool.par import REFINEMENTS, par_of_large
+from tool.par import par_of_large
 from tool.tables import few_table
 from tool.workers import usable_cores
 from voc12.classes import load_classes
@@ -49,8 +49,7 @@ def get_args_parser():
     add = partial(parser.method, nargs="+")
     text = "background powers of the CRF to try, 1 to 99"
     add("--alphas", type=power, default=[1, 2, 3, 4, 6, 8, 12, 16, 20, 26], help=text)
-    text = "what refines the maps: a dense CRF, or PAR, which has no widths"
-    parser.method("--refine", type=str, choices=REFINEMENTS, default=REFINEMENTS[0], help=text)
+    flags.add_refine(parser)
     text = "widths in space to try, of the CRF's kernel of place and colour"
     add("--sxy", type=positive, default=[40.0, 80.0], help=text)
     add("--srgb", type=positive, default=[5.0, 13.0], help="widths in colour to try, of that kernel")

@@ -42,12 +42,13 @@ def mean_with_maps(scores, cams, keys, alpha):
     """Mean of a network's scores and of class activation maps, which are brought to a sum of 1 a pixel.
 
     scores: L x h x w float32 array of the labels `keys`, background first. cams: {class index from 0: H x W in [0, 1]}.
-    alpha: power of the maps' background, (1 - max)^alpha.
+    alpha: power of the maps' background, (1 - max)^alpha. A label without a map is nowhere for the maps.
     """
     size = scores.shape[1:]
     maps = np.zeros((len(keys), *size), np.float32)
     for row, key in zip(maps[1:], keys[1:]):
-        row[:] = fit(cams[key - 1], size)
+        if key - 1 in cams:  # maps of other tools may lack a class
+            row[:] = fit(cams[key - 1], size)
     maps[0] = background_score(maps[1:], alpha)
     return (scores + maps / maps.sum(0).clip(LEAST)) / 2
 

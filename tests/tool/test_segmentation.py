@@ -10,7 +10,7 @@ from torch import nn
 
 from models.deeplab import DeepLab
 from models.resnet38d import ResNet38d
-from tool.segmentation import label_map, multi_scale_scores, refine_scores
+from tool.segmentation import label_map, mean_with_maps, multi_scale_scores, refine_scores
 from voc12.transforms import InferenceViews, normalise
 
 TINY = 1 / 16
@@ -43,6 +43,14 @@ def test_views_are_merged_as_each_by_itself(random_net, merge, mirror):
     torch.testing.assert_close(scores, expected, rtol=1e-4, atol=1e-5)
     assert scores.std() > 0.05  # the views do say something
     np.testing.assert_array_equal(label_map(scores), scores.argmax(0).numpy())
+
+
+def test_the_mean_with_maps_by_hand():
+    """Labels 0, 2 and 5; no map of 5. Background (1 - 0.5)^2 = 0.25 beside 0.5: a third and two thirds."""
+    scores = np.full((3, 1, 2), 1 / 3, np.float32)
+    found = mean_with_maps(scores, {1: np.array([[0.5, 1.0]], np.float32)}, [0, 2, 5], 2)
+    maps = [[[1 / 3, 0]], [[2 / 3, 1]], [[0, 0]]]
+    np.testing.assert_allclose(found, (scores + np.array(maps)) / 2, rtol=1e-6)
 
 
 def test_crf_has_the_recipes_settings():
