@@ -8,6 +8,7 @@ writes  experiment/NAME/seg/{arch}/ID.png: H x W class ids, palette PNG with the
         python infer_seg.py --name N --infer_list voc12/val.txt
         python infer_seg.py --name N --images my_photographs --out labels
         python infer_seg.py --name N --infer_list voc12/train_aug.txt --labels given --cams 4 --crf
+        (labels for a second network; with --cams 3 26 those of which the maps' background leaves no doubt)
 
 Images that are done are skipped, so a run that was cut off goes on when it is started again. Under torchrun each
 process takes its share of the list.
@@ -44,10 +45,9 @@ def get_args_parser():
     parser.add_list("--infer_list", "voc12/val.txt", "val", "list of images", role=flags.FREE)
     text = "classes that an image may get: any, or those of its image label, as for the images that were trained on"
     parser.data("--labels", type=str, default="any", choices=["any", "given"], help=text)
-    text = (
-        "with --labels given: the mean of the network's scores and of the maps in dict/, this their background's power"
-    )
-    parser.method("--cams", type=power, default=None, metavar="ALPHA", help=text)
+    text = "with --labels given: the mean of the network's scores and of the maps in dict/, this their background's power"
+    text += "; of several, pixels on which they do not agree are 255"
+    parser.method("--cams", type=power, nargs="+", default=None, metavar="ALPHA", help=text)
     flags.add_arch(parser)
     flags.add_trunk(parser)
     text = "a checkpoint (.pth, .safetensors) instead of the experiment's best.pth"
@@ -84,10 +84,10 @@ def build_jobs(args, settings, classes):
 
 
 def segment(args, run, num_labels, maps):
-    """Run the network on every view of each image -> (ID, H x W x 3 uint8, its classes, (keys, scores)).
+    """Run the network on every view of each image -> (ID, H x W x 3 uint8, its classes, (keys, [scores])).
 
-    keys: the L label ids that it may get. scores: L x h x w float32, h x w the size at which it is seen, of --max_side.
-    maps: function ID -> file of the stored maps, for --cams.
+    keys: the L label ids that it may get. scores: L x h x w float32, h x w the size at which it is seen, of --max_side;
+    several with as many --cams. maps: function ID -> file of the stored maps, for --cams.
     """
     said = set()
     views = InferenceViews(args.scales, args.mirror, look_of(run.net.trunk), args.max_side)
@@ -96,10 +96,10 @@ def segment(args, run, num_labels, maps):
         keys = None if label is None else [0, *(k + 1 for k in shown)]
         with run.inference():
             scores = multi_scale_scores(run.net, seen, size, args.merge, keys)
-        scores = scores.cpu().numpy()
+        scores = [scores.cpu().numpy()]
         if args.cams:
             cams = in_range(read_maps(maps(image_id), image.shape[:2], num_labels - 1), maps(image_id), said)
-            scores = mean_with_maps(scores, cams, keys, args.cams)
+            scores = [mean_with_maps(scores[0], cams, keys, alpha) for alpha in args.cams]
         yield image_id, image, shown, (np.uint8(keys or range(num_labels)), scores)
 
 
@@ -119,6 +119,8 @@ def main(args):
     for name, value in {"labels": "any", "cams": None}.items():
         if settings[name] == value:
             del settings[name]  # as of runs before there was a choice
+    if args.cams and len(args.cams) == 1:
+        settings["cams"] = args.cams[0]
     final, jobs = build_jobs(args, settings, classes)
     failures = Failures(args.on_error, jobs[0].folder / FAILED_FILE, held=True)
     images = images_of(args, failures)

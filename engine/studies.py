@@ -56,7 +56,7 @@ class Study:
     curve: str
     powers: tuple
     tables: dict
-    together: str = "--labels given --cams 8 --crf"
+    together: str = "--labels given --cams 3 26 --crf"
     tried: dict = field(default_factory=dict)
     thresholds: str = "--thresholds 0.1 0.9 --kfold 5"  # the best of some rows lies beyond the released 0.34
     own_lists: bool = False

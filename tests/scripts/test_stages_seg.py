@@ -416,10 +416,15 @@ def test_labels_kept_to_those_of_the_image(toy, labelled, copy):
     shutil.rmtree(copy / "n" / "seg")
     runs("infer_seg.py", *flags[:-1], "--cams", 3)
     cam = read_scores(copy / "n/dict" / f"{second}.npy")[2]
-    both = np.stack([(1 - cam) ** 3, cam])
-    expected = np.array(keys)[(scores + both / both.sum(0)).argmax(0)]
+    strict, lax = (np.stack([(1 - cam) ** alpha, cam]) for alpha in (3, 26))
+    strict, lax = (np.array(keys)[(scores + both / both.sum(0)).argmax(0)] for both in (strict, lax))
     found = labels(copy)
-    assert np.mean(found[second] == expected) > 0.999 and not np.array_equal(found[second], plain[second])
+    assert np.mean(found[second] == strict) > 0.999 and not np.array_equal(found[second], plain[second])
+    assert not found[none].any()
+    shutil.rmtree(copy / "n" / "seg")
+    runs("infer_seg.py", *flags[:-1], "--cams", 3, 26)
+    found = labels(copy)
+    assert np.mean(found[second] == np.where(strict == lax, strict, 255)) > 0.999 and (strict != lax).any()
     assert not found[none].any()
 
 
