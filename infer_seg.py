@@ -45,8 +45,10 @@ def get_args_parser():
     parser.add_list("--infer_list", "voc12/val.txt", "val", "list of images", role=flags.FREE)
     text = "classes that an image may get: any, or those of its image label, as for the images that were trained on"
     parser.data("--labels", type=str, default="any", choices=["any", "given"], help=text)
-    text = "with --labels given: the mean of the network's scores and of the maps in dict/, this their background's power"
-    text += "; of several, pixels on which they do not agree are 255"
+    text = (
+        "with --labels given: the mean of the network's scores and of the maps in dict/, this their background's power; "
+        "of several, pixels on which they do not agree are 255"
+    )
     parser.method("--cams", type=power, nargs="+", default=None, metavar="ALPHA", help=text)
     flags.add_arch(parser)
     flags.add_trunk(parser)
