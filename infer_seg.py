@@ -46,8 +46,8 @@ def get_args_parser():
     text = "classes that an image may get: any, or those of its image label, as for the images that were trained on"
     parser.data("--labels", type=str, default="any", choices=["any", "given"], help=text)
     text = (
-        "with --labels given: the mean of the network's scores and of the maps in dict/, this their background's power; "
-        "of several, pixels on which they do not agree are 255"
+        "with --labels given: the mean of the network's scores and of the maps in dict/, of this power of background; "
+        "pixels on which several do not agree are 255"
     )
     parser.method("--cams", type=power, nargs="+", default=None, metavar="ALPHA", help=text)
     flags.add_arch(parser)
