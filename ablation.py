@@ -126,10 +126,10 @@ def segment(runs, study, lists, name, labels, seed):
 
 
 def label_together(runs, study, lists, name, first):
-    """Labels of the network of the run `first` and the maps together, within the image labels; scored."""
+    """Labels of the network of the run `first` and the maps together, within the image labels, 255 where in doubt."""
     command = ["infer_seg.py", *f"{study.infer_seg} --amp {study.together}".split(), "--infer_list", lists["all"]]
     command += ["--weights", Experiment(runs.folder, first).segmentation(ARCH).best]
-    runs.once(name, "together", [command], {"together": ("png", f"seg_crf/{ARCH}", lists["report"])})
+    runs.once(name, "together", [command], {})
 
 
 def run_stages(runs, study, lists, seed):

@@ -31,10 +31,7 @@ TITLES = ["photograph, label", "activation", "mask", "truth"]
 def make_parts(study, folder):
     """{part of the pages: its table}; parts are called after the set. folder: of all experiments."""
     cam, crf = (METHOD, "maps", "report"), {"dense CRF of the last": (METHOD, "crf", "crf")}
-    labels = {
-        "pseudo labels: AffinityNet, walk, CRF": (METHOD, "labels", "labels"),
-        "labels of the first network and the maps": (METHOD, "together", "together"),
-    }
+    labels = {"pseudo labels: AffinityNet, walk, CRF": (METHOD, "labels", "labels")}
     networks = {
         "network on the CRF's labels": (CRF, "segmentation", "seg"),
         "network on labels that two powers agree on": (SURE, "segmentation", "seg"),
@@ -43,7 +40,7 @@ def make_parts(study, folder):
         "network on true masks": (TRUTH, "segmentation", "seg"),
     }
     shown = {f"CAM, {study.rows[METHOD].title}": cam} | crf
-    shown |= {title: stage for title, stage in networks.items() if stage[0] in (SURE, SECOND, TRUTH)}
+    shown |= {title: stage for title, stage in networks.items() if stage[0] in (SECOND, TRUTH)}
     tried = {row.title: (name, "maps", "tune") for name, row in ({GPP: study.rows[GPP]} | study.tried).items()}
     parts = {part: row_table(folder, rows) for part, rows in study.tables.items()} | {
         "summary": stage_table(folder, shown, of="network on true masks", whole=False),
