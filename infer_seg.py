@@ -112,8 +112,11 @@ def main(args):
         raise UserError("--images: these photographs have no labels; leave --labels given away")
     if args.cams and args.labels != "given":
         raise UserError("--cams: maps are those of the image's labels; add --labels given")
+    doubtful = len(args.cams or ()) > 1  # there will be pixels of 255
     if args.server:
         check_server_path(args.server)
+        if doubtful:
+            raise UserError("--server: every pixel needs a class there; give --cams one power")
     torch.manual_seed(args.seed)
     classes = load_classes(args.classes)
     net, weights, settings = load_segmentation_net(args, len(classes) + 1)
@@ -121,7 +124,7 @@ def main(args):
     for name, value in {"labels": "any", "cams": None}.items():
         if settings[name] == value:
             del settings[name]  # as of runs before there was a choice
-    if args.cams and len(args.cams) == 1:
+    if args.cams and not doubtful:
         settings["cams"] = args.cams[0]
     final, jobs = build_jobs(args, settings, classes)
     failures = Failures(args.on_error, jobs[0].folder / FAILED_FILE, held=True)
@@ -136,7 +139,8 @@ def main(args):
     with Labelling(args, net, images, jobs, failures, facts) as run:
         for image_id, image, shown, scores in segment(args, run, len(classes) + 1, images.maps):
             run.write(image_id, image, shown, scores)
-        following = run.scoring("png", final.folder.relative_to(Experiment.of(args).folder)) if facts.list else None
+        scored = facts.list and not doubtful
+        following = run.scoring("png", final.folder.relative_to(Experiment.of(args).folder)) if scored else None
         masks, photographs = ({i: path(i) for i in images.ids} for path in (final.path, images.photograph))
         pack = partial(write_server_zip, args.server, masks, photographs, len(classes) + 1)
         run.when_done(following, pack if args.server else None)
