@@ -15,7 +15,7 @@ from engine.children import Runs
 from engine.experiment import Experiment
 from engine.report.comparison import filled
 from engine.report.study import make_parts, write_pages
-from engine.studies import CRF, METHOD, SECOND, STUDIES, SURE, TRUNK, TRUTH, WALK
+from engine.studies import CRF, METHOD, STUDIES, SURE, TRUNK, TRUTH
 from tool.cli import natural, run_script, workers
 from tool.crf import load_crf
 from tool.io.files import UserError, read_list, require_files
@@ -125,29 +125,20 @@ def segment(runs, study, lists, name, labels, seed):
     runs.once(name, "segmentation", commands, {"seg": ("png", f"seg/{ARCH}", test_list)})
 
 
-def label_together(runs, study, lists, name, first):
-    """Labels of the network of the run `first` and the maps together, within the image labels, 255 where in doubt."""
-    command = ["infer_seg.py", *f"{study.infer_seg} --amp {study.together}".split(), "--infer_list", lists["all"]]
-    command += ["--weights", Experiment(runs.folder, first).segmentation(ARCH).best]
-    runs.once(name, "together", [command], {})
-
-
 def run_stages(runs, study, lists, seed):
     """What is behind the maps of the method: CRF, AffinityNet, walk; networks on their labels and on true masks."""
     name, (low, high, dup) = f"{METHOD}_seed{seed}", study.powers
-    place = Experiment(runs.folder, name)
-
-    def train(row, labels):
-        segment(runs, study, lists, f"{row}_seed{seed}", labels.resolve(), seed)
-
     make_crf(runs, study, lists, name)
-    train(TRUTH, runs.data / "SegmentationClass")
-    train(CRF, place.crf_labels([dup]))
-    train(SURE, place.crf_labels([low, high]))
-    label_together(runs, study, lists, name, f"{SURE}_seed{seed}")
-    train(SECOND, place.segmented(ARCH, crf=True))
+    place = Experiment(runs.folder, name)
+    networks = {
+        TRUTH: runs.data / "SegmentationClass",
+        CRF: place.crf_labels([dup]),
+        SURE: place.crf_labels([low, high]),
+    }
+    for row, labels in networks.items():
+        segment(runs, study, lists, f"{row}_seed{seed}", labels.resolve(), seed)
     make_labels(runs, study, lists, name, seed)
-    train(WALK, place.walk(study.powers))
+    segment(runs, study, lists, name, BELOW.walk(study.powers), seed)
 
 
 def main(args):
@@ -160,7 +151,8 @@ def main(args):
         raise UserError(f"--rows {unknown[0]}: not one of {', '.join(study.rows)}")
     for page in args.pages:
         filled(page, make_parts(study, args.experiment))  # is there, and has places
-    if labelled := METHOD in chosen and not args.maps_only:
+    labelled = METHOD in chosen and not args.maps_only
+    if labelled:
         load_crf()
     runs = Runs(args.experiment, args.data, args.num_workers)
     lists = write_lists(runs, study)

@@ -8,7 +8,6 @@ writes  experiment/NAME/seg/{arch}/ID.png: H x W class ids, palette PNG with the
         python infer_seg.py --name N --infer_list voc12/val.txt
         python infer_seg.py --name N --images my_photographs --out labels
         python infer_seg.py --name N --infer_list voc12/train_aug.txt --labels given --cams 4 --crf
-        (labels for a second network; with --cams 3 26 those of which the maps' background leaves no doubt)
 
 Images that are done are skipped, so a run that was cut off goes on when it is started again. Under torchrun each
 process takes its share of the list.
@@ -46,10 +45,9 @@ def get_args_parser():
     text = "classes that an image may get: any, or those of its image label, as for the images that were trained on"
     parser.data("--labels", type=str, default="any", choices=["any", "given"], help=text)
     text = (
-        "with --labels given: the mean of the network's scores and of the maps in dict/, of this power of background; "
-        "pixels on which several do not agree are 255"
+        "with --labels given: the mean of the network's scores and of the maps in dict/, this their background's power"
     )
-    parser.method("--cams", type=power, nargs="+", default=None, metavar="ALPHA", help=text)
+    parser.method("--cams", type=power, default=None, metavar="ALPHA", help=text)
     flags.add_arch(parser)
     flags.add_trunk(parser)
     text = "a checkpoint (.pth, .safetensors) instead of the experiment's best.pth"
@@ -86,10 +84,10 @@ def build_jobs(args, settings, classes):
 
 
 def segment(args, run, num_labels, maps):
-    """Run the network on every view of each image -> (ID, H x W x 3 uint8, its classes, (keys, [scores])).
+    """Run the network on every view of each image -> (ID, H x W x 3 uint8, its classes, (keys, scores)).
 
-    keys: the L label ids that it may get. scores: L x h x w float32, h x w the size at which it is seen, of --max_side;
-    several with as many --cams. maps: function ID -> file of the stored maps, for --cams.
+    keys: the L label ids that it may get. scores: L x h x w float32, h x w the size at which it is seen, of --max_side.
+    maps: function ID -> file of the stored maps, for --cams.
     """
     said = set()
     views = InferenceViews(args.scales, args.mirror, look_of(run.net.trunk), args.max_side)
@@ -98,10 +96,10 @@ def segment(args, run, num_labels, maps):
         keys = None if label is None else [0, *(k + 1 for k in shown)]
         with run.inference():
             scores = multi_scale_scores(run.net, seen, size, args.merge, keys)
-        scores = [scores.cpu().numpy()]
+        scores = scores.cpu().numpy()
         if args.cams:
             cams = in_range(read_maps(maps(image_id), image.shape[:2], num_labels - 1), maps(image_id), said)
-            scores = [mean_with_maps(scores[0], cams, keys, alpha) for alpha in args.cams]
+            scores = mean_with_maps(scores, cams, keys, args.cams)
         yield image_id, image, shown, (np.uint8(keys or range(num_labels)), scores)
 
 
@@ -112,11 +110,8 @@ def main(args):
         raise UserError("--images: these photographs have no labels; leave --labels given away")
     if args.cams and args.labels != "given":
         raise UserError("--cams: maps are those of the image's labels; add --labels given")
-    doubtful = len(args.cams or ()) > 1  # there will be pixels of 255
     if args.server:
         check_server_path(args.server)
-        if doubtful:
-            raise UserError("--server: every pixel needs a class there; give --cams one power")
     torch.manual_seed(args.seed)
     classes = load_classes(args.classes)
     net, weights, settings = load_segmentation_net(args, len(classes) + 1)
@@ -124,8 +119,6 @@ def main(args):
     for name, value in {"labels": "any", "cams": None}.items():
         if settings[name] == value:
             del settings[name]  # as of runs before there was a choice
-    if args.cams and not doubtful:
-        settings["cams"] = args.cams[0]
     final, jobs = build_jobs(args, settings, classes)
     failures = Failures(args.on_error, jobs[0].folder / FAILED_FILE, held=True)
     images = images_of(args, failures)
@@ -139,8 +132,7 @@ def main(args):
     with Labelling(args, net, images, jobs, failures, facts) as run:
         for image_id, image, shown, scores in segment(args, run, len(classes) + 1, images.maps):
             run.write(image_id, image, shown, scores)
-        scored = facts.list and not doubtful
-        following = run.scoring("png", final.folder.relative_to(Experiment.of(args).folder)) if scored else None
+        following = run.scoring("png", final.folder.relative_to(Experiment.of(args).folder)) if facts.list else None
         masks, photographs = ({i: path(i) for i in images.ids} for path in (final.path, images.photograph))
         pack = partial(write_server_zip, args.server, masks, photographs, len(classes) + 1)
         run.when_done(following, pack if args.server else None)

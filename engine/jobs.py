@@ -106,13 +106,9 @@ def refine_maps(image, cams, files, compressed, refine):
         if alpha in chain(*labelled):
             best[alpha] = best_labels(scores).astype(np.uint8)
     for name in labelled:
-        write_labels(image, agreed([best[alpha] for alpha in name]), {"labels": files[name]}, ())
-
-
-def agreed(labels):
-    """The first of several label maps, H x W uint8, 255 where another one is not the same."""
-    first, *others = labels
-    return np.where(np.all([first == other for other in others], axis=0), first, np.uint8(IGNORE))
+        first, *others = (best[alpha] for alpha in name)
+        sure = np.all([first == other for other in others], axis=0)
+        write_labels(image, np.where(sure, first, np.uint8(IGNORE)), {"labels": files[name]}, ())
 
 
 def refine_walk(image, walked, files, names, max_side=0, pairwise=RELEASED):
@@ -123,11 +119,11 @@ def refine_walk(image, walked, files, names, max_side=0, pairwise=RELEASED):
 def write_best(image, scored, files, names, refine=None):
     """`write_labels` of the best of a segmentation network's scores, after `refine`, a function like `refine_scores`.
 
-    scored: (keys, [scores L x h x w]), keys: the L label ids, uint8; of several scores what they agree on.
+    scored: (keys, scores L x h x w), keys: the L label ids, uint8.
     """
-    keys, several = scored
-    refined = (refine(image, scores) if refine else scores for scores in several)
-    write_labels(image, agreed([keys[label_map(scores, image.shape[:2])] for scores in refined]), files, names)
+    keys, scores = scored
+    scores = refine(image, scores) if refine else scores
+    write_labels(image, keys[label_map(scores, image.shape[:2])], files, names)
 
 
 def write_labels(image, labels, files, names):

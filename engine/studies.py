@@ -9,9 +9,8 @@ from engine.report.comparison import Row
 
 TRUNK = "timm:tf_efficientnet_lite0"
 GPP, METHOD = "gpp", "soft_repel"
-# runs whose segmentation network sees the CRF's labels of METHOD, what two powers agree on there, labels of that
-# network and METHOD's maps together, those of METHOD's walk, and true masks
-CRF, SURE, SECOND, WALK, TRUTH = "crf", "sure", "second", "walk", "truth"
+# runs whose segmentation network sees the CRF's labels of METHOD, what two powers agree on there, and true masks
+CRF, SURE, TRUTH = "crf", "sure", "truth"
 ALONE = "--attract none --no-repel"
 POOLING = {
     "gap": Row("average (GAP)", f"--pool gap {ALONE}"),
@@ -39,7 +38,7 @@ def with_flags(rows, own):
 @dataclass(frozen=True)
 class Study:
     """One data set. train, infer, aff, walk, seg, infer_seg: flags of each stage; crf: of its kernels, for two of them;
-    curve: what choose.py tries; powers: (low, high, dup); together: of infer_seg.py, for labels of network and maps.
+    curve: what choose.py tries; powers: (low, high, dup).
 
     tables: {part of the page: {name: Row}}. tried: rows of --tune. own_lists: whether train_aug.txt, train.txt and
     val.txt of the set are for training, for scoring labels and for the network; else train.txt is parted by seeds.
@@ -56,7 +55,6 @@ class Study:
     curve: str
     powers: tuple
     tables: dict
-    together: str = "--labels given --cams 3 26 --crf"
     tried: dict = field(default_factory=dict)
     thresholds: str = "--thresholds 0.1 0.9 --kfold 5"  # the best of some rows lies beyond the released 0.34
     own_lists: bool = False

@@ -81,18 +81,14 @@ def keyed(scores):
     return KEYS, scores
 
 
-def listed(scores):
-    return KEYS, [scores]
-
-
 @pytest.mark.parametrize(
     ("job", "pack", "labels_of"),
     [
         (jobs.write_labels, label_map, lambda image, scores: label_map(scores)),
-        (jobs.write_best, listed, lambda image, scores: label_map(scores)),
+        (jobs.write_best, keyed, lambda image, scores: label_map(scores)),
         (
             partial(jobs.write_best, refine=refine_scores),
-            listed,
+            keyed,
             lambda image, scores: label_map(refine_scores(image, scores)),
         ),
         (jobs.refine_walk, keyed, lambda image, scores: refine_labels(image, KEYS, scores)),
