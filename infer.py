@@ -7,6 +7,7 @@ writes  experiment/NAME/dict/ID.npy (--dict), crf/{alpha:02d}/ID.npy (--crf), vi
             --infer_list voc12/train_aug.txt
         python infer.py --name N --load_epo E --images DIR --out DIR --labels predicted --vis
         python infer.py --name N --crf        refines the maps in dict/, of this or of another method, without network
+        python infer.py --name N --mean_of A B C --dict --crf       the mean of three runs' maps is better than each
 
 Images that are done are skipped; those whose labels or photographs changed are done again (inputs.tsv). Results of
 another epoch or other settings are refused, or replaced with --overwrite.
@@ -31,9 +32,9 @@ from tool.cam import labelled_cam, predict_label
 from tool.cli import fraction, natural, positive, run_script
 from tool.crf import has_crf, load_crf
 from tool.io.failures import FAILED_FILE, Failures
-from tool.io.files import UserError, file_hash, folder_settings, print_warning
+from tool.io.files import UserError, file_hash, fingerprint, folder_settings, print_warning
 from voc12.classes import load_classes
-from voc12.paths import images_of, with_labels
+from voc12.paths import check_scores, images_of, with_labels
 from voc12.transforms import InferenceViews, look_of
 
 
@@ -52,6 +53,8 @@ def get_args_parser():
     flags.add_pool(parser)
     add("--load_epo", type=natural, default=None, help="epoch of the checkpoint, from 0")
     add("--weights", role=flags.FREE, type=str, default=None, help="a checkpoint file, instead of --load_epo")
+    text = "runs below --experiment, of any method: maps are the mean of what is in their dict/, instead of a network's"
+    add("--mean_of", role=flags.FREE, type=str, nargs="+", default=[], metavar="NAME", help=text)
     add = parser.method
     flags.add_crf(parser)
     add("--scales", type=positive, nargs="+", default=[0.5, 1.0, 1.5, 2.0], help="sizes relative to the image's own")
@@ -74,6 +77,8 @@ def check_args(args):
         raise UserError("--images: these photographs have no labels; add --labels predicted")
     if args.png == []:
         args.png = [(sorted(args.alphas)[len(args.alphas) // 2],)]
+    if args.name in args.mean_of:
+        raise UserError(f"--mean_of {args.name}: is the run itself; give the mean another --name")
     if not (args.dict or args.crf or args.vis or args.png):
         raise UserError("nothing to write: give --dict, --crf, --png or --vis")
     if (args.crf or args.png) and args.refine == "crf":
@@ -83,8 +88,8 @@ def check_args(args):
 def build_jobs(args, weights, classes):
     """The folder of the maps, and the jobs for what was asked for. Without a network results are of the stored maps."""
     place = Experiment(args.out, "") if args.images else Experiment.of(args)
-    stored = folder_settings(place.maps)
     own = {"compress": args.compress, "classes": list(classes)}
+    stored = mean_settings(args) | own if args.mean_of else folder_settings(place.maps)
     crf_side = {} if stored and stored.get("max_side") == args.max_side else {"crf_max_side": args.max_side}
     settings = (stored or {"maps": "of another method"}) | own | crf_side
     if weights:
@@ -104,6 +109,17 @@ def build_jobs(args, weights, classes):
         (args.vis, Job({"vis": overlays}, write_overlays)),
     ]
     return maps, [job for wanted, job in jobs if wanted]
+
+
+def mean_settings(args):
+    """What is said of the mean of other runs' maps: the names of these runs and what made their maps."""
+    made = [folder_settings(folder) for folder in mean_folders(args)]
+    return {"mean_of": args.mean_of, "made": [one and fingerprint(one) for one in made]}
+
+
+def mean_folders(args):
+    """Where the maps of --mean_of lie."""
+    return [Experiment(args.experiment, name).maps for name in args.mean_of]
 
 
 def network_maps(args, run, ids, classes):
@@ -148,11 +164,13 @@ def main(args):
     images = images_of(args, failures)
     if weights and args.labels == "given":
         images = with_labels(images, args, classes, failures)
-    elif not weights:
+    elif not args.mean_of:
         images = images._replace(maps=maps.path)
-    facts = Facts(None if args.images else args.infer_list, weights, maps, len(classes))
+    for folder in () if failures.skip else mean_folders(args):
+        check_scores(images.ids, folder, args.infer_list, "run infer.py --dict of that run")
+    facts = Facts(None if args.images else args.infer_list, weights, maps, len(classes), mean_folders(args))
     with Labelling(args, net, images, jobs, failures, facts) as run:
-        samples = chain(run.stored(), network_maps(args, run, run.todo, classes))
+        samples = chain(run.stored(), network_maps(args, run, run.todo, classes) if net else ())
         for image_id, image, shown, cams in samples:
             run.write(image_id, image, shown, cams)
         run.when_done(next_stage(args, run))

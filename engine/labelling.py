@@ -28,7 +28,7 @@ from engine.experiment import next_command, scored_list
 from engine.outputs import Inputs, Outputs
 from engine.record import this_run
 from engine.summary import Summary
-from tool.cam import inner_size
+from tool.cam import inner_size, mean_maps
 from tool.io.failures import Failures
 from tool.io.files import UserError, read_list
 from tool.io.images import open_image
@@ -43,13 +43,14 @@ class Facts(NamedTuple):
     """What a run reads, beside its arguments. list, weights: paths, for the record; both may be None.
 
     maps: the Output of maps that need not be made again where they are there, see `Labelling.split`; num_classes: what
-    the keys of such maps are below.
+    the keys of such maps are below. mean_of: folders of other runs' maps, which then need no network.
     """
 
     list: str | None
     weights: object
     maps: object = None
     num_classes: int = 0
+    mean_of: tuple = ()
 
 
 class Labelling:
@@ -120,14 +121,14 @@ class Labelling:
             yield
 
     def split(self, lacking):
-        """Part what is left into `there`, whose maps are stored, and `todo`, for the network; in words.
+        """Part what is left into `there`, whose maps are stored, and `todo`, for network or other runs' maps; in words.
 
-        lacking: IDs without maps. UserError where there is no network for the latter, or these are failures.
+        lacking: IDs without maps. UserError where there is neither for the latter, or these are failures.
         """
         maps = self.facts.maps
         self.there = [image_id for image_id in self.left if image_id not in lacking]
         self.todo = [image_id for image_id in self.left if image_id in lacking]
-        if self.todo and not self.net:
+        if self.todo and not (self.net or self.facts.mean_of):
             first, of = self.todo[0], f"{len(self.todo)} of {len(self.outputs.inputs.classes)} images"
             if not self.failures.skip:
                 text = f"no maps of {of}, or of other photographs (first {first})"
@@ -135,19 +136,28 @@ class Labelling:
             for image_id in self.todo:
                 self.failures.add(image_id, f"{maps.path(image_id)}: no maps of this image")
             self.todo = []
-        return f", {len(self.there)} from stored maps, {len(self.todo)} through the network"
+        rest = f"the mean of {len(self.facts.mean_of)} runs" if self.facts.mean_of else "through the network"
+        return f", {len(self.there)} from stored maps, {len(self.todo)} {rest}"
 
     def stored(self):
-        """Maps that were written before -> samples for `write`."""
-        maps, said = self.facts.maps, set()
-        for image_id in self.each("from dict", self.there):
+        """Maps that were written before, of this run or the mean of others -> samples for `write`."""
+        yield from self.read_stored("from dict", self.there, [self.facts.maps.folder])
+        if self.facts.mean_of:
+            yield from self.read_stored("mean", self.todo, self.facts.mean_of)
+
+    def read_stored(self, stage, ids, folders):
+        """The mean of what lies in the folders -> samples for `write`."""
+        said, num_classes = set(), self.facts.num_classes
+        for image_id in self.each(stage, ids):
+            paths = [f"{folder}/{image_id}.npy" for folder in folders]
             try:
                 image = np.array(open_image(self.images.photograph(image_id)))
-                cams = read_maps(maps.path(image_id), image.shape[:2], self.facts.num_classes)
+                parts = [in_range(read_maps(path, image.shape[:2], num_classes), path, said) for path in paths]
             except UserError as error:
                 self.failures.add(image_id, error)
                 continue
-            yield image_id, image, sorted(cams), in_range(cams, maps.path(image_id), said)
+            cams = mean_maps(parts)
+            yield image_id, image, sorted(cams), cams
 
     def samples(self, stage, dataset):
         """The samples of a data set, by loading processes; what is Broken goes to the failures."""

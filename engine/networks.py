@@ -23,10 +23,10 @@ def find_checkpoint(args, best, training):
 def load_classifier(args, num_classes):
     """(network, path of its weights); None twice where stored maps alone are used. UserError names the epochs there."""
     given = (args.load_epo is not None) + (args.weights is not None)
-    if not given and not args.dict and args.labels == "given":
+    if not given and (args.mean_of or not args.dict) and args.labels == "given":
         return None, None
-    if given != 1:
-        raise UserError("give one of --load_epo EPOCH and --weights FILE")
+    if given != 1 or args.mean_of:
+        raise UserError("give one of --load_epo EPOCH, --weights FILE and --mean_of NAME..., this with given labels")
     weights = Path(args.weights) if args.weights else Experiment.of(args).classifier.find(args.load_epo)
     if args.as_trained:
         args.max_side = trained_side(weights)

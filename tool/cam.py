@@ -101,6 +101,11 @@ def maps_of(cams, classes, size):
     return dict(zip(classes.tolist(), resize_maps(cams, size).cpu().numpy())) if len(classes) else {}
 
 
+def mean_maps(parts):
+    """The mean of several networks' maps of one image, {class: H x W} each; a class that one lacks is 0 there."""
+    return {k: sum(part[k] for part in parts if k in part) / len(parts) for k in sorted(set().union(*parts))}
+
+
 def predict_label(logits, min_score):
     """The classes that a classifier finds: those whose probability reaches min_score, and always the best one.
 

@@ -71,7 +71,7 @@ FREE_FLAGS = {
     "train.py": TRAINING,
     "train_aff.py": TRAINING | WIDTHS,
     "train_seg.py": TRAINING,
-    "infer.py": PHOTOGRAPHS | WIDTHS | {"dict", "alphas", "png", "refine"},  # each alpha has a folder
+    "infer.py": PHOTOGRAPHS | WIDTHS | {"dict", "alphas", "png", "refine", "mean_of"},  # each alpha has a folder
     "infer_aff.py": LABELLING | WIDTHS | {"train_list", "val_list", "crop_size"},
     "infer_seg.py": PHOTOGRAPHS | {"server", "refine"},
 }

@@ -185,12 +185,39 @@ def test_maps_that_a_checkpoint_makes_no_use_of_are_named(toy, inferred, foreign
     assert "weights" in read_record(foreign / "n/crf/02")["settings"]
 
 
+def test_the_mean_of_the_maps_of_several_runs(toy, foreign):
+    """Without a network; CRF alone later finds the same results."""
+    ids = sorted(path.stem for path in (foreign / "n/dict").glob("*.npy"))
+    (foreign / "m/dict").mkdir(parents=True)
+    for image_id in ids:
+        maps = read_scores(foreign / f"n/dict/{image_id}.npy")
+        write_scores(foreign / f"m/dict/{image_id}.npy", {k: v**2 for k, v in maps.items() if k})
+    flags = [*without_checkpoint(infer_flags(toy, foreign)), "--name", "mean"]
+    of = [*flags, "--mean_of", "n", "m"]
+    assert "0 from stored maps, 12 the mean of 2 runs" in prints("infer.py", *of, "--dict", "--crf", "--alphas", 2)
+    for image_id in ids:
+        maps, found = (read_scores(foreign / name / f"dict/{image_id}.npy") for name in ("n", "mean"))
+        assert maps.keys() == found.keys()
+        for k, one in maps.items():
+            np.testing.assert_allclose(found[k], (one + one**2) / 2 if k else one / 2, atol=1e-6)
+    assert "12 done before" in prints("infer.py", *flags, "--crf", "--alphas", 2)
+    assert "12 from stored maps, 0 the mean of 2 runs" in prints("infer.py", *of, "--dict", "--crf", "--alphas", 2, 7)
+    (foreign / f"m/dict/{ids[0]}.npy").unlink()
+    refused("infer.py", *of[:-1], "--dict", says=["mean/dict: holds results of", "mean_of"])
+    refused(
+        "infer.py", *of, "--name", "p", "--dict", says=["m/dict: nothing for 1 of 12", "infer.py --dict of that run"]
+    )
+    refused("infer.py", *of, "--name", "n", "--dict", says="--mean_of n: is the run itself")
+    refused("infer.py", *infer_flags(toy, foreign), "--mean_of", "m", "--dict", says="give one of --load_epo EPOCH")
+    assert not (foreign / "p").exists()
+
+
 def test_stored_maps_alone_must_be_complete(toy, foreign):
     flags = [*without_checkpoint(infer_flags(toy, foreign)), "--crf", *ALPHAS]
     first = sorted((foreign / "n/dict").glob("*.npy"))[0]
     first.unlink()
     refused("infer.py", *flags, says=["no maps of 1 of 12 images", first.stem, "--load_epo"])
-    refused("infer.py", *flags, "--dict", says="give one of --load_epo EPOCH and --weights FILE")
+    refused("infer.py", *flags, "--dict", says="give one of --load_epo EPOCH, --weights FILE and --mean_of")
     code, errors = run_here("infer.py", *flags, "--on_error", "skip")
     assert code == 0 and "1 images could not be used" in errors
     assert len(list((foreign / "n/crf/02").glob("*.npy"))) == 11
@@ -323,7 +350,7 @@ def test_what_photographs_without_labels_need(toy, trained, photographs, tmp_pat
     refused("infer.py", *predict_flags(trained, tmp_path / "gone", out), says=str(tmp_path / "gone"))
     shutil.copy(photographs / "trip/two.png", photographs / "trip__two.png")
     refused("infer.py", *flags, says="trip__two")
-    refused("infer.py", *without_checkpoint(flags), says="give one of --load_epo EPOCH and --weights FILE")
+    refused("infer.py", *without_checkpoint(flags), says="give one of --load_epo EPOCH, --weights FILE and --mean_of")
     assert not out.exists()
 
 
