@@ -15,7 +15,7 @@ from engine.children import Runs
 from engine.experiment import Experiment
 from engine.report.comparison import filled
 from engine.report.study import make_parts, write_pages
-from engine.studies import CRF, METHOD, STUDIES, SURE, TRUNK, TRUTH
+from engine.studies import CRF, MEAN, METHOD, STUDIES, SURE, TRUNK, TRUTH
 from tool.cli import natural, run_script, workers
 from tool.crf import load_crf
 from tool.io.files import UserError, read_list, require_files
@@ -84,17 +84,12 @@ def make_maps(runs, study, lists, name, row, seed):
     runs.once(name, "maps", commands, scores)
 
 
-def make_crf(runs, study, lists, name):
-    """Dense CRF of the maps of a run, as scores and labels, scored."""
+def make_crf(runs, study, lists, name, maps):
+    """Dense CRF of maps, as scores and labels, scored. maps: flags of infer.py that say whose."""
     low, high, dup = study.powers
-    infer = [*f"{study.infer} --amp --dict --crf {study.crf}".split(), "--alphas", *sorted({*study.powers})]
+    infer = [*maps, *f"--amp --dict --crf {study.crf}".split(), "--alphas", *sorted({*study.powers})]
     command = ["infer.py", *infer, "--png", dup, f"{low}_{high}", "--infer_list", lists["all"]]
     runs.once(name, "crf", [command], {"crf": ("crf", BELOW.crf(dup), lists["report"])})
-
-
-def make_curve(runs, study, lists, name):
-    """How many masks are enough to choose the settings of a run, of those that settings are found on."""
-    runs.once(name, "masks", [["choose.py", *study.curve.split(), "--list", lists["tune"]]], {})
 
 
 def make_labels(runs, study, lists, name, seed):
@@ -128,7 +123,7 @@ def segment(runs, study, lists, name, labels, seed):
 def run_stages(runs, study, lists, seed):
     """What is behind the maps of the method: CRF, AffinityNet, walk; networks on their labels and on true masks."""
     name, (low, high, dup) = f"{METHOD}_seed{seed}", study.powers
-    make_crf(runs, study, lists, name)
+    make_crf(runs, study, lists, name, study.infer.split())
     place = Experiment(runs.folder, name)
     networks = {
         TRUTH: runs.data / "SegmentationClass",
@@ -139,6 +134,17 @@ def run_stages(runs, study, lists, seed):
         segment(runs, study, lists, f"{row}_seed{seed}", labels.resolve(), seed)
     make_labels(runs, study, lists, name, seed)
     segment(runs, study, lists, name, BELOW.walk(study.powers), seed)
+
+
+def run_together(runs, study, lists, seeds):
+    """Once for all seeds: how many masks choose the settings of the first; CRF of the mean of the method's maps, and
+    networks, one a seed, on what two powers agree on there."""
+    of, name = [f"{METHOD}_seed{seed}" for seed in seeds], f"{MEAN}_seed{seeds[0]}"
+    runs.once(of[0], "masks", [["choose.py", *study.curve.split(), "--list", lists["tune"]]], {})
+    make_crf(runs, study, lists, name, ["--mean_of", *of])
+    labels = Experiment(runs.folder, name).crf_labels(study.powers[:2]).resolve()
+    for seed in seeds:
+        segment(runs, study, lists, f"{MEAN}_seed{seed}", labels, seed)
 
 
 def main(args):
@@ -163,8 +169,8 @@ def main(args):
             make_maps(runs, study, lists, f"{row}_seed{seed}", study.rows[row], seed)
         if labelled:
             run_stages(runs, study, lists, seed)
-            if seed == args.seeds[0]:
-                make_curve(runs, study, lists, f"{METHOD}_seed{seed}")
+    if labelled and args.seeds:
+        run_together(runs, study, lists, args.seeds)
     write_pages(study, runs, args.pages, read_list(lists["report"]))
 
 

@@ -11,6 +11,7 @@ TRUNK = "timm:tf_efficientnet_lite0"
 GPP, METHOD = "gpp", "soft_repel"
 # runs whose segmentation network sees the CRF's labels of METHOD, what two powers agree on there, and true masks
 CRF, SURE, TRUTH = "crf", "sure", "truth"
+MEAN = "mean"  # of METHOD's maps of several seeds; its networks see what two powers agree on there
 ALONE = "--attract none --no-repel"
 POOLING = {
     "gap": Row("average (GAP)", f"--pool gap {ALONE}"),

@@ -6,7 +6,7 @@ import numpy as np
 
 from engine.experiment import Experiment
 from engine.report.comparison import class_table, curve_table, filled, gather, masks_table, row_table, stage_table
-from engine.studies import CRF, GPP, METHOD, SURE, TRUTH
+from engine.studies import CRF, GPP, MEAN, METHOD, SURE, TRUTH
 from tool.io.files import atomic, write_text
 from tool.io.images import (
     IGNORE,
@@ -31,14 +31,16 @@ TITLES = ["photograph, label", "activation", "mask", "truth"]
 def make_parts(study, folder):
     """{part of the pages: its table}; parts are called after the set. folder: of all experiments."""
     cam, crf = (METHOD, "maps", "report"), {"dense CRF of the last": (METHOD, "crf", "crf")}
+    crf["dense CRF of the mean of the seeds' maps"] = (MEAN, "crf", "crf")
     networks = {
         "network on the CRF's labels": (CRF, "segmentation", "seg"),
         "network on labels that two powers agree on": (SURE, "segmentation", "seg"),
+        "network on such labels of the mean of the seeds' maps": (MEAN, "segmentation", "seg"),
         "network on pseudo labels": (METHOD, "segmentation", "seg"),
         "network on true masks": (TRUTH, "segmentation", "seg"),
     }
-    sure, truth = ({title: stage} for title, stage in networks.items() if stage[0] in (SURE, TRUTH))
-    shown = {f"CAM, {study.rows[METHOD].title}": cam} | crf | sure | truth
+    shown = {title: stage for title, stage in networks.items() if stage[0] in (SURE, MEAN, TRUTH)}
+    shown = {f"CAM, {study.rows[METHOD].title}": cam} | crf | shown
     tried = {row.title: (name, "maps", "tune") for name, row in ({GPP: study.rows[GPP]} | study.tried).items()}
     parts = {part: row_table(folder, rows) for part, rows in study.tables.items()} | {
         "summary": stage_table(folder, shown, of="network on true masks", whole=False),

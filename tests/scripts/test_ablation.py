@@ -135,7 +135,7 @@ def test_the_segmentation_network_is_scored_on_photographs_it_never_saw(data, pa
     prints("ablation.py", *flags(data, page, "--seeds", 3, "--rows", "soft_repel"))
     trained = [args for name, args in commands if name == "train_seg.py"]
     tested = [args for name, args in commands if name == "infer_seg.py"]
-    names = ["truth_seed3", "crf_seed3", "sure_seed3", "soft_repel_seed3"]
+    names = ["truth_seed3", "crf_seed3", "sure_seed3", "soft_repel_seed3", "mean_seed3"]
     assert [args.name for args in trained] == [args.name for args in tested] == names
     labels = [args.labels for args in trained]
     assert labels[0] == str(data / "SegmentationClass") and labels[3] == "rw/02_1204"
@@ -145,6 +145,17 @@ def test_the_segmentation_network_is_scored_on_photographs_it_never_saw(data, pa
         train, test = set(read_list(one.train_list)), set(read_list(other.infer_list))
         assert not train & test and train | test == set(IDS) and len(test) == 3
         assert one.pretrained == "imagenet"  # not the classifier, which saw the labels of all
+
+
+def test_the_mean_of_all_seeds_has_one_crf_and_a_network_a_seed(data, page, commands):
+    prints("ablation.py", *flags(data, page, "--seeds", 2, 5, "--rows", "soft_repel"))
+    (mean,) = (args for name, args in commands if name == "infer.py" and args.mean_of)
+    assert (mean.name, mean.mean_of) == ("mean_seed2", ["soft_repel_seed2", "soft_repel_seed5"]) and mean.dict
+    trained = {args.name: args for name, args in commands if name == "train_seg.py"}
+    labels = str(page.parent / "runs/mean_seed2/crf_png/02_12")
+    assert [trained[f"mean_seed{seed}"].labels for seed in (2, 5)] == [labels, labels]
+    assert {args.seed for args in trained.values()} == {2, 5}
+    assert "| network on such labels of the mean of the seeds' maps | 50.0 ± 0.0 |" in squeeze(page.read_text())
 
 
 def test_another_command_is_another_run(tmp_path, commands):
@@ -187,10 +198,9 @@ def test_a_set_with_lists_of_its_own(data, page, commands):
     text, count = page.read_text(), len(commands)
     share = 100 * (40 + len(f"{METHOD}_seed0")) / (40 + len("truth_seed0"))
     assert f"| network on pseudo labels, % of network on true masks | {share:.1f} ± 0.0 | | | 2 |" in squeeze(text)
-    assert (
-        f"| cat | 49.0 ± 0.0 | 50.0 ± 0.0 | {40 + len(METHOD) + 6:.1f} ± 0.0 | 51.0 ± 0.0 |" in squeeze(text)
-        and "cow" not in text
-    )
+    labelled = 40 + len(f"{METHOD}_seed0")
+    assert f"| cat | 49.0 ± 0.0 | 50.0 ± 0.0 | 50.0 ± 0.0 | {labelled}.0 ± 0.0 | 51.0 ± 0.0 |" in squeeze(text)
+    assert "cow" not in text
     assert (page.with_name("voc6_seed1.jsonl")).read_text().count("epoch") == 3
     write_text(page, text.replace("% of", "gone"))
     prints("ablation.py", *flags(data, page, "--seeds"))
