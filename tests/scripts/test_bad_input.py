@@ -371,7 +371,7 @@ CONTRADICTIONS = [
     (INFER_AFF, ["--low", 19, "--high", 2], "low must be below high"),
     (TRAIN_AFF, ["--high", 21], "infer.py --crf --alphas 21"),
     (INFER_AFF, ["--dup", 9], "run train_aff.py"),
-    (INFER, ["--load_epo", 0], "give one of --load_epo EPOCH and --weights FILE"),
+    (INFER, ["--load_epo", 0], "give one of --load_epo EPOCH, --weights FILE and --mean_of"),
     (INFER, ["--alphas", 0], "--alphas"),
     (INFER, ["--alphas", 2, 100], "--alphas"),
     (INFER, ["--scales", 1, 0], "--scales"),
@@ -412,7 +412,7 @@ def test_nothing_to_write(prepared):
     given = [k for k in flags(INFER, prepared) if k != "--dict"]
     refused(INFER, *given, says="nothing to write: give --dict, --crf, --png or --vis")
     given = given[: given.index("--weights")] + given[given.index("--weights") + 2 :]
-    refused(INFER, *given, "--dict", says="give one of --load_epo EPOCH and --weights FILE")
+    refused(INFER, *given, "--dict", says="give one of --load_epo EPOCH, --weights FILE and --mean_of")
     refused(INFER, *given, "--name", "e", "--dict", "--load_epo", 7, says=["007net_main.pth", "epochs there: 0"])
 
 
