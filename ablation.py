@@ -141,6 +141,8 @@ def run_together(runs, study, lists, seeds):
     networks, one a seed, on what two powers agree on there."""
     of, name = [f"{METHOD}_seed{seed}" for seed in seeds], f"{MEAN}_seed{seeds[0]}"
     runs.once(of[0], "masks", [["choose.py", *study.curve.split(), "--list", lists["tune"]]], {})
+    if len(seeds) == 1:
+        return  # the mean is that seed's maps, whose CRF and network are there
     make_crf(runs, study, lists, name, ["--mean_of", *of])
     labels = Experiment(runs.folder, name).crf_labels(study.powers[:2]).resolve()
     for seed in seeds:
