@@ -32,7 +32,7 @@ from tool.io.files import UserError, folder_settings, portable, read_list, read_
 from tool.io.images import open_mask
 from tool.metrics import RELEASED_RANGE, over_methods, split_folds, thresholds_between
 from tool.results import SUFFIX, check_kind, score
-from tool.tables import FIGURES, check_plot, table, write_csv, write_plot, write_tex
+from tool.tables import FIGURES, check_outputs, table, write_csv, write_plot, write_tex
 from voc12.classes import BACKGROUND_NAME, load_classes
 from voc12.paths import check_scores, image_path, mask_finder
 
@@ -66,7 +66,7 @@ def get_args_parser():
 
 def takes_chosen(first):
     """Whether choose.py's threshold is scored: of infer.py's maps, where no other choice of one is asked for."""
-    asked = first.kfold or first.plot or first.thresholds != list(RELEASED_RANGE)
+    asked = first.kfold or first.plot or first.thresholds is not RELEASED_RANGE  # given, be it the same
     return first.task == "cam" and first.dict_dir == "dict" and not asked
 
 
@@ -89,8 +89,7 @@ def check_args(args, ids):
         raise UserError("--kfold chooses thresholds, --threshold sets one; give one of them")
     if args.kfold and args.kfold > len(ids):
         raise UserError(f"--kfold {args.kfold}: {args.list} has {len(ids)} images, too few for as many parts")
-    if args.plot:
-        check_plot(args.plot)
+    check_outputs(files_of(args), args.plot)
 
 
 def result_folders(args, ids, hint):

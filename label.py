@@ -1,8 +1,7 @@
 """Photographs and image labels in, label masks out: all stages with a trunk that a laptop trains, in one command.
 
 reads   --images, with --labels or --by_folder (voc12/make_dataset.py says how); --masks: masks of a few photographs
-writes  OUT: the data set; OUT/run: every stage, run/seg_crf/*/ID.png: the masks, run/report/index.html: a page;
-        OUT/export: what --export asks for
+writes  OUT: data set; OUT/run: all stages; run/seg_crf/*/ID.png: masks; run/report/index.html: page; OUT/export
         python label.py --images photos --labels labels.csv --out data/mine
 
 Settings follow the set: its photographs' size, and steps instead of epochs. The network learns from what a CRF makes of
@@ -85,7 +84,8 @@ def seconds_a_step(train, epochs):
     result = subprocess.run(command, capture_output=True, text=True)
     found = re.findall(r"([\d.]+) s each", result.stdout)
     if result.returncode or not found:
-        raise UserError(result.stderr.strip().rpartition("error: ")[2] or "train.py --check says no time")
+        said = re.findall(r"(?:PROBLEM|error): (.*)", result.stderr)
+        raise UserError("; ".join(dict.fromkeys(said)) or "train.py --check says no time")
     return sum(map(float, found)) / len(found)
 
 

@@ -19,7 +19,7 @@ from tool.cli import Parser, fraction, run_script
 from tool.io.files import UserError, print_warning, read_json
 from tool.io.images import BACKGROUND, IGNORE, label_image, open_mask, save_image
 from tool.io.rle import read_coco
-from voc12.layout import check_out, find_labels, first_names, new_set
+from voc12.layout import check_out, find_labels, first_names, fold_id, new_set
 
 
 def get_args_parser():
@@ -58,14 +58,14 @@ def read_masks(folder, image_id, size):
 
 
 def read_codes(path, size):
-    """Masks of a JSON of the generator: a list of {"segmentation": run-length code, ...}."""
+    """Masks of a JSON: a list of {"segmentation": run-length code, ...}, or a dict that has it as its `annotations`."""
     entries = read_json(path)
     try:
+        entries = entries["annotations"] if isinstance(entries, dict) else entries
         return [read_coco(entry["segmentation"], size) for entry in entries]
     except (TypeError, KeyError):
-        raise UserError(
-            f"{path}: no list of masks with a `segmentation`; Segment Anything writes one an image"
-        ) from None
+        text = "no list of masks with a `segmentation`; Segment Anything writes one an image, SA-1B has `annotations`"
+        raise UserError(f"{path}: {text}") from None
     except ValueError as error:
         raise UserError(f"{path}: {error}: masks of another image? Its label has {size[1]} x {size[0]}") from None
 
@@ -86,10 +86,12 @@ def merge(labels, masks, cover, cover_background):
 def main(args):
     paths, without, changed, pixels = find_labels(args.labels), [], 0, 0
     check_out(args.out, args.overwrite)
+    names = {path.name if path.is_dir() else path.stem for path in Path(args.masks).glob("*")}
+    named = {fold_id(name): name for name in sorted(names, key=lambda name: fold_id(name) == name)}  # an ID itself wins
     with new_set(args.out, "merge_masks.py", args) as folder:
         for image_id, path in tqdm(paths.items(), desc="labels", disable=None):
             labels = open_mask(path, IGNORE)
-            masks = read_masks(args.masks, image_id, labels.shape)
+            masks = read_masks(args.masks, named.get(image_id, image_id), labels.shape)
             without += [image_id] * (masks is None)
             merged = merge(labels, masks or [], args.cover, args.cover_background)
             save_image(folder / f"{image_id}.png", label_image(merged))

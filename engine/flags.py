@@ -428,5 +428,5 @@ def add_truth(parser):
     text = "folder of masks, below --voc12_root or any path"
     parser.data("--gt_dir", type=str, default="SegmentationClass", help=text)
     text = "cam: range of the background thresholds that are tried, in steps of 0.01"
-    names = {"nargs": 2, "default": list(RELEASED_RANGE), "metavar": ("MIN", "MAX")}
+    names = {"nargs": 2, "default": RELEASED_RANGE, "metavar": ("MIN", "MAX")}
     parser.method("--thresholds", type=fraction, **names, help=text)

@@ -65,6 +65,9 @@ class Labelling:
         self.folders = [output for job in jobs for output in job.outputs.values()]
         for output in self.folders:
             output.check_names(images.ids, images.labels)
+        made = any(output.folder.exists() for output in self.folders)
+        if facts.maps and not (net or facts.mean_of or made or facts.maps.folder.is_dir()):
+            raise UserError(f"{facts.maps.folder}: no such folder; give --load_epo EPOCH, or put maps there")
         self.world, self.summary = join_world(args.device), Summary()
         self.device = self.world.device
         self.there, self.todo = [], []  # see `split`
@@ -248,8 +251,8 @@ class Labelling:
         scored = scored_list(self.facts.list)
         try:
             ids = read_list(scored)
-        except OSError:
-            return None
+        except UserError:
+            return None  # what VOC's lists are scored on need not be there
         if not all(mask_path(self.args.voc12_root, image_id).is_file() for image_id in ids):
             return None
         return next_command("evaluation.py", self.args, task=task, dict_dir=folder, list=scored)

@@ -52,6 +52,8 @@ class Predictor:
     """
 
     def __init__(self, net, classes, device, scales, mirror, max_side):
+        if not scales:
+            raise UserError("scales: none; an image is seen at one at least")
         self.net, self.classes, self.device = net.to(device).eval(), (BACKGROUND_NAME, *classes), torch.device(device)
         self.views = InferenceViews(scales, mirror, look_of(net.trunk), max_side)
 
@@ -121,7 +123,8 @@ class CamPredictor(Predictor):
     """
 
     def __init__(self, net, classes, device, scales=(0.5, 1.0, 1.5, 2.0), threshold=0.2, min_score=0.5, **more):
-        super().__init__(net, classes, device, (*scales, 1.0), True, **more)  # the last one finds the classes
+        scales = (*scales, 1.0) if scales else ()  # the last one finds the classes
+        super().__init__(net, classes, device, scales, True, **more)
         self.threshold, self.min_score = threshold, min_score
 
     def predict(self, views, seen, size):
@@ -136,9 +139,11 @@ class CamPredictor(Predictor):
 def as_photo(image):
     """An image as a user has it -> PIL RGB; UserError where it is none."""
     if isinstance(image, str | Path):
+        if not Path(image).is_file():
+            raise UserError(f"{image}: no such image")
         return open_image(image)
     if isinstance(image, np.ndarray):
-        if image.dtype != np.uint8 or image.ndim not in (2, 3) or (image.ndim == 3 and image.shape[2] != 3):
+        if image.dtype != np.uint8 or image.ndim not in (2, 3) or image.shape[2:] not in ((), (3,)) or not image.size:
             raise UserError(f"an array {image.shape} of {image.dtype}; an image is H x W x 3 uint8, RGB")
         image = Image.fromarray(image)
     if not isinstance(image, Image.Image):

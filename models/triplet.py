@@ -64,8 +64,8 @@ class TripletErasing:
         repel=True,
         metric="gpp",
     ):
-        if attract not in ATTRACT or metric not in METRICS:
-            raise ValueError(f"attract {attract!r} of {ATTRACT}, metric {metric!r} of {METRICS}")
+        if attract not in ATTRACT or metric not in METRICS or len(weights) > len(TERMS):
+            raise ValueError(f"attract {attract!r} of {ATTRACT}, metric {metric!r} of {METRICS}, weights {weights}")
         self.attraction, self.repels, self.metric = attract, repel, metric
         self.high = high
         self.low = low
@@ -80,7 +80,7 @@ class TripletErasing:
         are classified, which negatives there are and how many pairs are hard is then decided over all of it.
         Returns {"total"} and a scalar tensor for each of TERMS with its weight in it: total is their sum.
         """
-        cam, logits, gpp = net(image)
+        label, (cam, logits, gpp) = label.to(image.dtype), net(image)
         seen = Seen(label, cam, logits, self.embedded(cam, gpp), None, gather, generator)
         names = [name for name in TERMS if name == "cls" or erase]
         if erase and self.attraction != "none":

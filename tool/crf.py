@@ -147,7 +147,7 @@ def crf_with_alphas(image, cams, alphas, iterations=ITERATIONS, pairwise=RELEASE
     Returns {alpha: {0: background, c + 1: class c}} of H x W float32 maps; each pixel's values sum to 1. Without any
     class the background is 1 everywhere.
     """
-    if not cams:
+    if not cams or not len(alphas):
         return {alpha: {0: np.ones(image.shape[:2], np.float32)} for alpha in alphas}
     keys = sorted(cams)
     stack = np.stack([cams[k] for k in keys])

@@ -16,8 +16,8 @@ BOUNDARY_RATIO = 0.02  # of an image's diagonal (Cheng et al., Boundary IoU, CVP
 
 
 def thresholds_between(low, high):
-    """Background thresholds from low to high in steps of 0.01."""
-    return tuple(round(low + 0.01 * k, 2) for k in range(round(100 * (high - low)) + 1))
+    """Background thresholds from low on in steps of 0.01, none above high."""
+    return tuple(round(low + 0.01 * k, 6) for k in range(int(100 * (high - low) + 1e-6) + 1))
 
 
 RELEASED_RANGE = (0.10, 0.34)

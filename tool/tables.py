@@ -195,6 +195,16 @@ def check_plot(path):
         raise UserError(f"{path}: plots need matplotlib; pip install -r requirements.txt") from None
 
 
+def check_outputs(paths, plot=None):
+    """UserError where files cannot be written under these names. plot: that of a plot, or None."""
+    for path in map(Path, paths):
+        place = next(parent for parent in path.absolute().parents if parent.exists())
+        if path.is_dir() or not place.is_dir():
+            raise UserError(f"{path}: {'a folder' if path.is_dir() else f'{place} is no folder'}; choose another name")
+    if plot:
+        check_plot(plot)
+
+
 def write_plot(path, results, methods=None):
     """IoU of every class as bars, beside the curve over the thresholds where there are several; for a paper's column.
 

@@ -2,6 +2,7 @@
 
 import os
 import re
+import unicodedata
 from itertools import combinations
 from pathlib import Path
 
@@ -26,12 +27,17 @@ def load_classes(path=None):
         stored = read_json(path)
         return check_class_names(stored.get(CLASS_NAMES) if isinstance(stored, dict) else None, path)
     try:
-        names = [line.strip() for line in Path(path).read_text(encoding="utf-8-sig").splitlines() if line.strip()]
+        lines = Path(path).read_text(encoding="utf-8-sig").splitlines()
     except FileNotFoundError:
         raise UserError(f"{path}: no such file; --classes takes a text file with one class name a line") from None
     except (UnicodeDecodeError, IsADirectoryError):
         raise UserError(f"{path}: not a text file; --classes takes one class name a line") from None
-    return check_class_names(names, path)
+    return check_class_names([plain_name(line) for line in lines if line.strip()], path)
+
+
+def plain_name(text):
+    """A name without blanks around it, in Unicode's composed form: macOS decomposes accents in the names of files."""
+    return unicodedata.normalize("NFC", text.strip())
 
 
 def check_class_names(names, origin):

@@ -12,7 +12,7 @@ taken; tasks without any are left out. Where regions overlap, the later one is o
 
 import re
 import sys
-from pathlib import Path
+from pathlib import Path, PureWindowsPath
 
 import numpy as np
 from tqdm import tqdm
@@ -44,9 +44,10 @@ def get_args_parser():
 
 def find_id(name, known, path):
     """ID of a mask by its photograph's name, to which tools add folders or a hash; UserError where `known` has none."""
-    parts = without_suffix(image_name(path, name.lstrip("/"))).split("/")
     if known is None:
-        return layout.fold_id("/".join(parts))
+        return layout.fold_id(without_suffix(image_name(path, name.lstrip("/"))))
+    place = PureWindowsPath(without_suffix(name))  # takes both kinds of slashes
+    parts = [part for part in place.parts if part not in (place.anchor, "..")]
     tails = ["/".join(parts[k:]) for k in range(len(parts))]
     tails += [UPLOADED.sub("", parts[-1], count=1)]
     for tail in tails:

@@ -17,11 +17,13 @@ from tool.io.rle import read_brush
 from voc12.classes import BACKGROUND_NAME, IGNORED_NAME
 from voc12.download import unpack
 from voc12.label_table import image_name
+from voc12.layout import first_names
 from voc12.make_coco import read_instances, read_outline
 from voc12.photo_masks import LABELMAP, read_labelmap
 
 MASKS = "SegmentationClass/"
 KINDS = 'a zip of CVAT ("Segmentation mask 1.1"), a JSON export of Label Studio, or a COCO JSON'
+UNLABELLED = "a region without a label; give it one, or delete it"
 
 
 def open_masks(path, names):
@@ -58,20 +60,27 @@ def read_cvat(path, names):
     for member in members:
         image_name(path, member)
     if label_map is None or not any(m.startswith(MASKS) and m.endswith(".png") for m in members):
-        raise UserError(f'{path}: lacks {LABELMAP} or {MASKS}*.png; export as "Segmentation mask 1.1"')
-    colours = read_labelmap(label_map.decode("utf-8", "replace"), f"{path}: {LABELMAP}", names.ids)
+        raise UserError(
+            f'{path}: lacks {LABELMAP} or {MASKS}*.png; export as "Segmentation mask 1.1", or give a COCO JSON itself'
+        )
+    colours = read_labelmap(label_map.decode("utf-8-sig", "replace"), f"{path}: {LABELMAP}", names.ids)
     with tempfile.TemporaryDirectory() as folder:
         unpack(path, folder, MASKS)
         for mask in sorted(Path(folder, MASKS).rglob("*.png")):
             name = mask.relative_to(Path(folder, MASKS)).as_posix()
-            yield name, ids_of_colours(np.asarray(open_image(mask)), colours, f"{path}: {name}")
+            try:
+                pixels = np.asarray(open_image(mask))
+            except UserError:
+                raise UserError(f"{path}: {MASKS}{name}: no image, or broken; export it again") from None
+            yield name, ids_of_colours(pixels, colours, f"{path}: {name}")
 
 
 def read_coco_json(path, names):
     """COCO's JSON: polygons and run-length codes, also those of crowds, since tools write masks so."""
-    coco = read_instances(path)
+    coco, empty = read_instances(path), []
     for image in coco.imgs.values():
         size, regions = (image["height"], image["width"]), []
+        empty += [image["file_name"]] * (not coco.imgToAnns[image["id"]])
         for entry in coco.imgToAnns[image["id"]]:
             where = f"{image['file_name']}, annotation {entry['id']}"
             k = names.id(coco.cats[entry["category_id"]]["name"].strip(), where)
@@ -83,6 +92,9 @@ def read_coco_json(path, names):
                 raise UserError(f"{path}: {where}: {error}") from None
             regions.append((k, inside))
         yield image["file_name"], paint(size, sorted(regions, key=lambda region: -region[1].sum()))
+    if empty:
+        text = f"{path}: {len(empty)} of {len(coco.imgs)} images have no annotation ({first_names(empty)})"
+        print_warning(f"{text}: their masks are all background; take them out of `images` if nobody looked at them")
 
 
 def read_labelstudio(path, names, tasks):
@@ -92,7 +104,11 @@ def read_labelstudio(path, names, tasks):
         try:
             name = photograph_of(task["data"])
             annotations = [entry["result"] for entry in task["annotations"] if not entry.get("was_cancelled")]
-            last = [entry for entry in (annotations or [[]])[-1] if entry["type"].endswith("labels")]
+            last = annotations[-1] if annotations else []
+            named = {entry.get("id") for entry in last if entry["type"].endswith("labels")}
+            if any(entry["type"] == "brush" and entry.get("id") not in named for entry in last):
+                raise ValueError(UNLABELLED)
+            last = [entry for entry in last if entry["type"].endswith("labels")]
             regions = [region(names, name, entry) for entry in last]
         except (KeyError, TypeError, AttributeError, StopIteration):
             text = "is no task of a photograph with annotations; export as JSON, not as JSON-MIN"
@@ -121,6 +137,8 @@ def region(names, name, entry):
     value = entry["value"]
     if "rle" not in value:
         raise ValueError(f"a region of type {entry['type']}; only brushes are read")
+    if not value.get(entry["type"]):
+        raise ValueError(UNLABELLED)
     size = entry["original_height"], entry["original_width"]
     return names.id(value[entry["type"]][0], name), read_brush(value["rle"], size)
 

@@ -9,6 +9,7 @@ import re
 from pathlib import Path, PureWindowsPath
 
 from tool.io.files import UserError, shorten, without_suffix
+from voc12.classes import plain_name
 
 SEPARATOR = re.compile(r'\s*"?image"?\s*([;\t])')
 FORMS = "the first line must be `image,labels` (labels separated by ;) or `image,<class>,<class>,...` (0 or 1)"
@@ -29,13 +30,13 @@ def read_table(path, locate, images="."):
             found = SEPARATOR.match(stream.readline())
             stream.seek(0)
             separator = found[1] if found else ","
-            rows = csv.reader(stream, strict=True, delimiter=separator)
-            header = [cell.strip() for cell in next(rows, [])]
+            rows = csv.reader(stream, strict=True, delimiter=separator, skipinitialspace=True)
+            header = [plain_name(cell) for cell in without_padding(next(rows, []), 0)]
             read_names = row_reader(path, header)
             begin = rows.line_num + 1
             for row in rows:
                 if any(map(str.strip, row)):
-                    where = f"{path}: line {begin}"
+                    where, row = f"{path}: line {begin}", without_padding(row, len(header))
                     if separator == ";" and header == ["image", "labels"] and len(row) > 2:
                         row[1:] = [";".join(row[1:])]  # several labels without quotes
                     if len(row) != len(header):
@@ -58,11 +59,21 @@ def read_table(path, locate, images="."):
     return (None if header[1:] == ["labels"] else header[1:]), labels
 
 
+def without_padding(cells, least):
+    """Cells without the empty ones at their end, which spreadsheets fill lines up with; `least` stay."""
+    while len(cells) > least and not cells[-1].strip():
+        cells = cells[:-1]
+    return cells
+
+
 def row_reader(path, header):
     """The function of a row's other cells -> frozenset of class names, for tables with this header; UserError where it
     is none. It keeps what it read before: a table of a million rows has some thousand combinations."""
     if header[:1] != ["image"] or len(header) < 2:
         raise UserError(f"{path}: no header; {FORMS}, and is {shorten(','.join(header), 60)!r}")
+    if header[1] == "labels" and len(header) > 2:
+        text = f"other columns beside image and labels ({shorten(', '.join(header[2:]), 60)})"
+        raise UserError(f"{path}: {text}; remove them, or call `labels` by the name of a class and write 0 or 1")
     if len(header) == 2 and header[1] != "labels" and header[1].lower() in AMBIGUOUS:
         raise UserError(
             f"{path}: does `image,{header[1]}` list the names of classes, or mark one class by 0 and 1? For names call "
@@ -70,7 +81,7 @@ def row_reader(path, header):
         )
 
     def listed(cell):
-        return frozenset(name.strip() for name in cell.split(";") if name.strip())
+        return frozenset(plain_name(name) for name in cell.split(";") if name.strip())
 
     def marked(*cells):
         for name, cell in zip(header[1:], cells, strict=True):
@@ -103,15 +114,18 @@ def image_name(where, text):
 def finder(images, photos):
     """The function: name in a table -> photograph, of `photos` (relative paths) or another file; None where there is
     none. A name may lack the suffix; UserError where several photographs could be meant."""
-    stems, doubled = {}, set()
+    stems, doubled, composed = {}, set(), {plain_name(photo): photo for photo in photos}
     for photo in photos:
-        stem = without_suffix(photo)
+        stem = plain_name(without_suffix(photo))
         doubled.update({stem} & stems.keys())
         stems[stem] = photo
 
     def find(name):
         if name in photos or (images / name).is_file():
             return name
+        name = plain_name(name)
+        if name in composed:
+            return composed[name]
         if name in doubled:
             raise UserError(f"{images / name}: several photographs are called so; give their suffixes in the table")
         return stems.get(name)

@@ -51,14 +51,17 @@ def fold_names(names):
 def find_photographs(images, without=(), say=print_warning):
     """{path relative to the folder `images`: None} of all photographs below it, told by suffix, sorted.
 
-    Hidden files and folders and the folders `without` are passed over; other files are counted and named by suffix in
-    one line to `say`; links to folders are followed. UserError where there are none.
+    Hidden files and folders, data sets made here and the folders `without` are passed over; other files are counted and
+    named by suffix in one line to `say`; links to folders are followed. UserError where there are none.
     """
     if not Path(images).is_dir():
         raise UserError(f"{images}: no such folder")
     photos, others, seen = [], Counter(), {os.path.realpath(folder) for folder in without}
     for here, folders, names in os.walk(images, followlinks=True, onerror=_raise):
         real = os.path.realpath(here)
+        if MADE in names and Path(here) != Path(images):
+            seen.add(real)  # such as one that --overwrite kept
+            say(f"{here}: is passed over, a data set made of photographs")
         folders[:] = [] if real in seen else [name for name in folders if not name.startswith(".")]
         for name in names if real not in seen else ():
             if name.lower().endswith(SUFFIXES) and not name.startswith("."):

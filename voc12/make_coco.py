@@ -21,7 +21,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))  # run as a scri
 
 from tool.cli import Parser, run_script
 from tool.io.files import UserError, read_json
-from tool.io.images import BACKGROUND, IGNORE, label_image, open_mask, save_image
+from tool.io.images import BACKGROUND, IGNORE, check_size, fit_mask, header_size, label_image, open_mask, save_image
 from tool.io.rle import read_coco
 from voc12.classes import check_class_names
 from voc12.download import fetch_archive, unpack
@@ -69,13 +69,8 @@ def read_instances(path):
         if not isinstance(data, dict) or not isinstance(data.get(part), list):
             raise UserError(f"{path}: lacks the key {part!r}; COCO's JSON has {', '.join(KEYS)}")
         for k, entry in enumerate(data[part]):
-            for key, (kind, *default) in keys.items():
-                if default and isinstance(entry, dict) and entry.get(key) is None:
-                    entry[key] = default[0]
-                if not isinstance(entry, dict) or not isinstance(entry.get(key), kind):
-                    raise UserError(f"{path}: {part}[{k}] lacks the key {key!r}, or it is of another type")
-    for entry in data["images"]:
-        entry["file_name"] = image_name(path, entry["file_name"])
+            if key := lacking(entry, keys, k):
+                raise UserError(f"{path}: {part}[{k}] lacks the key {key!r}, or it is of another type")
     if not all(entry["height"] > 0 and entry["width"] > 0 for entry in data["images"]):
         raise UserError(f"{path}: has an image without any pixels; fetch it again")
     coco = COCO()
@@ -86,6 +81,26 @@ def read_instances(path):
         if entry["image_id"] not in coco.imgs or entry["category_id"] not in coco.cats:
             raise UserError(f"{path}: annotation {entry['id']} is of an image or a category that is not listed")
     return coco
+
+
+def lacking(entry, keys, number):
+    """The key of KEYS that an entry lacks, or has in another type; None where all is there, put in where it may lack.
+
+    A whole number may be written 96.0, and an annotation may have no id: it gets its `number`.
+    """
+    if not isinstance(entry, dict):
+        return next(iter(keys))
+    if "image_id" in keys:
+        entry.setdefault("id", number)
+    for key, (kind, *default) in keys.items():
+        if default and entry.get(key) is None:
+            entry[key] = default[0]
+        value = entry.get(key)
+        if kind is int and isinstance(value, float) and value.is_integer():
+            value = entry[key] = int(value)
+        if not isinstance(value, kind):
+            return key
+    return None
 
 
 def class_index(coco):
@@ -109,7 +124,7 @@ def read_split(path):
     index, labels, sizes = class_index(coco), {}, {}
     for image, entry in sorted(coco.imgs.items()):
         shown = {index[one["category_id"]] for one in coco.imgToAnns[image] if not one["iscrowd"]}  # crowds are none
-        name = entry["file_name"]
+        name = image_name(path, entry["file_name"])
         if shown and name in labels:
             raise UserError(f"{path}: two images are called {name}; fetch it again")
         if shown:
@@ -123,27 +138,36 @@ def read_outline(coco, entry, size):
         return read_coco(entry["segmentation"], size)
     for points in entry["segmentation"]:  # the C code of pycocotools trusts them
         values = np.asarray(points, np.float64)
-        if values.ndim != 1 or len(values) < 4 or not (np.abs(values) <= 2 * max(size)).all():
-            raise ValueError("a polygon far out of the image, or without points")
-    return coco.annToMask(entry) > 0
+        if values.ndim != 1 or len(values) % 2 or not (np.abs(values) <= 2 * max(size)).all():
+            raise ValueError("a polygon far out of the image, or no list of points")
+    # what tools leave of one or two points covers nothing, and pycocotools takes two points for a box
+    polygons = [points for points in entry["segmentation"] if len(points) >= 6]
+    if not polygons:
+        raise ValueError("a polygon without points, or with fewer than three")
+    return coco.annToMask({**entry, "segmentation": polygons}) > 0
 
 
 def instance_mask(coco, image, origin):
     """H x W uint8 of an image: the objects from the largest to the smallest, so that a small one stays visible.
+
+    Sizes are the file's `area` or, where it has none, the pixels of the outline.
 
     Crowd regions are 255 where no object is, and so is the box of an object without an outline, or, without a box,
     all that no outline covers: what is there is not known.
     """
     size, index = (image["height"], image["width"]), class_index(coco)
     mask, unknown = np.full(size, BACKGROUND, np.uint8), np.zeros(size, bool)
-    for entry in sorted(coco.imgToAnns[image["id"]], key=lambda entry: (not entry["iscrowd"], -entry["area"])):
+    regions = []
+    for entry in coco.imgToAnns[image["id"]]:
         if not entry["segmentation"]:
             unknown[box_slices(entry["bbox"])] = True
             continue
         try:
             inside = read_outline(coco, entry, size)
         except Exception as error:  # pycocotools has no errors of its own
-            raise UserError(f"{origin}: annotation {entry['id']}: {error}; fetch it again") from None
+            raise UserError(f"{origin}: annotation {entry['id']}: {error}; mend it, or fetch the file again") from None
+        regions.append((not entry["iscrowd"], -(entry["area"] or inside.sum()), len(regions), inside, entry))
+    for *_, inside, entry in sorted(regions, key=lambda region: region[:3]):
         mask[inside] = IGNORE if entry["iscrowd"] else index[entry["category_id"]] + 1
     mask[unknown & (mask == BACKGROUND)] = IGNORE
     return mask
@@ -203,13 +227,17 @@ def write_masks(coco_root, kind, ids, folder):
     for split in SPLITS:
         path = annotation_path(coco_root, split)
         coco = read_instances(path)  # again: both at once would take twice 2 GB
-        images = [image for image in coco.imgs.values() if image["file_name"] in ids[split]]
-        for image in tqdm(images, desc=f"masks of {split}", disable=None):
+        images = [(image_name(path, image["file_name"]), image) for image in coco.imgs.values()]
+        images = [(name, image) for name, image in images if name in ids[split]]
+        for name, image in tqdm(images, desc=f"masks of {split}", disable=None):
             if kind == "stuff":
                 mask = stuff_mask(coco, image, coco_root / "stuffthingmaps")
             else:
                 mask = instance_mask(coco, image, path)
-            save_image(folder / "SegmentationClass" / f"{ids[split][image['file_name']]}.png", label_image(mask))
+            photo = coco_root / f"{split}2014" / name
+            mask = fit_mask(mask, header_size(photo)[::-1], photo)
+            check_size(mask, header_size(photo)[::-1], photo)
+            save_image(folder / "SegmentationClass" / f"{ids[split][name]}.png", label_image(mask))
 
 
 def annotation_path(coco_root, split):

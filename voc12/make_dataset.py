@@ -22,7 +22,15 @@ from tool.io.failures import FAILED_FILE, Failures
 from tool.io.files import UserError
 from voc12 import layout, photo_labels
 from voc12.classes import BACKGROUND_NAME, check_class_names, load_classes
-from voc12.photo_masks import choose_part, find_masks, mask_colours, read_sizes, warn_of_other_labels, write_masks
+from voc12.photo_masks import (
+    check_masks,
+    choose_part,
+    find_masks,
+    mask_colours,
+    read_sizes,
+    warn_of_other_labels,
+    write_masks,
+)
 
 
 def get_args_parser():
@@ -69,12 +77,13 @@ def choose_classes(args, header, found, origin):
 def main(args):
     images, masks = Path(args.images), Path(args.masks) if args.masks else None
     layout.check_out(args.out, args.overwrite)
+    check_masks(masks, images, args.labelmap)
     apart = [args.out, *([args.masks] if masks else [])]
     negatives = photo_labels.negative_photographs(args.negatives, images, apart)
     photos = layout.find_photographs(images, without=[*apart, *([args.negatives] if negatives else [])])
     classes, missing, copies = None, [], {}
     if args.by_folder:
-        layout.warn_of_empty_folders(images, photos, without=apart)
+        layout.warn_of_empty_folders(images, photos, without=[*apart, *filter(None, [args.negatives])])
         origin, (found, copies) = images, photo_labels.folder_labels(images, photos)
     else:
         origin = args.labels

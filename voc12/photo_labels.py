@@ -6,7 +6,7 @@ from pathlib import Path
 
 from tool.io.files import UserError, file_checksum, file_hash, fingerprint
 from voc12 import layout
-from voc12.classes import alike, ask_about_names
+from voc12.classes import alike, ask_about_names, plain_name
 from voc12.label_table import finder, read_table
 
 
@@ -90,7 +90,7 @@ def folder_labels(images, photos):
     Files of one content in several folders of a class, whatever their names are, are one photograph, the first of them,
     with the classes of all.
     """
-    found = {photo: frozenset(photo.split("/")[:1]) for photo in photos if "/" in photo}
+    found = {photo: frozenset([plain_name(photo.split("/")[0])]) for photo in photos if "/" in photo}
     sizes = {photo: (images / photo).stat().st_size for photo in found if (images / photo).is_file()}
     often = Counter(sizes.values())
     alike, copies = {}, {}

@@ -62,11 +62,23 @@ def mask_colours(masks, labelmap, classes):
     return read_labelmap(text, path, ids)
 
 
+def check_masks(masks, images, labelmap):
+    """UserError where --masks (None: none) cannot be a folder of masks, or --labelmap is there without it."""
+    if masks is None:
+        if labelmap is not None:
+            raise UserError(f"--labelmap {labelmap}: says the colours of masks; give their folder as --masks")
+    elif not masks.is_dir():
+        raise UserError(f"--masks {masks}: no such folder")
+    elif masks.resolve() == images.resolve():
+        raise UserError(f"--masks {masks}: is --images itself; put the masks in a folder of their own")
+
+
 def find_masks(masks, names, copies):
     """{ID: path of its mask} of those that are there. names: {ID: photograph}; copies: {photograph: its copies}."""
     found = {}
     for image_id, name in names.items():
-        paths = [masks / Path(one).with_suffix(".png") for one in (name, *copies.get(name, ()))]
+        ones = [Path(one) for one in (name, *copies.get(name, ()))]
+        paths = [masks / one.with_suffix(suffix) for one in ones for suffix in (".png", ".PNG")]
         found[image_id] = next((path for path in paths if path.is_file()), None)
     found = {image_id: path for image_id, path in found.items() if path}
     if not found:

@@ -14,7 +14,7 @@ from tool.io.files import UserError
 from tool.metrics import ThresholdSweep, best_threshold, confusion, mean_ious
 from tool.pseudo_labels import refine_labels, stack_scores, walk_scores
 from tool.segmentation import label_map, multi_scale_scores
-from voc12.data import Broken, InferenceSet, MaskedSet, load_samples
+from voc12.data import Broken, InferenceSet, MaskedSet, in_range, load_samples
 from voc12.paths import image_path, true_mask
 from voc12.transforms import InferenceViews, look_of
 
@@ -55,9 +55,11 @@ def walk_score(net, world, walks, dup, num_workers, kernels=None):
     """
     num_labels = walks.num_classes + 1
     counts = np.zeros((num_labels, num_labels), dtype=np.int64)
+    said = set()
     share = Subset(walks, world.share(range(len(walks))))
     for image_id, photo, view, maps in each_sample(share, world, num_workers):
-        keys, stack = stack_scores({k: m.numpy() for k, m in maps.items()}, dup, photo.shape[:2])
+        maps = in_range({k: m.numpy() for k, m in maps.items()}, f"{walks.dict_dir}/{image_id}.npy", said)
+        keys, stack = stack_scores(maps, dup, photo.shape[:2])
         walked = walk_scores(net, view, stack, world.device)
         if kernels:
             predicted = refine_labels(photo.numpy(), keys, walked, pairwise=kernels)

@@ -73,6 +73,19 @@ def flags(here):
     return ["--labels", here / "labels", "--masks", here / "masks", "--out", here / "out"]
 
 
+def test_names_with_blanks_and_files_of_sa_1b(here):
+    """Masks are called as the photographs are; SA-1B's files have them in a list of their own."""
+    entries = json.loads((here / "masks" / "b.json").read_text())
+    (here / "masks" / "b.json").unlink()
+    (here / "masks" / "my b.json").write_text(json.dumps({"image": {"file_name": "b.jpg"}, "annotations": entries}))
+    as_folder(here / "masks" / "c.v2 x", MASKS)
+    (here / "labels" / "b.png").rename(here / "labels" / "my_b.png")
+    (here / "labels" / "c.png").rename(here / "labels" / "c.v2_x.png")
+    prints(SCRIPT, *flags(here))
+    for name in ("a", "my_b", "c.v2_x"):
+        assert np.array_equal(open_mask(here / "out" / f"{name}.png", 3), MERGED)
+
+
 def test_both_layouts_and_labels_without_masks(here):
     code, errors = run_here(SCRIPT, *flags(here))
     assert code == 0 and "no masks for 1 of 3 labels, which stay as they are (c)" in errors

@@ -102,6 +102,33 @@ def test_coco_of_other_tools(place, tmp_path):
     assert_same(masks_in(tmp_path / "alone"), {"photos__deep__one": expected})
 
 
+@pytest.mark.parametrize(
+    "name", ["../../data/deep/one.png", "C:\\data\\deep\\one.png", "/home/u/deep/one.png", "deep/one.png"]
+)
+def test_names_of_other_machines(place, tmp_path, name):
+    """A label is found by the end of the name; without labels a name that leads out of a folder is none."""
+    file = coco_json(tmp_path / "c.json", [(9, LARGE, 0)], name)
+    prints(IMPORT, *flags(place, file, tmp_path / "back"))
+    expected = np.zeros(SIZE, np.uint8)
+    expected[2:12, 2:18] = 1
+    assert_same(masks_in(tmp_path / "back"), {"deep__one": expected})
+    if ".." in name or ":" in name:
+        alone = [file, "--classes", place / "classes.txt", "--out", tmp_path / "alone"]
+        refused(IMPORT, *alone, says=[str(file), "leads out"])
+
+
+def test_what_is_left_of_an_outline_is_passed_over(place, tmp_path):
+    file = coco_json(tmp_path / "c.json", [(9, [[3, 3, 9, 9], *LARGE, []], 0)])
+    prints(IMPORT, *flags(place, file, tmp_path / "back"))
+    assert (masks_in(tmp_path / "back")["deep__one"] == 1).sum() == 16 * 10
+
+
+def test_images_that_nobody_labelled_are_said(place, tmp_path):
+    code, errors = run_here(IMPORT, *flags(place, coco_json(tmp_path / "c.json", []), tmp_path / "back"))
+    assert code == 0 and "1 of 1 images have no annotation (photos/deep/one.png)" in errors
+    assert not masks_in(tmp_path / "back")["deep__one"].any()
+
+
 def test_of_label_studios_annotations_the_last_one_counts(place, tmp_path):
     def change(tasks):
         tasks[0]["annotations"] = []
@@ -180,10 +207,21 @@ BAD_FILES = {
         lambda place, path: coco_json(path, [(9, COLUMN | {"counts": [9]}, 0)]),
         "annotation 0: a run-length code that is cut off",
     ),
-    "a path": (lambda place, path: coco_json(path, [(9, SMALL, 0)], "../deep/one.png"), "'../deep/one.png' leads out"),
     "a brush": (
         broken_tasks(lambda tasks: region_of(tasks)["value"].update(rle=[0, 0])),
         "deep/one.png: a broken brush",
+    ),
+    "a region of no label": (
+        broken_tasks(lambda tasks: region_of(tasks)["value"].update(brushlabels=[])),
+        "deep/one.png: a region without a label; give it one, or delete it",
+    ),
+    "a brush of no label": (
+        broken_tasks(lambda tasks: region_of(tasks).update(type="brush")),
+        "deep/one.png: a region without a label; give it one, or delete it",
+    ),
+    "an image that is none": (
+        lambda place, path: cvat_zip(path, {}, PALETTE, ZEBRA, ["SegmentationClass/three.png"]),
+        "SegmentationClass/three.png: no image, or broken; export it again",
     ),
     "size of a brush": (
         broken_tasks(lambda tasks: region_of(tasks).update(original_width=7)),

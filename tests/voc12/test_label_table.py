@@ -48,6 +48,29 @@ def test_spreadsheets_that_separate_by_semicolons_or_tabs(tmp_path, start):
         read(tmp_path, "image;labels\na.jpg\n")
 
 
+@pytest.mark.parametrize(
+    "text", ["image;labels;\na.jpg;cow;dog\nb.jpg;dog;\n", "image,labels,,\na.jpg,cow;dog,,\nb.jpg,dog\n"]
+)
+def test_lines_that_a_spreadsheet_filled_up(tmp_path, text):
+    assert read(tmp_path, text) == (None, {"a.jpg": {"cow", "dog"}, "b.jpg": {"dog"}})
+
+
+def test_quotes_after_a_blank(tmp_path):
+    text = 'image, labels\na.jpg, "cow;dog"\nb.jpg, dog\n'
+    assert read(tmp_path, text) == (None, {"a.jpg": {"cow", "dog"}, "b.jpg": {"dog"}})
+
+
+def test_letters_of_one_and_of_two_codes_are_one_name(tmp_path):
+    """macOS writes an umlaut in the name of a file as a letter and two dots."""
+    one, two = "K\u00e4fer", "Ka\u0308fer"
+    labels = read(tmp_path, f"image,labels\na.jpg,{one}\nb.jpg,{two}\n")[1]
+    assert labels == {"a.jpg": {one}, "b.jpg": {one}}
+    assert read(tmp_path, f"image,{two},cow\na.jpg,1,0\n")[0] == [one, "cow"]
+    for file, name in ((one, two), (two, one)):
+        find = finder(tmp_path, [f"{file}.jpg"])
+        assert find(f"{name}.jpg") == find(name) == find(f"{file}.jpg") == f"{file}.jpg"
+
+
 def test_rows_are_gathered_under_what_is_located(tmp_path):
     text = "image,labels\na.jpg,cow;dog\na.jpeg,dog;cow\n"
     assert read(tmp_path, text, lambda name: name[0])[1] == {"a": {"cow", "dog"}}
@@ -67,6 +90,7 @@ def test_rows_are_gathered_under_what_is_located(tmp_path):
         ("image,labels\nC:\\a.jpg,cow\n", "line 2: .* leads out of the folder"),
         ("image,labels\n/a.jpg,cow\n", "line 2: .* leads out of the folder"),
         ("image,labels\n ,cow\n", "line 2: no image is named"),
+        ("image,labels,notes\na.jpg,cow,x\n", r"other columns beside image and labels \(notes\); remove them"),
         ('image,labels\n"a.jpg,cow\n', "line 2: a quote that never ends"),
         ("image,labels\nä.jpg,cow\n".encode("latin1"), "not UTF-8"),
     ],

@@ -218,7 +218,7 @@ BAD_JSON = {  # name -> (change, words of the message)
         "two images are called COCO_val2014_000000000006.jpg",
     ),
     "a polygon far away": (with_value("annotations", "segmentation", [[0, 0, 1e9, 0, 1e9, 9]]), "101: a polygon far"),
-    "a polygon without points": (with_value("annotations", "segmentation", [[]]), "annotation 101: a polygon far"),
+    "a polygon without points": (with_value("annotations", "segmentation", [[]]), "annotation 101: a polygon without"),
     "a polygon of texts": (with_value("annotations", "segmentation", [["a"] * 6]), "annotation 101: could not convert"),
     "an outline that is a text": (with_value("annotations", "segmentation", "x"), "annotations[1] lacks the key 'segm"),
     "a crowd that is a text": (with_value("annotations", "iscrowd", "no"), "annotations[1] lacks the key 'iscrowd'"),
@@ -532,12 +532,35 @@ def test_small_objects_lie_on_large_ones_and_crowds_below_all(tmp_path):
         coco = coco_file(tmp_path / "x.json", *order, categories=classes)
         assert np.array_equal(instance_mask(coco, coco.imgs[1], "x"), by_hand)
 
+    for order in ([small, large], [large, small]):  # without their sizes pixels are counted
+        coco = coco_file(tmp_path / "x.json", *({**one, "area": None} for one in order), categories=classes)
+        assert np.array_equal(instance_mask(coco, coco.imgs[1], "x"), np.where(by_hand == 255, 0, by_hand))
+
+
+def test_numbers_and_ids_as_tools_write_them(tmp_path):
+    coco = coco_file(tmp_path / "x.json", {"segmentation": OUTLINE, "category_id": 3.0, "iscrowd": 0.0})
+    data = coco.dataset
+    data["images"][0] |= {"width": 8.0, "height": 6.0}
+    del data["annotations"][0]["id"]
+    (tmp_path / "x.json").write_text(json.dumps(data))
+    again = read_instances(tmp_path / "x.json")
+    by_hand = np.zeros((6, 8), int)
+    by_hand[1:4, 1:4] = 1
+    assert np.array_equal(instance_mask(again, again.imgs[1], "x"), by_hand)
+    data["images"][0]["width"] = 8.5
+    (tmp_path / "x.json").write_text(json.dumps(data))
+    with pytest.raises(UserError, match=r"images\[0\] lacks the key 'width', or it is of another type"):
+        read_instances(tmp_path / "x.json")
+
 
 @pytest.mark.parametrize(
     ("outline", "says"),
     [
         ([[1, 1, 4, 1, 4, 3]], None),
         ([[1, 1]], "without points"),
+        ([[1, 1, 4, 3]], "fewer than three"),  # pycocotools would draw a box
+        ([[1, 1, 4, 1, 4]], "no list of points"),
+        ([[1, 1, 4, 3], [1, 1, 4, 1, 4, 3], []], None),
         ([[1, 1, 4, 1, 99, 4]], "far out of the image"),
         ({"counts": [48], "size": [6, 8]}, None),
         ({"counts": [40], "size": [6, 8]}, "another size"),
@@ -558,7 +581,7 @@ def test_outlines_that_code_in_c_must_not_see(tmp_path, outline, says):
 
 def test_a_broken_outline_names_its_annotation(tmp_path):
     coco = coco_file(tmp_path / "x.json", {"segmentation": OUTLINE}, {"segmentation": [[1, 1]]})
-    with pytest.raises(UserError, match=r"x.json: annotation 1: .*without points; fetch it again"):
+    with pytest.raises(UserError, match=r"x.json: annotation 1: .*without points, or .*fetch the file again"):
         instance_mask(coco, coco.imgs[1], "x.json")
 
 

@@ -114,6 +114,33 @@ def test_nested_photographs_of_every_format_with_a_list_of_labels(here):
     )
 
 
+def test_a_data_set_among_the_photographs_is_passed_over(here):
+    for _ in range(3):
+        code, said = run_here(SCRIPT, *flags(here, out=here / "photos" / "mine"), "--overwrite")
+        assert code == 0
+        assert contents(here / "photos" / "mine") == EXPECTED
+    assert "mine.old: is passed over, a data set made of photographs" in said
+
+
+def test_masks_that_cannot_be_there(here):
+    for changes, says in (
+        ({"masks": here / "photos"}, "is --images itself; put the masks in a folder of their own"),
+        ({"masks": here / "gone"}, "gone: no such folder"),
+        ({"labelmap": here / "x.txt"}, "says the colours of masks; give their folder as --masks"),
+    ):
+        refused(SCRIPT, *flags(here, **changes), says=[says])
+        assert_nothing_made(here)
+
+
+def test_masks_with_a_suffix_in_capitals(here):
+    for name in ("my photo", "b/1"):
+        path = here / "masks" / f"{name}.PNG"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        Image.new("L", (12, 8), 1).save(path)
+    make(here, "--val", 0, masks=here / "masks")
+    assert read_list(here / "mine" / "ImageSets" / "Segmentation" / "masks.txt") == ["b__1", "my_photo"]
+
+
 def test_columns_of_zeros_and_ones_keep_the_order_of_the_header(here):
     names = ["zebra", "lion", "okapi"]
     rows = [[p, *(int(n in EXPECTED[i]) for n in names)] for i, p in zip(IDS, sorted(PHOTOS), strict=True)]
