@@ -146,6 +146,13 @@ def test_stored_maps_are_taken_and_without_a_network_all_must_be_there(root):
     assert (root / "e" / "n" / "fast" / "failed.txt").read_text().startswith("c\t")
 
 
+def test_without_maps_and_network_nothing_is_made(root):
+    maps = Output(root / "maps", {}, ".npy")
+    with pytest.raises(UserError, match="maps: no such folder; give --load_epo EPOCH, or put maps there"):
+        begin(root, maps=maps)
+    assert not (root / "e").exists()
+
+
 def test_photographs_of_a_folder_or_a_list(root):
     failures = Failures("skip", "", held=True)
     assert images_of(arguments(root), failures).ids == IDS

@@ -106,10 +106,15 @@ def test_what_is_no_image_is_refused(place):
         (np.zeros((3, 4, 5), np.uint8), "H x W x 3"),
         (Image.new("I", (4, 5)), "mode I, .* give its path"),
         (None, "NoneType is no image"),
-        (place / "none.png", "no such image"),
+        (np.zeros((0, 5, 3), np.uint8), r"\(0, 5, 3\) of uint8"),
+        (place / "none.png", "no such image$"),
+        (place, "no such image$"),
     ):
         with pytest.raises(UserError, match=says):
             predictor(wrong)
+    for which in ("seg", "cam"):
+        with pytest.raises(UserError, match="scales: none"):
+            Predictor.load(place / "n", which, scales=[], device="cpu")
 
 
 def test_the_exported_network_labels_as_infer_seg_does_at_one_scale(place):

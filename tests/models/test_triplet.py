@@ -76,6 +76,8 @@ def test_terms_add_up_and_the_warm_up_has_one():
     terms = TripletErasing(margin=50.0)(net, image, label)
     assert min(terms[k].item() for k in ("cls", "attract", "repel")) > 0
     assert terms["total"].item() == pytest.approx(sum(terms[k].item() for k in ("cls", "attract", "repel")))
+    whole = TripletErasing(margin=50.0)(net, image, label.long())  # labels as most programs have them
+    assert whole["cls"] == terms["cls"] and whole["attract"] == terms["attract"]
     warm_up = TripletErasing()(net, image, label, erase=False)
     assert warm_up["total"].item() == warm_up["cls"].item() and warm_up["attract"].item() == 0
 
@@ -201,7 +203,7 @@ def test_without_repel_the_other_terms_stay():
     assert part["cls"] == whole["cls"] and part["attract"] == whole["attract"]
 
 
-@pytest.mark.parametrize("options", [{"attract": "hard"}, {"metric": "logits"}])
+@pytest.mark.parametrize("options", [{"attract": "hard"}, {"metric": "logits"}, {"weights": (1, 2, 3, 4)}])
 def test_unknown_terms_are_refused(options):
-    with pytest.raises(ValueError, match="'hard'|'logits'"):
+    with pytest.raises(ValueError, match=r"'hard'|'logits'|\(1, 2, 3, 4\)"):
         TripletErasing(**options)

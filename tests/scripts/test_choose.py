@@ -55,6 +55,8 @@ def test_what_is_chosen_is_the_default_of_later_stages(toy, few):
     assert f"chose on {about}: --threshold 0.29" in score
     kfold = prints("evaluation.py", *common, "--task", "cam", "--dict_dir", "dict", "--kfold", 2)
     assert "chose on" not in kfold
+    released = prints("evaluation.py", *common, "--task", "cam", "--dict_dir", "dict", "--thresholds", 0.1, 0.34)
+    assert "chose on" not in released and "the best of 25" in released  # given, though it is the default
 
     infer = [*common, "--num_workers", 0, "--crf_workers", 1, "--crf", "--png"]
     out = prints("infer.py", *infer)

@@ -18,7 +18,7 @@ from engine.record import write_record
 from tool.io.files import read_list
 from tool.io.images import label_image, open_mask
 from tool.io.scores import read_scores, write_scores
-from tool.metrics import ThresholdSweep, iou, kfold, mean_iou, split_folds
+from tool.metrics import ThresholdSweep, iou, kfold, mean_iou, split_folds, thresholds_between
 
 EVALUATION = "evaluation.py"
 IDS = ["one", "two", "three", "four"]
@@ -349,6 +349,8 @@ def test_another_range_of_thresholds(place):
     assert wide["miou_by_threshold"][5:30] == released["miou_by_threshold"]
     assert scores(*CAM, "--thresholds", 0.2, 0.2)[0]["thresholds"] == [0.2]
     refused(EVALUATION, *FLAGS, *CAM, "--thresholds", 0.4, 0.3, says="--thresholds 0.4 0.3")
+    assert thresholds_between(0.125, 0.175) == (0.125, 0.135, 0.145, 0.155, 0.165, 0.175)
+    assert thresholds_between(0.005, 0.02) == (0.005, 0.015)
 
 
 def test_csv(three):
@@ -405,6 +407,17 @@ def test_other_plots_are_refused_before_the_work(place):
     for name in ("plot.jpg", "plot", "plot.png.txt"):
         refused(EVALUATION, *FLAGS, *CAM, "--plot", name, says=[name, ".png, .pdf or .svg"])
     assert not (place / "result.json").exists()
+
+
+def test_files_that_cannot_be_written_are_refused_before_the_work(place):
+    (place / "folder.csv").mkdir()
+    for flag, name, says in (
+        ("--json", "n.txt/x.json", "n.txt is no folder"),
+        ("--csv", "folder.csv", "csv: a folder"),
+    ):
+        (place / "n.txt").write_text("")
+        refused(EVALUATION, *FLAGS, *CAM, "--tex", "x.tex", flag, name, says=[name, says, "choose another name"])
+    assert not (place / "x.tex").exists()
 
 
 def test_matplotlib_is_needed_only_for_plots(place, monkeypatch):

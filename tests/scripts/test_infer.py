@@ -425,6 +425,16 @@ def test_the_next_command_names_what_the_experiment_does_not_remember(toy, copie
     assert "mIoU" in prints(*score)
 
 
+def test_the_list_that_scores_need_not_be_there(toy, copied, tmp_path, monkeypatch):
+    """Results of voc12/train_aug.txt are scored on voc12/train.txt, which not everybody has."""
+    (tmp_path / "voc12").mkdir()
+    shutil.copy(toy / "train.txt", tmp_path / "voc12/train_aug.txt")
+    monkeypatch.chdir(tmp_path)
+    out = prints("infer.py", *infer_flags(toy, copied), "--dict", "--infer_list", "voc12/train_aug.txt")
+    assert "evaluation.py" not in out.split("next:")[1]
+    assert read_record(copied / "n/dict")["ended"]
+
+
 def test_overlays_alone_are_followed_by_what_they_lack(toy, copied, monkeypatch):
     for name in ("dict", "crf", "vis"):
         shutil.rmtree(copied / "n" / name)

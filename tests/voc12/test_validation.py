@@ -85,6 +85,18 @@ def test_class_activation_maps_by_hand(root):
     assert scores.pop("threshold") in np.round(np.arange(0.1, 0.35, 0.01), 2) and scores == BY_HAND
 
 
+def test_maps_of_other_methods_are_walked_within_0_and_1(root, capsys):
+    """As infer_aff.py walks them; what lies beyond is said once."""
+    net, walks = AffinityNet(1 / 16).eval(), walks_of(root)
+    expected = walk_score(net, World(), walks, 2, 0)
+    for k, image_id in enumerate(IDS):
+        maps = np.full((16, 24), -9, np.float32)
+        maps[:8, :8] = 0.9
+        write_scores(root / "dict" / f"{image_id}.npy", {k % 2: maps})
+    assert walk_score(net, World(), walks, 2, 0) == expected
+    assert capsys.readouterr().err.count("what is beyond is cut off") == 1
+
+
 @pytest.mark.parametrize("crf", [False, True])
 def test_a_walk_is_scored_by_its_best_label(root, crf, monkeypatch):
     """Against the walk of each image by itself; a CRF comes after it."""
