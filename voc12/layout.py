@@ -59,7 +59,7 @@ def find_photographs(images, without=(), say=print_warning):
     photos, others, seen = [], Counter(), {os.path.realpath(folder) for folder in without}
     for here, folders, names in os.walk(images, followlinks=True, onerror=_raise):
         real = os.path.realpath(here)
-        if MADE in names and Path(here) != Path(images):
+        if MADE in names and "ImageSets" in folders and Path(here) != Path(images):
             seen.add(real)  # such as one that --overwrite kept
             say(f"{here}: is passed over, a data set made of photographs")
         folders[:] = [] if real in seen else [name for name in folders if not name.startswith(".")]

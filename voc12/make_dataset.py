@@ -90,7 +90,7 @@ def main(args):
         classes, found, missing = photo_labels.table_labels(args.labels, images, photos)
     if not any(found.values()):
         raise UserError(f"{origin}: no photograph has a label")
-    photo_labels.check_negatives(negatives, photos, found, args.negatives)
+    photo_labels.check_negatives(negatives, images, photos, found, args.negatives)
     classes = choose_classes(args, classes, found, origin)
     found = photo_labels.number_labels(found, classes, origin)
     again = [name for names in copies.values() for name in names]

@@ -64,12 +64,26 @@ def negative_photographs(folder, images, without):
     return {(place / name).as_posix(): real / name for name in layout.find_photographs(folder, [*without, images])}
 
 
-def check_negatives(negatives, photos, labels, folder):
-    """UserError where photographs in --negatives have labels, or names that photographs in --images have."""
+def check_negatives(negatives, images, photos, labels, folder):
+    """UserError where photographs in --negatives have labels, or names or bytes that photographs in --images have."""
     both = [name for name in negatives if name in photos or labels.get(name)]
     if both:
         text = f"--negatives {folder}: {len(both)} of its photographs have labels"
         raise UserError(f"{text}, or the names of some in --images ({layout.first_names(both)}); remove or rename one")
+    known = {name: images / name for name, names in labels.items() if names and negatives}
+    for one, *others in same_bytes(known | negatives):
+        if one in known and others[-1] in negatives:
+            raise UserError(f"--negatives {folder}: {others[-1]} is a copy of {one}, which has a label; remove one")
+
+
+def same_bytes(paths):
+    """[[names of files of one content, in their order]] of those that have a copy. paths: {name: path}."""
+    sizes = {name: path.stat().st_size for name, path in paths.items() if path.is_file()}
+    often, alike = Counter(sizes.values()), {}
+    for name, size in sizes.items():
+        if size and often[size] > 1:
+            alike.setdefault(file_hash(paths[name]), []).append(name)
+    return [names for names in alike.values() if len(names) > 1]
 
 
 def number_labels(labels, classes, origin):
@@ -91,12 +105,8 @@ def folder_labels(images, photos):
     with the classes of all.
     """
     found = {photo: frozenset([plain_name(photo.split("/")[0])]) for photo in photos if "/" in photo}
-    sizes = {photo: (images / photo).stat().st_size for photo in found if (images / photo).is_file()}
-    often = Counter(sizes.values())
-    alike, copies = {}, {}
-    for photo in (photo for photo, size in sizes.items() if size and often[size] > 1):
-        alike.setdefault(file_hash(images / photo), []).append(photo)
-    for one, *others in alike.values():
+    copies = {}
+    for one, *others in same_bytes({photo: images / photo for photo in found}):
         classes = frozenset().union(*(found[photo] for photo in (one, *others)))
         if len(classes) > 1:
             found[one], copies[one] = classes, others

@@ -92,6 +92,11 @@ def test_negatives_that_contradict_their_labels_are_refused(drawn, tmp_path):
     refused(MAKE, *flags, "--negatives", tmp_path / "gone", says=[str(tmp_path / "gone"), "no such folder"])
     elsewhere = shutil.copytree(drawn / "photos" / "good", tmp_path / "good")  # the same names in another folder
     refused(MAKE, *flags, "--negatives", elsewhere, says=["6 of its photographs", "in --images"])
+    shutil.copy(drawn / "photos/defect/0.png", tmp_path / "good/9.png")
+    for name in ("0", "1", "2", "3", "4", "5"):
+        (tmp_path / f"good/{name}.png").unlink(missing_ok=True)
+    says = ["good/9.png is a copy of defect/0.png, which has a label"]
+    refused(MAKE, *flags[:2], "--by_folder", *flags[4:], "--negatives", tmp_path / "good", says=says)
     assert not (tmp_path / "set").exists()
 
 
