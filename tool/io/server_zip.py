@@ -30,4 +30,4 @@ def write_server_zip(path, masks, photos, num_labels):
             entry = zipfile.ZipInfo(f"{SERVER_FOLDER}/{image_id}.png", LONG_AGO)
             entry.create_system, entry.external_attr = 3, 0o644 << 16  # the same on every operating system
             archive.writestr(entry, Path(mask).read_bytes())
-    print(f"wrote {path}: {len(masks)} masks for VOC's evaluation server", flush=True)
+    print(f"packed {len(masks)} masks for VOC's evaluation server: {path}", flush=True)
