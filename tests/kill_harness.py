@@ -11,6 +11,7 @@ Worker processes count too: one that reaches its n-th point kills the main proce
 
 import atexit
 import contextlib
+import itertools
 import json
 import multiprocessing
 import os
@@ -230,7 +231,7 @@ class Points:
     def __init__(self, folder, point, number, target):
         self.folder, self.point, self.number, self.target = f"{folder}{os.sep}", point, number, target
         self.main = os.getpid()
-        self.count = 0
+        self.count, self.counter = 0, itertools.count(1)
 
     def __call__(self, event, args):
         if event not in ("open", "os.rename", "os.remove", "os.mkdir") or isinstance(args[0], int):
@@ -253,8 +254,8 @@ class Points:
             self.reach()
 
     def reach(self):
-        self.count += 1
-        if self.count != self.point:
+        self.count = here = next(self.counter)  # at once: threads reach points beside each other
+        if here != self.point:
             return
         if self.target == "all":
             os.killpg(self.main, self.number)
