@@ -235,8 +235,9 @@ def write_masks(coco_root, kind, ids, folder):
             else:
                 mask = instance_mask(coco, image, path)
             photo = coco_root / f"{split}2014" / name
-            mask = fit_mask(mask, header_size(photo)[::-1], photo)
-            check_size(mask, header_size(photo)[::-1], photo)
+            size = header_size(photo)[::-1]
+            mask = fit_mask(mask, size, photo)
+            check_size(mask, size, photo)
             save_image(folder / "SegmentationClass" / f"{ids[split][name]}.png", label_image(mask))
 
 
