@@ -284,6 +284,7 @@ def serve():
 def run_as_script(request):
     """In the child: become the script."""
     os.setsid()
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # shells ignore it in what runs in the background
     os.chdir(request["cwd"])
     log = os.open(request["log"], os.O_WRONLY | os.O_APPEND)
     for descriptor, target in ((os.open(os.devnull, os.O_RDONLY), 0), (log, 1), (log, 2)):
