@@ -80,10 +80,11 @@ def main(args):
     check_masks(masks, images, args.labelmap)
     apart = [args.out, *([args.masks] if masks else [])]
     negatives = photo_labels.negative_photographs(args.negatives, images, apart)
-    photos = layout.find_photographs(images, without=[*apart, *([args.negatives] if negatives else [])])
+    apart += [args.negatives] * bool(negatives)
+    photos = layout.find_photographs(images, without=apart)
     classes, missing, copies = None, [], {}
     if args.by_folder:
-        layout.warn_of_empty_folders(images, photos, without=[*apart, *filter(None, [args.negatives])])
+        layout.warn_of_empty_folders(images, photos, without=apart)
         origin, (found, copies) = images, photo_labels.folder_labels(images, photos)
     else:
         origin = args.labels
