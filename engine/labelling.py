@@ -250,7 +250,7 @@ class Labelling:
             return None
         scored = scored_list(self.facts.list)
         try:
-            ids = read_list(scored)
+            ids = self.outputs.inputs.classes if scored == self.facts.list else read_list(scored)
         except UserError:
             return None  # what VOC's lists are scored on need not be there
         if not all(mask_path(self.args.voc12_root, image_id).is_file() for image_id in ids):
