@@ -12,7 +12,7 @@ from pathlib import Path
 
 from engine import flags
 from engine.children import Runs
-from engine.experiment import Experiment
+from engine.experiment import BELOW, Experiment
 from engine.report.comparison import filled
 from engine.report.study import make_parts, write_pages
 from engine.studies import CRF, MEAN, METHOD, STUDIES, SURE, TRUNK, TRUTH
@@ -23,7 +23,6 @@ from tool.metrics import split_folds
 from voc12.paths import check_images, mask_path
 
 ARCH = f"deeplab_{TRUNK}"
-BELOW = Experiment("", "")  # its paths are those below any experiment
 COMMON = f"--trunk {TRUNK} --output_stride 16 --amp --keep 1 --resume"
 
 

@@ -14,7 +14,7 @@ from pathlib import Path
 
 from engine import flags
 from engine.children import Stages
-from engine.experiment import Experiment
+from engine.experiment import BELOW, Experiment
 from tool.cli import natural, run_script
 from tool.crf import load_crf
 from tool.io.files import read_json, read_list
@@ -22,13 +22,12 @@ from tool.io.files import read_json, read_list
 EPOCHS = 18
 ALPHAS = (2, 4, 8, 16)
 LOW, HIGH, DUP = 2, 16, 8
-LABELS = str(Experiment("", "").walk((LOW, HIGH, DUP)))  # below any experiment
+LABELS = str(BELOW.walk((LOW, HIGH, DUP)))  # below any experiment
 TRAIN = (
     f"--val_list none --pretrained none --width 0.125 --epochs {EPOCHS} --T 15 --batch_size 8 --batch_size_triplet 16 "
     "--crop_size 128 --resize 128 224 --jitter 0.1 0.1 0.1 0.02 --W 1.0 0.2 0.02 --optimizer adamw --lr 5e-4"
 )
 INFER = f"--load_epo {EPOCHS - 1} --scales 0.5 1 1.5 --dict --crf --alphas {' '.join(map(str, ALPHAS))}"
-WIDTHS = "--sxy 80 --srgb 13 --sxy_side 0"  # the released
 POWERS = f"--low {LOW} --high {HIGH} --dup {DUP} --scale 2"
 TRAIN_AFF = (
     f"{POWERS} --select last --epochs 2 --batch_size 8 --crop_size 224 --jitter 0.1 0.1 0.1 0.02 "
@@ -50,9 +49,9 @@ def get_args_parser():
     return parser
 
 
-def score(stages, common, experiment, task, folder, *more):
+def score(stages, common, place, task, folder, *more):
     """evaluation.py on one folder -> its JSON result."""
-    path = experiment / f"score_{folder.replace('/', '_')}.json"
+    path = place.folder / f"score_{folder.replace('/', '_')}.json"
     stages.run("evaluation", "evaluation.py", *common, "--task", task, "--dict_dir", folder, "--json", path, *more)
     return read_json(path)
 
@@ -61,31 +60,31 @@ def make_labels(stages, common, data, checkpoint, seed):
     """Classifier, class activation maps and CRF, AffinityNet from the classifier's trunk, walk."""
     own = ["--seed", seed, "--num_workers", 1, "--overwrite"]
     stages.run("train", "train.py", *common, "--voc12_root", data, *TRAIN.split(), *own)
-    stages.run("infer", "infer.py", *common, *INFER.split(), *WIDTHS.split(), "--overwrite")
+    stages.run("infer", "infer.py", *common, *INFER.split(), "--overwrite")
     stages.run("train_aff", "train_aff.py", *common, *TRAIN_AFF.split(), "--pretrained", checkpoint, *own)
-    stages.run("infer_aff", "infer_aff.py", *common, *POWERS.split(), *WIDTHS.split(), "--overwrite")
+    stages.run("infer_aff", "infer_aff.py", *common, *POWERS.split(), "--overwrite")
 
 
-def segment(stages, common, experiment, unseen, seed):
+def segment(stages, common, place, unseen, seed):
     """The segmentation network on the pseudo labels -> its score on a list of images that no stage saw."""
     own = ["--seed", seed, "--num_workers", 1, "--overwrite"]
     stages.run("train_seg", "train_seg.py", *common, *TRAIN_SEG.split(), *own)
     stages.run("infer_seg", "infer_seg.py", *common, *INFER_SEG.split(), "--infer_list", unseen, "--overwrite")
-    return score(stages, common, experiment, "png", f"seg/{ARCH}", "--list", unseen)
+    return score(stages, common, place, "png", f"seg/{ARCH}", "--list", unseen)
 
 
 def main(args):
     load_crf()
     started = time.time()
     stages, data = Stages(), args.data
-    experiment = Path(args.experiment) / args.name
+    place = Experiment.of(args)
     common = [f"--name={args.name}", f"--experiment={args.experiment}"]
     stages.run("data", "voc12/make_toy.py", "--out", data, "--seed", args.seed)
-    make_labels(stages, common, data, experiment / "ckpt" / f"{EPOCHS - 1:03d}net_main.pth", args.seed)
-    cam = score(stages, common, experiment, "cam", "dict")
-    crf = {a: score(stages, common, experiment, "crf", f"crf/{a:02d}") for a in ALPHAS}
-    pseudo = score(stages, common, experiment, "png", LABELS)
-    segmentation = segment(stages, common, experiment, data / "val.txt", args.seed)
+    make_labels(stages, common, data, place.classifier.checkpoint(EPOCHS - 1), args.seed)
+    cam = score(stages, common, place, "cam", "dict")
+    crf = {a: score(stages, common, place, "crf", str(BELOW.crf(a))) for a in ALPHAS}
+    pseudo = score(stages, common, place, "png", LABELS)
+    segmentation = segment(stages, common, place, data / "val.txt", args.seed)
     best = max(crf, key=lambda a: crf[a]["miou_present"])
     stages.run("report", "report.py", *common)
     print_table(stages, cam, crf, pseudo, segmentation, best)
@@ -95,7 +94,7 @@ def main(args):
         f"mIoU over the present classes, on {images} images whose masks no training saw; the CAM threshold and the "
         f"best CRF alpha are\nchosen on these masks; low {LOW}, high {HIGH} and dup {DUP} of the pseudo labels were "
         f"chosen once, on the drawings of seed 1.\nThe segmentation network is scored on {unseen} images that no stage "
-        f"saw.\nA page to look at: {experiment / 'report' / 'index.html'}"
+        f"saw.\nA page to look at: {place.report / 'index.html'}"
     )
 
 

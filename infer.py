@@ -22,7 +22,7 @@ import torch
 from tqdm import tqdm
 
 from engine import flags
-from engine.experiment import Experiment, next_command
+from engine.experiment import BELOW, Experiment, next_command
 from engine.jobs import Job, crf_job, write_maps, write_overlays
 from engine.labelling import Facts, Labelling
 from engine.networks import load_classifier
@@ -144,7 +144,7 @@ def network_maps(args, run, ids, classes):
 
 def next_stage(args, run):
     """The command that comes next; None where that is not ours to say."""
-    scored = run.scoring("crf", f"crf/{args.alphas[0]:02d}") if args.crf else args.dict and run.scoring("cam", "dict")
+    scored = run.scoring("crf", BELOW.crf(args.alphas[0])) if args.crf else args.dict and run.scoring("cam", "dict")
     if args.images or scored or (args.crf and (len(args.alphas) < 3 or len(set(args.alphas)) < 2)):
         return scored or None
     if not args.crf:

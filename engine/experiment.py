@@ -72,6 +72,9 @@ class Experiment:
         raise UserError(f"--labels: {self.folder / name}: {text}")
 
 
+BELOW = Experiment("", "")  # its paths are those below any experiment
+
+
 # ---------------------------------------------------------------- what an experiment remembers
 
 
@@ -229,6 +232,11 @@ def is_voc(root):
     """Whether a data set is VOC itself, or says of itself nothing else."""
     lists = root / "ImageSets"
     return (lists / "Main" / "trainval.txt").is_file() or not (lists / "Segmentation" / "train.txt").is_file()
+
+
+def has_voc_classes(root):
+    """Whether the paper's settings are meant for its photographs: VOC itself, or a set without names of its own."""
+    return is_voc(root) or not (root / "classes.txt").is_file()
 
 
 def folder_defaults(root, splits):

@@ -169,7 +169,7 @@ class Parser(cli.Parser):
     def elsewhere(self, first, stored, root):
         """The defaults of `add_other` that hold. first: what the first pass gave; root: the data set's folder."""
         trunks = getattr(first, "trunk", PAPER), stored.get("trunk", PAPER)
-        light, voc = trunks != (PAPER, PAPER), experiment.is_voc(root)
+        light, voc = trunks != (PAPER, PAPER), experiment.has_voc_classes(root)
         holding = [defaults for data, defaults in self.others if light or (data and not voc)]
         return {name: value for defaults in holding for name, value in defaults.items()}
 

@@ -5,7 +5,15 @@ Settings of a set were found with seed 0 on masks that are for that (docs/photog
 
 from dataclasses import dataclass, field, replace
 
-from engine.report.comparison import Row
+
+@dataclass(frozen=True)
+class Row:
+    """A row of a table. title: as shown; flags: what makes it; paper: precision, recall, mIoU, or None."""
+
+    title: str
+    flags: str
+    paper: tuple = (None, None, None)
+
 
 TRUNK = "timm:tf_efficientnet_lite0"
 GPP, METHOD = "gpp", "soft_repel"

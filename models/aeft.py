@@ -32,6 +32,11 @@ class AEFTNet(TrunkNet):
         for layer in (self.fc8, self.fc9):
             nn.init.xavier_uniform_(layer.weight)
 
+    def train(self, mode=True):
+        super().train(mode)
+        self.bn8.eval()
+        return self
+
     def class_maps(self, image):
         """image B x 3 x H x W -> cam B x C x h x w; all that inference needs."""
         return self.fc9(F.relu(self.fc8(self.trunk(image))))
@@ -40,7 +45,7 @@ class AEFTNet(TrunkNet):
         cam = self.class_maps(image)
         # the pooling head is small and sensitive to rounding: float32 also under autocast
         with torch.autocast(cam.device.type, enabled=False):
-            cam = cam.float()
+            cam = cam.to(torch.promote_types(cam.dtype, torch.float32))
             gpp = self.gpp(cam)
             logits = cam.mean((2, 3)) if self.pool == "gap" else class_logits(cam, gpp)
         return cam, logits, gpp

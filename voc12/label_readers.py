@@ -15,10 +15,10 @@ from tool.io.files import UserError, print_warning, read_json, without_suffix
 from tool.io.images import BACKGROUND, IGNORE, ids_of_colours, open_image
 from tool.io.rle import read_brush
 from voc12.classes import BACKGROUND_NAME, IGNORED_NAME
+from voc12.coco import read_instances, read_outline
 from voc12.download import unpack
 from voc12.label_table import image_name
 from voc12.layout import first_names
-from voc12.make_coco import read_instances, read_outline
 from voc12.photo_masks import LABELMAP, read_labelmap
 
 MASKS = "SegmentationClass/"

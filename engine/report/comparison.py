@@ -1,7 +1,6 @@
 """Tables of a page: rows of runs, each with several seeds, as mean and standard deviation, beside published figures."""
 
 import re
-from dataclasses import dataclass
 
 import numpy as np
 
@@ -11,15 +10,6 @@ from tool.io.files import UserError, read_json
 from tool.tables import aligned, few_table
 
 HEADERS = ("mIoU", "precision", "recall", "seeds")
-
-
-@dataclass(frozen=True)
-class Row:
-    """A row of a table. title: as shown; flags: what makes it; paper: precision, recall, mIoU, or None."""
-
-    title: str
-    flags: str
-    paper: tuple = (None, None, None)
 
 
 def gather(folder, name, kind):

@@ -162,6 +162,7 @@ def light(*words):
     [
         (["--voc12_root", "VOC"], 0.5, 9, 19),
         (["--voc12_root", "own"], 0.5, 9, 8),
+        (["--voc12_root", "drawn"], 0.5, 9, 19),  # of VOC's classes, as make_toy.py's
         (["--voc12_root", "VOC", "--trunk", "timm:x"], 8.0, 4, 8),
         (["--voc12_root", "VOC", "--trunk", "timm:x", "--rate", "2", "--power", "3"], 2.0, 1, 3),
         (
@@ -175,8 +176,10 @@ def light(*words):
 def test_another_trunk_and_another_data_set_have_defaults_of_their_own(tmp_path, monkeypatch, words, rate, half, power):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "VOC").mkdir()
-    (tmp_path / "own/ImageSets/Segmentation").mkdir(parents=True)
-    (tmp_path / "own/ImageSets/Segmentation/train.txt").write_text("a")
+    for name in ("own", "drawn"):
+        (tmp_path / name / "ImageSets/Segmentation").mkdir(parents=True)
+        (tmp_path / name / "ImageSets/Segmentation/train.txt").write_text("a")
+    (tmp_path / "own/classes.txt").write_text("a")
     args = light(*words)
     assert (args.rate, args.half, args.power) == (rate, half, power)
 

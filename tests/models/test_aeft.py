@@ -144,3 +144,13 @@ def test_recomputed_activations_change_nothing():
         for a, b in zip(ours, theirs):
             torch.testing.assert_close(a, b, rtol=1e-5, atol=1e-6)
     assert any(b.abs().max() > 0 for b in results[0][1])
+
+
+def test_a_frozen_network_trains_no_batchnorm_and_computes_in_double():
+    net = AEFTNet(ResNet38d(width=1 / 16, dropout=(0.0, 0.0)), num_classes=3).freeze().train()
+    assert not [name for name, module in net.named_modules() if isinstance(module, nn.BatchNorm2d) and module.training]
+    image = torch.randn(2, 3, 40, 56, generator=torch.Generator().manual_seed(0))
+    double = copy.deepcopy(net).double()(image.double())
+    for value, exact in zip(net(image), double):
+        assert value.dtype == torch.float32 and exact.dtype == torch.float64
+        torch.testing.assert_close(value.double(), exact, rtol=1e-4, atol=1e-4)

@@ -18,8 +18,8 @@ from tool.io.files import UserError, read_list
 from tool.io.images import open_mask
 from voc12 import download
 from voc12.classes import load_classes
+from voc12.coco import box_slices, instance_mask, read_instances, read_outline, read_split, stuff_mask
 from voc12.labels import load_labels
-from voc12.make_coco import box_slices, instance_mask, read_instances, read_outline, read_split, stuff_mask
 
 pytestmark = pytest.mark.filterwarnings("ignore:__array__ implementation")  # pycocotools with numpy 2
 

@@ -1,6 +1,7 @@
 """Tables of several runs."""
 
-from engine.report.comparison import Row, cells, curve_table, gather, row_table, spread
+from engine.report.comparison import cells, curve_table, gather, row_table, spread
+from engine.studies import Row
 from tool.io.files import write_json, write_text
 
 
