@@ -9,20 +9,19 @@ the maps (--walk: a walk along affinities, which is no better there); masks are 
 --masks choose.py takes the settings from them; none is trained on. Interrupted, the same command goes on where it was.
 """
 
-import re
-import subprocess
-import sys
+import shlex
 from pathlib import Path
 
 from engine import flags
 from engine.check import duration
-from engine.children import ROOT, Stages
+from engine.children import Stages, seconds_a_step
 from engine.experiment import Experiment, read_chosen
 from engine.recipes import OTHERS
 from tool.cli import natural, positive, positive_int, run_script
 from tool.crf import load_crf
 from tool.io.files import UserError, read_json, read_list, write_json
-from voc12.label_writers import ENDINGS
+from voc12.classes import load_classes
+from voc12.label_writers import ENDINGS, check_names
 from voc12.layout import MADE
 from voc12.paths import image_path, usual_side
 from voc12.photo_labels import made_of
@@ -72,21 +71,18 @@ def make_set(stages, args):
     stages.run("data", "voc12/make_dataset.py", "--images", args.images, *source, "--val", 0, "--out", args.out)
 
 
+def check_set(args):
+    """UserError where the last stages could not do with the data set, said before the first."""
+    for kind in args.export:
+        check_names(load_classes(args.out / "classes.txt"), kind)
+    if args.masks and len(read_list(args.out / LISTS / "masks.txt")) < 2:
+        raise UserError(f"--masks {args.masks}: one mask; two at least are needed, and another --out")
+
+
 def fit_views(paths):
     """Views that fit the photographs: ([MIN, MAX] of the longer side, crop), in pixels."""
     side = min(SIDE, usual_side(paths))
     return [round(0.6 * side), round(1.1 * side)], max(96, round(0.65 * side / 32) * 32)
-
-
-def seconds_a_step(train, epochs):
-    """What train.py --check says that a step takes, the mean of those with and without erasing."""
-    command = [sys.executable, ROOT / "train.py", *map(str, [*train, *epochs, "--check"])]
-    result = subprocess.run(command, capture_output=True, text=True)
-    found = re.findall(r"([\d.]+) s each", result.stdout)
-    if result.returncode or not found:
-        said = re.findall(r"(?:PROBLEM|error): (.*)", result.stderr)
-        raise UserError("; ".join(dict.fromkeys(said)) or "train.py --check says no time")
-    return sum(map(float, found)) / len(found)
 
 
 def begun_with(args):
@@ -103,7 +99,7 @@ def choose_steps(args, train, count):
     kept, share = begun_with(args), WALK_SHARE if args.walk else SHARE
     steps = kept or args.steps or min(MOST, max(LEAST, 2 * count))
     if args.check or (args.minutes and not kept):
-        seconds = seconds_a_step(train, ["--epochs", 2, "--T", 2 if count < FEW else 1])
+        seconds = seconds_a_step([*train, "--epochs", 2, "--T", 2 if count < FEW else 1])
         if args.minutes and not kept:
             steps = min(MOST, max(LEAST, round(args.minutes * 60 * share / seconds)))
         text = f"about {duration(steps * seconds / share)} for all stages, {steps} steps of the classifier"
@@ -158,6 +154,7 @@ def main(args):
     if args.walk or args.refine == "crf":
         load_crf(", or give --refine par" * (not args.walk))
     make_set(stages := Stages(), args)
+    check_set(args)
     common = ["--name", NAME, "--experiment", args.out, "--voc12_root", args.out]
     run_stages(stages, args, common, read_list(args.out / LISTS / "train.txt"))
     if args.check:
@@ -173,7 +170,8 @@ def main(args):
         stages.run("export", "voc12/export_labels.py", *own, "--format", kind, "--out", out, "--overwrite")
     print(f"\nmasks: {masks}\na page to look at: {args.out / NAME / 'report/index.html'}")
     more = f"--crf{' --refine par' * (args.refine == 'par')}"
-    print(f"new photographs: python infer_seg.py --name {NAME} --experiment {args.out} --images DIR --out DIR {more}")
+    command = f"python infer_seg.py --name {NAME} --experiment {shlex.quote(str(args.out))}"
+    print(f"new photographs: {command} --images DIR --out DIR {more}")
 
 
 if __name__ == "__main__":

@@ -1,5 +1,6 @@
 """Scripts run one after the other by another script, as a user would run them."""
 
+import re
 import shlex
 import subprocess
 import sys
@@ -70,3 +71,17 @@ class Runs(Stages):
         results = {key: read_json(score) for key, score in files.items()}
         write_json(path, {"commands": texts, "scores": results})
         return results
+
+
+def seconds_a_step(train):
+    """What train.py --check says that a step takes, the mean of those with and without erasing. train: its flags.
+
+    UserError with what it says is wrong.
+    """
+    command = [sys.executable, ROOT / "train.py", *map(str, [*train, "--check"])]
+    result = subprocess.run(command, capture_output=True, text=True)
+    found = re.findall(r"([\d.]+) s each", result.stdout)
+    if result.returncode or not found:
+        said = re.findall(r"(?:PROBLEM|error): (.*)", result.stderr)
+        raise UserError("; ".join(dict.fromkeys(said)) or "train.py --check says no time")
+    return sum(map(float, found)) / len(found)

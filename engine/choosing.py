@@ -46,7 +46,12 @@ def count_all(ids, processes, masked, **tried):
     work = partial(count_settings, masked=masked, **tried)
     with ProcessPoolExecutor(min(processes, len(ids)), process_context(), initializer=follow_parent) as pool:
         try:
-            yield from zip(ids, tqdm(pool.map(work, ids), "CRF", len(ids), unit="image", disable=None))
+            objects = 0
+            for image_id, counts in zip(ids, tqdm(pool.map(work, ids), "CRF", len(ids), unit="image", disable=None)):
+                objects += counts[0][0][1:].sum()
+                yield image_id, counts
+            if not objects:
+                raise UserError(f"{masked.root}: none of {len(ids)} masks shows a class, by which one could choose")
         finally:
             pool.shutdown(cancel_futures=True)
 

@@ -286,7 +286,7 @@ class Training:
         short = 0 < self.plan.planned_steps < self.planned_steps
         why = ", not for the released fewer, which would end before the run" if short else ""
         schedule = f"schedule: {text}; poly planned for {self.planned_steps}{why}"
-        network = self.plan.line.format(f"{count_parameters(self.net):,} parameters, {images} images")
+        network = self.plan.line.replace("{}", f"{count_parameters(self.net):,} parameters, {images} images", 1)
         return [network, schedule, *([self.describe_best()] if self.place.best else [])]
 
     def describe_best(self):

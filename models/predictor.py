@@ -150,7 +150,10 @@ def as_photo(image):
         raise UserError(f"a {type(image).__name__} is no image; give a PIL image, an array or a path")
     if image.mode in ("I", "F") or image.mode.startswith("I;16"):
         raise UserError(f"a PIL image of mode {image.mode}, whose values are not 8-bit; give its path")
-    return image.convert("RGB")
+    try:
+        return image.convert("RGB")
+    except (OSError, ValueError) as error:  # cut off, closed, or of a mode that Pillow cannot turn
+        raise UserError(f"a PIL image that cannot be read: {error}") from None
 
 
 def find_arch(folder, settings):

@@ -2,9 +2,11 @@
 
 import contextlib
 import io
+from collections import Counter
 from typing import NamedTuple
 
 import numpy as np
+from PIL import Image
 
 from tool.io.files import UserError, read_json
 from tool.io.images import BACKGROUND, IGNORE, open_mask
@@ -34,8 +36,16 @@ def read_instances(path):
         for k, entry in enumerate(data[part]):
             if key := lacking(entry, keys, k):
                 raise UserError(f"{path}: {part}[{k}] lacks the key {key!r}, or it is of another type")
+    for part in ("images", "categories"):
+        ids = [entry["id"] for entry in data[part]]
+        if twice := [k for k, times in Counter(ids).items() if times > 1]:
+            raise UserError(
+                f"{path}: ids of {part} are there twice ({twice[0]}, {len(twice)} in all); number them anew"
+            )
     if not all(entry["height"] > 0 and entry["width"] > 0 for entry in data["images"]):
         raise UserError(f"{path}: has an image without any pixels; fetch it again")
+    if not all(entry["height"] * entry["width"] <= 2 * Image.MAX_IMAGE_PIXELS for entry in data["images"]):
+        raise UserError(f"{path}: has an image of more pixels than any photograph that is read; cut it into tiles")
     coco = COCO()
     coco.dataset = data
     with contextlib.redirect_stdout(io.StringIO()):

@@ -11,8 +11,9 @@ taken; tasks without any are left out. Where regions overlap, the later one is o
 """
 
 import re
+import shlex
 import sys
-from pathlib import Path, PureWindowsPath
+from pathlib import Path
 
 import numpy as np
 from tqdm import tqdm
@@ -46,8 +47,9 @@ def find_id(name, known, path):
     """ID of a mask by its photograph's name, to which tools add folders or a hash; UserError where `known` has none."""
     if known is None:
         return layout.fold_id(without_suffix(image_name(path, name.lstrip("/"))))
-    place = PureWindowsPath(without_suffix(name))  # takes both kinds of slashes
-    parts = [part for part in place.parts if part not in (place.anchor, "..")]
+    parts = [part for part in without_suffix(name.replace("\\", "/")).split("/") if part not in ("", ".", "..")]
+    if not parts:
+        raise UserError(f"{path}: {name!r} names no photograph")
     tails = ["/".join(parts[k:]) for k in range(len(parts))]
     tails += [UPLOADED.sub("", parts[-1], count=1)]
     for tail in tails:
@@ -92,7 +94,7 @@ def main(args):
     if unknown:
         print_warning(f"{unknown} annotations without a region are left out: --labels would give their size")
     print(f"wrote {len(seen) - unknown} masks to {args.out}" + f", {changed} of them changed" * (known is not None))
-    print(f"next: python train_seg.py --name NAME --labels LABELS --corrected {args.out}")
+    print(f"next: python train_seg.py --name NAME --labels LABELS --corrected {shlex.quote(str(args.out))}")
 
 
 if __name__ == "__main__":

@@ -4,6 +4,7 @@ Each gives (name of the photograph, H x W uint8 ids) of every mask, None in plac
 UserError, with file and photograph, where a file is broken or names a class that nobody knows.
 """
 
+import contextlib
 import tempfile
 import zipfile
 from pathlib import Path
@@ -110,7 +111,7 @@ def read_labelstudio(path, names, tasks):
                 raise ValueError(UNLABELLED)
             last = [entry for entry in last if entry["type"].endswith("labels")]
             regions = [region(names, name, entry) for entry in last]
-        except (KeyError, TypeError, AttributeError, StopIteration):
+        except (KeyError, TypeError, AttributeError):
             text = "is no task of a photograph with annotations; export as JSON, not as JSON-MIN"
             raise UserError(f"{path}: task {number + 1} {text}") from None
         except ValueError as error:
@@ -127,9 +128,13 @@ def read_labelstudio(path, names, tasks):
 
 def photograph_of(data):
     """Path or name of the photograph in a task's data: the first value that ends as one."""
-    addresses = [urlsplit(value) for value in data.values() if isinstance(value, str)]
-    paths = [parse_qs(address.query).get("d", [unquote(address.path)])[0] for address in addresses]
-    return next(path for path in paths if without_suffix(path) != path)
+    for value in data.values():
+        with contextlib.suppress(ValueError, AttributeError):  # no address, or no text
+            address = urlsplit(value)
+            path = parse_qs(address.query).get("d", [unquote(address.path)])[0]
+            if without_suffix(path) != path:
+                return path
+    raise KeyError("image")
 
 
 def region(names, name, entry):

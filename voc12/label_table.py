@@ -6,7 +6,7 @@ Spreadsheets write ; in place of the commas where numbers have those, or tabs; t
 import csv
 import functools
 import re
-from pathlib import Path, PureWindowsPath
+from pathlib import Path, PurePosixPath
 
 from tool.io.files import UserError, shorten, without_suffix
 from voc12.classes import plain_name
@@ -101,10 +101,13 @@ def below(images, text):
     return text
 
 
+DRIVE = re.compile("[A-Za-z]:/")
+
+
 def image_name(where, text):
     """An image's path with plain slashes; UserError where it is empty or leads out of the folder of the images."""
-    path = PureWindowsPath(text.strip())  # takes both kinds of slashes
-    if path.anchor or ".." in path.parts:
+    path = PurePosixPath(text.strip().replace("\\", "/"))
+    if path.anchor or ".." in path.parts or DRIVE.match(str(path)):
         raise UserError(f"{where}: {text[:200]!r} leads out of the folder of the images")
     if not path.parts:
         raise UserError(f"{where}: no image is named")

@@ -17,7 +17,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))  # run as a scri
 
 from tool.cli import Parser, run_script
 from tool.io.files import UserError
-from tool.io.images import check_size, fit_mask, header_size, label_image, save_image
+from tool.io.images import SUFFIXES, check_size, fit_mask, header_size, label_image, save_image
 from voc12.coco import instance_mask, read_instances, read_split, stuff_mask
 from voc12.download import fetch_archive, unpack
 from voc12.label_table import image_name
@@ -93,6 +93,10 @@ def main(args):
         raise UserError(f"{annotation_path(coco_root, 'val')}: other categories than in training; fetch both again")
     for split in SPLITS:
         folder, names = coco_root / f"{split}2014", list(found[split].labels)
+        if not names:
+            raise UserError(f"{annotation_path(coco_root, split)}: no image has an object; fetch it again")
+        if odd := [name for name in names if Path(name).suffix.lower() not in SUFFIXES]:  # no stage would find it
+            raise UserError(f"{folder / odd[0]}: not the suffix of an image that is read ({', '.join(SUFFIXES)})")
         if missing := [name for name in names if not (folder / name).is_file()]:
             text = f"{folder}: {len(missing)} of {len(names)} photographs are not there ({first_names(missing)})"
             raise UserError(f"{text}; --download fetches them")

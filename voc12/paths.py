@@ -116,6 +116,8 @@ def find_images(images, out):
     path = Path(images)
     if path.is_file():
         found = {fold_id(path.stem): path}
+    elif path.resolve() == Path(out).resolve():
+        raise UserError(f"--out {out}: is --images itself; give a folder in it, or another")
     else:
         photographs = find_photographs(path, without=[out])
         found = {image_id: path / name for image_id, name in fold_names(photographs).items()}

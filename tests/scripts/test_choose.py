@@ -13,7 +13,7 @@ from models.affinity import AffinityNet
 from models.checkpoint import save_weights
 from models.resnet38d import ResNet38d
 from tool.io.files import read_list
-from tool.io.images import open_image, open_mask
+from tool.io.images import label_image, open_image, open_mask
 from tool.io.scores import read_scores, write_scores
 from tool.metrics import best_labels
 from tool.par import par_of_large
@@ -39,7 +39,7 @@ def few(toy, made, tmp_path):
     shutil.copytree(made, tmp_path / "e")
     (tmp_path / "few.txt").write_text("\n".join(read_list(toy / "train.txt")[:4]))
     flags = ["--name", "n", "--experiment", tmp_path / "e", "--voc12_root", toy, "--list", tmp_path / "few.txt"]
-    return tmp_path / "e", [*flags, "--crf_workers", 1, "--alphas", 2, 8, "--sxy", 40, "--srgb", 5]
+    return tmp_path / "e", [*flags, "--crf_workers", 1, "--alphas", 2, 8, "--sxy", 40, "--srgb", 5, "--sxy_side", 500]
 
 
 def test_what_is_chosen_is_the_default_of_later_stages(toy, few):
@@ -133,6 +133,14 @@ def test_what_cannot_be_chosen_from(toy, few, tmp_path):
     refused("choose.py", *flags, says=says)
     lists.write_text(first)
     refused("choose.py", *flags, says="one mask")
+    empty = tmp_path / "empty"
+    shutil.copytree(toy, empty)
+    others = read_list(toy / "train.txt")[1:3]
+    lists.write_text("\n".join(others))
+    for image_id, value in zip(others, (0, 255)):
+        mask = empty / f"SegmentationClass/{image_id}.png"
+        label_image(np.full_like(open_mask(mask, 21), value)).save(mask)
+    refused("choose.py", *flags, "--voc12_root", empty, says="none of 2 masks shows a class")
     lists.write_text(f"{first}\nno_such_photograph\n")
     refused("choose.py", *flags, says="no_such_photograph")
     assert not (folder / "n/settings.json").exists()

@@ -220,11 +220,28 @@ def test_a_budget_is_timed_once(photos, tmp_path, monkeypatch):
     assert ran == first and ran
 
 
+def renamed(photos, folder):
+    """The same with the last of VOC's classes called a:1."""
+    (folder / "renamed.csv").write_text(photos[1].read_text().replace(VOC_CLASSES[19], "a:1"))
+    return photos[0], folder / "renamed.csv"
+
+
 def test_bad_input(photos, tmp_path, capfd, monkeypatch):
     refused("label.py", "--images", photos[0], "--out", tmp_path / "x", says="--labels CSV or --by_folder")
     refused("label.py", *flags(photos, tmp_path / "x", "--steps", 3, "--minutes", 2), says="give one of them")
     assert run_here("label.py", "--images", tmp_path / "none", "--by_folder", "--out", tmp_path / "x")[0] == 2
     assert capfd.readouterr().err == f"make_dataset.py: error: {tmp_path / 'none'}: no such folder\n"
+    few = tmp_path / "few"
+    (few / "deep").mkdir(parents=True)
+    Image.fromarray(np.ones((24, 32), np.uint8)).save(few / "deep/00.png")
+    (tmp_path / "names.txt").write_text("\n".join([*VOC_CLASSES[:19], "a:1"]))
+    for more, says in (
+        (["--masks", few], "one mask; two at least"),
+        (["--export", "cvat", "--classes", tmp_path / "names.txt"], "a:1"),
+    ):
+        refused("label.py", *flags(renamed(photos, tmp_path), tmp_path / "y", *more), says=says)
+        assert not (tmp_path / "y/run").exists()
+        shutil.rmtree(tmp_path / "y")
     monkeypatch.setitem(sys.modules, "pydensecrf.densecrf", None)
     refused("label.py", *flags(photos, tmp_path / "x"), says="or give --refine par")
     assert not (tmp_path / "x").exists()

@@ -117,6 +117,21 @@ def test_names_of_other_machines(place, tmp_path, name):
         refused(IMPORT, *alone, says=[str(file), "leads out"])
 
 
+@pytest.mark.parametrize("name", ["a:1.png", "b'c.png"])
+def test_a_name_with_a_colon_is_no_drive(place, tmp_path, name):
+    file = coco_json(tmp_path / "c.json", [(9, LARGE, 0)], name)
+    prints(IMPORT, file, "--classes", place / "classes.txt", "--out", tmp_path / "alone")
+    assert list(masks_in(tmp_path / "alone")) == [name.removesuffix(".png")]
+
+
+def test_a_text_that_is_no_address_is_passed_over(place, tmp_path):
+    file = accepted(
+        place, tmp_path / "c.json", lambda tasks: [t.update(data={"n": "http://[x"} | t["data"]) for t in tasks]
+    )
+    prints(IMPORT, *flags(place, file, tmp_path / "back"))
+    assert len(masks_in(tmp_path / "back")) == len(json.loads(file.read_text()))
+
+
 def test_what_is_left_of_an_outline_is_passed_over(place, tmp_path):
     file = coco_json(tmp_path / "c.json", [(9, [[3, 3, 9, 9], *LARGE, []], 0)])
     prints(IMPORT, *flags(place, file, tmp_path / "back"))
@@ -234,6 +249,10 @@ BAD_FILES = {
     "class of a brush": (
         broken_tasks(lambda tasks: region_of(tasks)["value"].update(brushlabels=["zebra"])),
         "deep/one.png: class 'zebra' is not in --classes",
+    ),
+    "a photograph without a name": (
+        broken_tasks(lambda tasks: tasks[0]["data"].update(image="/.jpg")),
+        "names no photograph",
     ),
     "another task": (broken_tasks(lambda tasks: tasks[2]["data"].update(image="no photograph")), "task 3 is no task"),
 }

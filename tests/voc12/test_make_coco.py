@@ -217,6 +217,20 @@ BAD_JSON = {  # name -> (change, words of the message)
         ),
         "two images are called COCO_val2014_000000000006.jpg",
     ),
+    "two images of an id": (
+        lambda data: data | {"images": [*data["images"], data["images"][0]]},
+        "instances_val2014.json: ids of images are there twice",
+    ),
+    "two categories of an id": (
+        lambda data: data | {"categories": [*data["categories"], data["categories"][0] | {"name": "kite"}]},
+        "ids of categories are there twice",
+    ),
+    "an image without end": (with_value("images", "width", 10**9), "has an image of more pixels than"),
+    "no objects": (lambda data: data | {"annotations": []}, "instances_val2014.json: no image has an object"),
+    "a suffix that no stage reads": (
+        lambda data: with_value("annotations", "image_id", 6)(with_value("images", "file_name", "x.heic")(data)),
+        "x.heic: not the suffix of an image that is read",
+    ),
     "a polygon far away": (with_value("annotations", "segmentation", [[0, 0, 1e9, 0, 1e9, 9]]), "101: a polygon far"),
     "a polygon without points": (with_value("annotations", "segmentation", [[]]), "annotation 101: a polygon without"),
     "a polygon of texts": (with_value("annotations", "segmentation", [["a"] * 6]), "annotation 101: could not convert"),

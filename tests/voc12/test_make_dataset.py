@@ -315,6 +315,27 @@ def test_masks_whose_ids_are_in_another_order_are_noticed(here, capsys):
     assert "8 of 8 masks hold classes that the labels lack" in capsys.readouterr().err
 
 
+@pytest.mark.parametrize("given", [True, False])
+def test_masks_with_a_palette_that_numbers_colours_as_they_come_are_refused(here, given):
+    """Ids count under other colours, greys, or no palette; under the labels' own in another order nobody knows."""
+    write_masks(here)
+    colours = COLOURS if given else {k: tuple(PALETTE[k].tolist()) for k in range(256)}
+    for path in (here / "masks").rglob("*.png"):
+        ids = np.asarray(Image.open(path))
+        for palette in ([(0, 0, 0)] * 256, [(k, k, k) for k in range(256)], [(9, k, 255 - k) for k in range(256)]):
+            mask = Image.fromarray(ids).convert("P")
+            mask.putpalette([value for colour in palette for value in colour])
+            mask.save(path)
+            assert np.array_equal(open_mask(path, 4, {colour: k for k, colour in colours.items()}), ids)
+    if given:
+        (here / "labelmap.txt").write_text(CVAT + "void:1,1,1::\n")
+    order = [2, 0, 1, 3]
+    mask = Image.fromarray(np.array([order.index(k) if k < 4 else 255 for k in range(256)], np.uint8)[ids]).convert("P")
+    mask.putpalette([value for k in range(256) for value in colours[order[k] if k < 4 else 255]])
+    mask.save(path)
+    refused(SCRIPT, *flags(here, masks=here / "masks"), says=[path.name, "which of the two is meant?"])
+
+
 CVAT = "# label:color_rgb:parts:actions\nbackground:0,0,0::\nzebra:10,20,30::\nlion:9,8,7::\nokapi:250,250,55::\n"
 COLOURS = {0: (0, 0, 0), 1: (9, 8, 7), 2: (250, 250, 55), 3: (10, 20, 30), 255: (1, 1, 1)}
 

@@ -201,6 +201,8 @@ def open_image(path):
             pixels = _eight_bits(_deep_colour(stream, header), path)
         elif _is_deep_grey(header):
             pixels = _eight_bits(_pixels(stream, header.mode), path)
+            if header.format == "TIFF" and header.tag_v2.get(262) == 0:  # white is 0; Pillow heeds it in 8 bits
+                pixels = 255 - pixels
         else:
             pixels = _pixels(stream, "RGB")
         return Image.fromarray(_turn(pixels, how)).convert("RGB")
@@ -251,11 +253,31 @@ def open_mask(path, num_labels, colours=None):
             # ids: in this mode no palette is applied; a PNG is read in half of imageio's time
             pixels = np.asarray(header) if kind == "PNG" else _pixels(stream, header.mode)
             pixels = pixels.astype(np.uint8)
+            if colours is not None and header.mode == "P":
+                _check_palette(header, pixels, colours, path)
         mask = _turn(pixels, how)
     wrong = mask[(mask >= num_labels) & (mask != IGNORE)]
     if wrong.size:
         raise UserError(f"{path}: holds id {wrong.max()}; ids go from 0 to {num_labels - 1}, and 255 is ignored")
     return mask
+
+
+def _check_palette(header, pixels, colours, path):
+    """UserError where the palette of a mask of ids shows each of them in the colour of a label, but not of its own.
+
+    So are masks that a drawing program stored with a palette of its own, which numbers the colours as they come.
+    """
+    palette = np.array(header.getpalette("RGB") or [], np.uint8).reshape(-1, 3)
+    present = [k for k in np.unique(pixels).tolist() if k < len(palette)]
+    shown = [tuple(palette[k].tolist()) for k in present]
+    meant = [colours.get(colour) for colour in shown]
+    if len(np.unique(palette, axis=0)) < 2 or len(set(shown)) < len(shown):
+        return  # no palette
+    if not all(isinstance(label, int) for label in meant):
+        return  # a palette of other colours
+    if other := [(k, label) for k, label in zip(present, meant) if k != label]:
+        text = "the colour of {1}; which of the two is meant? Save it in colours (RGB), or with the labels' own palette"
+        raise UserError(f"{path}: has id {other[0][0]} in {text.format(*other[0])}")
 
 
 def ids_of_colours(pixels, colours, path):

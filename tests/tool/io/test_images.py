@@ -1,6 +1,7 @@
 """Pictures in and out: what imageio reads is what Pillow reads, and drawings by hand."""
 
 import io
+import struct
 
 import cv2
 import numpy as np
@@ -81,6 +82,18 @@ def test_sixteen_bits_are_divided_by_257(tmp_path, mode):
     )
     read = np.asarray(open_image(tmp_path / "x.tif"))
     assert read.tolist() == [[[v] * 3 for v in row] for row in [[0, 1, 1], [156, 254, 255]]]
+
+
+@pytest.mark.parametrize("bits", [8, 16])
+def test_grey_whose_white_is_zero_is_turned(tmp_path, bits):
+    """Pillow turns it in 8 bits alone, and writes none."""
+    values = np.array([[0, 255, 100]], np.uint16) * (257 if bits == 16 else 1)
+    pixels = values.astype(f"<u{bits // 8}").tobytes()
+    tags = [(256, 3), (257, 1), (258, bits), (259, 1), (262, 0), (273, 122), (277, 1), (278, 1), (279, len(pixels))]
+    entries = b"".join(struct.pack("<HHII", tag, 4, 1, value) for tag, value in tags)
+    header = struct.pack("<2sHIH", b"II", 42, 8, len(tags)) + entries + struct.pack("<I", 0)
+    (tmp_path / "x.tif").write_bytes(header + pixels)
+    assert len(header) == 122 and np.asarray(open_image(tmp_path / "x.tif"))[0, :, 0].tolist() == [255, 0, 155]
 
 
 @pytest.mark.parametrize("options", [{}, {"transparency": 2}])
