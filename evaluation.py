@@ -24,7 +24,7 @@ from pathlib import Path
 from engine import flags
 from engine.check import Check, timed
 from engine.distributed import World
-from engine.experiment import scored_of
+from engine.experiment import BELOW, scored_of
 from engine.record import check_origins, describe_origin, now, this_run
 from engine.summary import Summary, print_summary
 from tool.cli import fraction, natural, run_script, several
@@ -67,7 +67,7 @@ def get_args_parser():
 def takes_chosen(first):
     """Whether choose.py's threshold is scored: of infer.py's maps, where no other choice of one is asked for."""
     asked = first.kfold or first.plot or first.thresholds is not RELEASED_RANGE  # given, be it the same
-    return first.task == "cam" and first.dict_dir == "dict" and not asked
+    return first.task == "cam" and Path(first.dict_dir or "") == BELOW.maps and not asked
 
 
 def files_of(args):

@@ -148,7 +148,7 @@ def next_stage(args, run):
     if args.images or scored or (args.crf and (len(args.alphas) < 3 or len(set(args.alphas)) < 2)):
         return scored or None
     if not args.crf:
-        return shlex.join(["python", *sys.argv, *([] if args.dict else ["--dict"]), "--crf"])
+        return shlex.join(["python", *sys.argv, *["--dict"] * (args.dict < bool(run.net or args.mean_of)), "--crf"])
     low, *middle, high = sorted(args.alphas)
     powers = {"low": low, "high": high, "dup": middle[len(middle) // 2]}
     return next_command("train_aff.py", args, **powers, train_list=args.infer_list, val_list="none")

@@ -28,7 +28,7 @@ from engine.recipes import TEST_RECIPES
 from tool.cli import positive, power, run_script
 from tool.crf import load_crf
 from tool.io.failures import FAILED_FILE, Failures
-from tool.io.files import UserError
+from tool.io.files import UserError, print_warning
 from tool.io.server_zip import check_server_path, write_server_zip
 from tool.segmentation import MERGES, mean_with_maps, multi_scale_scores
 from voc12.classes import load_classes
@@ -106,6 +106,8 @@ def segment(args, run, num_labels, maps):
 def main(args):
     if args.crf and args.refine == "crf":
         load_crf(", or give --refine par")
+    elif args.refine != "crf" and not args.crf:
+        print_warning("--refine has no effect without --crf")
     if args.images and args.labels == "given":
         raise UserError("--images: these photographs have no labels; leave --labels given away")
     if args.cams and args.labels != "given":

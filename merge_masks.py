@@ -46,7 +46,7 @@ def read_masks(folder, image_id, size):
     if not path.is_dir() or not files:
         return None
     table = path / "metadata.csv"
-    if table.is_file() and (rows := len(table.read_text().splitlines()) - 1) != len(files):
+    if table.is_file() and (rows := len(table.read_bytes().splitlines()) - 1) != len(files):
         raise UserError(f"{path}: {len(files)} masks, but metadata.csv has {rows}; make the masks of this image anew")
     masks = [open_mask(file, 256) > 0 for file in files]
     for file, mask in zip(files, masks, strict=True):

@@ -9,20 +9,22 @@ VOC12_ROOT/classes.txt, cls_labels.npy, ImageSets/Segmentation/{train,val,masks}
 For VOC itself, told by the kit's ImageSets/Main/trainval.txt, the released defaults stay.
 """
 
+import argparse
 import os
 import shlex
 from pathlib import Path
 
 from models.trained import classifier_place, place_with_best, segmentation_place
-from tool.cli import shown
+from tool.cli import fraction, natural, one_of, positive, power, shown
 from tool.io.files import UserError, portable, read_json, write_json
+from tool.par import REFINEMENTS
 from tool.results import MADE_BY
 from voc12.classes import CLASS_NAMES, load_classes
 
 SEGMENTED = ("seg", "seg_crf")  # folders of the segmentation network's labels, without and with CRF
-CHOSEN, NUMBER = "chosen", int | float  # what of settings.json is choose.py's: {flag's dest: type}
-CHOICES = {"threshold": NUMBER, "low": int, "high": int, "dup": int, "alphas": list, "beta": NUMBER}
-CHOICES |= {"sxy": NUMBER, "srgb": NUMBER, "sxy_side": int, "refine": str}
+CHOSEN = "chosen"  # what of settings.json is choose.py's
+CHOICES = {"threshold": fraction, "low": power, "high": power, "dup": power, "alphas": power, "beta": positive}
+CHOICES |= {"sxy": positive, "srgb": positive, "sxy_side": natural, "refine": one_of(REFINEMENTS)}
 VOC_ROOT, VOC_LABELS = "./data/VOC2012", "voc12/cls_labels.npy"
 
 
@@ -114,10 +116,24 @@ def remember(args):
     """
     path = Experiment.of(args).settings
     values, stored = {name: getattr(args, name) for name in args.remembered}, read_settings(path, args.remembered)
-    if (args.begins or not stored) and stored != values:
+    anew = args.begins and getattr(args, "overwrite", False)  # what was chosen is of the maps that go
+    if (args.begins or not stored) and (stored != values or anew):
         chosen = read_settings(path, {CHOSEN: dict})  # of maps of another method, which were there first
         names = {CLASS_NAMES: list(load_classes(args.classes))}
         write_json(path, values | names | ({} if stored else chosen))
+
+
+def fits(name, value):
+    """Whether a value of CHOICES is what its flag takes; --alphas takes several."""
+    if isinstance(value, list) != (name == "alphas") or value == []:
+        return False
+    values = value if name == "alphas" else [value]
+    if any(isinstance(one, str) != (name == "refine") for one in values):
+        return False
+    try:
+        return all(CHOICES[name](str(one)) is not None for one in values)
+    except argparse.ArgumentTypeError:
+        return False
 
 
 def read_chosen(experiment):
@@ -128,7 +144,7 @@ def read_chosen(experiment):
     kept = read_settings(experiment.settings, {CHOSEN: dict}).get(CHOSEN, {})
     values = {name: kept[name] for name in CHOICES if name in kept}
     for name, value in values.items():
-        if not isinstance(value, CHOICES[name]) or (name == "alphas" and not all(isinstance(a, int) for a in value)):
+        if not fits(name, value):
             raise UserError(f"{experiment.settings}: {name} is {str(value)[:50]!r}; run choose.py again")
     return values, str(kept.get("of", ""))
 
@@ -192,6 +208,8 @@ def next_command(script, args, **flags):
     settings, words = Experiment.of(args).settings, ["python", script]
     stored = read_settings(settings, args.remembered)
     own = {"name": args.name, "experiment": None if args.experiment == "experiment" else args.experiment}
+    if script.startswith(("train", "infer")) and getattr(args, "on_error", "stop") != "stop":
+        own["on_error"] = args.on_error  # what is broken here is broken there
     for name, default in UNREMEMBERED.items():
         value = getattr(args, name, None)
         of_trunk = name in ("trunk", "output_stride", "width")

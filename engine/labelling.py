@@ -246,7 +246,7 @@ class Labelling:
 
     def scoring(self, task, folder):
         """The command that scores results of the run's list; None where images of it have no masks."""
-        if not self.facts.list:
+        if not self.facts.list or self.failures.ids():
             return None
         scored = scored_list(self.facts.list)
         try:

@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from engine.experiment import Experiment
+from engine.experiment import Experiment, next_command
 from models.affinity import AffinityNet
 from models.checkpoint import load_trained
 from models.trained import load_classifier as trained_classifier
@@ -35,7 +35,7 @@ def load_classifier(args, num_classes):
 
 def load_affinity_net(args):
     """(network, path): the weights of --weights or best.pth."""
-    training = "train_aff.py --name {} --low {} --high {} --dup {}".format(args.name, *args.powers)
+    training = next_command("train_aff.py", args, **dict(zip(("low", "high", "dup"), args.powers)))
     weights = find_checkpoint(args, Experiment.of(args).affinity(args.powers).best, training)
     return affinity_net(args, weights), weights
 
@@ -50,7 +50,7 @@ def affinity_net(args, weights):
 def load_segmentation_net(args, num_labels):
     """The network with the weights of --weights or best.pth -> (network, path, settings that make its labels)."""
     best = Experiment.of(args).segmentation(args.arch).best
-    weights = find_checkpoint(args, best, f"train_seg.py --name {args.name} --arch {args.arch}")
+    weights = find_checkpoint(args, best, next_command("train_seg.py", args, arch=args.arch, labels="LABELS"))
     if args.as_trained:
         args.max_side = trained_side(weights)
     net, network = load_segmentation(args.arch, vars(args), weights, num_labels)

@@ -491,6 +491,8 @@ class Training:
         last = self.place.checkpoint(self.progress.epoch - 1)  # before the first epoch, or where it was removed: none
         command = self.next_command() if last.is_file() else None
         none = "" if command else "; no checkpoint is there for the next stage"
+        if command and (left := self.args.epochs - self.progress.epoch):
+            command, none = None, f"; {left} are left, --resume goes on"
         self.log.line(f"done: {self.place.folder}, {self.progress.epoch} epochs{none}")
         self.summary.end(self.args.script, self.world, [self.place.folder], self.failures, command, self.log.line)
         if warning := self.plan.learning.late():

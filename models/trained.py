@@ -56,6 +56,8 @@ def segmentation_place(experiment, arch):
 def load_classifier(settings, weights, num_classes):
     """A classifier with its weights. settings: with model, trunk, width, output_stride and pool."""
     trunk = settings["trunk"], settings["width"], settings["output_stride"]
+    if settings["model"] not in MODELS:
+        raise UserError(f"{weights}: is of the model {settings['model']!r}, which is none of {', '.join(MODELS)}")
     return load_trained(lambda: MODELS[settings["model"]](make_trunk(*trunk), num_classes, settings["pool"]), weights)
 
 

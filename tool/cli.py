@@ -113,6 +113,13 @@ workers = number(int, lambda v: 0 <= v <= 1024, "a whole number from 0 to 1024")
 power = number(int, lambda v: 1 <= v <= 99, "a whole number from 1 to 99")
 positive = number(float, lambda v: 0 < v < FINITE, "a number above 0 and below 1e30")
 nonnegative = number(float, lambda v: 0 <= v < FINITE, "a number from 0 and below 1e30")
+
+
+def one_of(choices):
+    """An argparse type: a text that is one of `choices`."""
+    return number(str, choices.__contains__, f"one of {', '.join(choices)}")
+
+
 fraction = number(float, lambda v: 0 <= v <= 1, "a number from 0 to 1")
 
 

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from engine.experiment import Experiment, next_command, remember
+from engine.experiment import Experiment, next_command, read_chosen, remember, write_chosen
 from engine.flags import Parser, add_common, add_data, add_trunk
 from tool.io.files import UserError
 from voc12.classes import load_classes
@@ -131,6 +131,47 @@ def test_training_anew_forgets_but_resuming_does_not(here):
     assert parse("--overwrite", begins=True).width == 1.0
     shutil.rmtree("experiment/n/ckpt")  # the first try died before its first checkpoint
     assert parse("--width", 0.5, begins=True).width == 0.5
+
+
+def test_what_was_chosen_goes_with_the_maps_of_a_training_that_is_begun_anew(here):
+    experiment = Experiment("experiment", "n")
+    train("--voc12_root", "own")
+    write_chosen(experiment, {"dup": 7}, "3 masks", {})
+    remember(parse("--resume", begins=True))
+    assert read_chosen(experiment) == ({"dup": 7}, "3 masks")
+    remember(parse("--voc12_root", "own", "--overwrite", begins=True))
+    assert read_chosen(experiment) == ({}, "")
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("alphas", []),
+        ("alphas", 4),
+        ("alphas", [0]),
+        ("alphas", [True]),
+        ("sxy", 1e300),
+        ("sxy", "80"),
+        ("srgb", 0),
+        ("low", -3),
+    ]
+    + [("dup", 500), ("dup", [4]), ("dup", "x"), ("sxy_side", -5), ("beta", -1), ("threshold", 5), ("refine", "zzz")],
+)
+def test_choices_that_no_flag_takes_are_refused(here, name, value):
+    train("--voc12_root", "own")
+    fine = {"alphas": [2, 4], "sxy": 80.0, "srgb": 5, "sxy_side": 0, "beta": 8, "threshold": 0.2, "refine": "par"}
+    experiment = Experiment("experiment", "n")
+    write_chosen(experiment, fine, "3 masks", {})
+    assert read_chosen(experiment) == (fine, "3 masks")
+    write_chosen(experiment, fine | {name: value}, "3 masks", {})
+    with pytest.raises(UserError, match=f"settings.json: {name} is .*; run choose.py again"):
+        read_chosen(experiment)
+
+
+def test_what_was_skipped_is_skipped_by_the_next_stage(here):
+    args = train("--voc12_root", "own", "--on_error", "skip")
+    assert next_command("infer.py", args, load_epo=0) == "python infer.py --name n --on_error skip --load_epo 0"
+    assert next_command("evaluation.py", args, task="cam") == "python evaluation.py --name n --task cam"
 
 
 def test_a_data_set_that_was_moved_or_copied(here):

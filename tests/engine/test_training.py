@@ -329,6 +329,13 @@ def test_best_is_the_best_or_the_last(tmp_path, select, best):
     assert (tmp_path / "n" / "log_tiny.txt").read_text().count("best so far") == (2 if select else 0)
 
 
+def test_a_training_that_is_stopped_between_names_no_next_stage(tmp_path, capsys):
+    for words, left in (["--stop_epoch", 2], True), (["--resume"], False):
+        go(training(tmp_path, [Phase("", 0, 3, 2)], words=words)[0])
+        said = capsys.readouterr().out
+        assert ("1 are left, --resume goes on" in said) == left and ("next.py" in said) != left
+
+
 def test_the_best_of_an_earlier_part_stays(tmp_path):
     phases = [Phase("", 0, 3, 2)]
     run, place = training(tmp_path, phases, scored(iter([20.0, 10.0]), select=True), words=["--stop_epoch", 2])
