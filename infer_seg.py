@@ -98,7 +98,11 @@ def segment(args, run, num_labels, maps):
             scores = multi_scale_scores(run.net, seen, size, args.merge, keys)
         scores = scores.cpu().numpy()
         if args.cams:
-            cams = in_range(read_maps(maps(image_id), image.shape[:2], num_labels - 1), maps(image_id), said)
+            try:
+                cams = in_range(read_maps(maps(image_id), image.shape[:2], num_labels - 1), maps(image_id), said)
+            except UserError as error:
+                run.failures.add(image_id, error)
+                continue
             scores = mean_with_maps(scores, cams, keys, args.cams)
         yield image_id, image, shown, (np.uint8(keys or range(num_labels)), scores)
 
@@ -128,7 +132,8 @@ def main(args):
         images = with_labels(images, args, classes, failures)
     if args.cams:
         place = Experiment.of(args).maps
-        check_scores(images.ids, place, args.infer_list, "run infer.py --dict on that list")
+        if not failures.skip:
+            check_scores(images.ids, place, args.infer_list, "run infer.py --dict on that list")
         images = images._replace(maps=lambda image_id: place / f"{image_id}.npy")
     facts = Facts(None if args.images else args.infer_list, weights)
     with Labelling(args, net, images, jobs, failures, facts) as run:

@@ -3,6 +3,7 @@
 What settings.json and the run.json of the checkpoints say goes into `make_classifier` and `load_segmentation`.
 """
 
+import operator
 from pathlib import Path
 from typing import NamedTuple
 
@@ -73,6 +74,8 @@ def load_segmentation(arch, settings, weights, num_labels):
 def trained_side(weights):
     """Pixels of the longer side at which training saw photographs, by run.json beside the weights, else MAX_SIDE."""
     record = read_record(Path(weights).parent) or {"settings": {}}
-    if "resize" in record["settings"]:
-        return record["settings"]["resize"][1]
-    return (record.get("arguments") or {}).get("side", MAX_SIDE)
+    try:
+        sides = record["settings"].get("resize") or [0, (record.get("arguments") or {}).get("side", MAX_SIDE)]
+        return operator.index(sides[1])
+    except (AttributeError, IndexError, KeyError, TypeError):
+        raise UserError(f"{Path(weights).parent}: run.json is damaged; remove it") from None

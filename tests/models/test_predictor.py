@@ -15,6 +15,7 @@ from models.checkpoint import save_weights
 from models.deeplab import make_segmentation_net
 from models.predictor import Predictor
 from models.resnet38d import ResNet38d
+from models.trained import trained_side
 from tool.io.files import UserError, write_json
 from tool.io.images import open_image, open_mask
 from tool.io.scores import read_scores
@@ -153,3 +154,10 @@ def test_which_network_is_taken(place, tmp_path):
     (folder / "settings.json").write_text(json.dumps([1]))
     with pytest.raises(UserError, match="not the settings"):
         Predictor.load(folder)
+
+
+@pytest.mark.parametrize("settings", [{"resize": 7}, {"resize": "wide"}, {"resize": [3]}])
+def test_a_damaged_record_beside_the_weights_is_refused(tmp_path, settings):
+    write_json(tmp_path / "run.json", {"settings": settings})
+    with pytest.raises(UserError, match="run.json is damaged"):
+        trained_side(tmp_path / "best.pth")

@@ -370,7 +370,7 @@ CONTRADICTIONS = [
     (TRAIN_AFF, ["--low", 19], "low must be below high"),
     (INFER_AFF, ["--low", 19, "--high", 2], "low must be below high"),
     (TRAIN_AFF, ["--high", 21], "infer.py --crf --alphas 21"),
-    (INFER_AFF, ["--dup", 9], "run train_aff.py"),
+    (INFER_AFF, ["--dup", 9], "run python train_aff.py"),
     (INFER, ["--load_epo", 0], "give one of --load_epo EPOCH, --weights FILE and --mean_of"),
     (INFER, ["--alphas", 0], "--alphas"),
     (INFER, ["--alphas", 2, 100], "--alphas"),

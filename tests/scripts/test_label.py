@@ -167,7 +167,7 @@ def test_a_set_that_is_there_is_gone_on_with_unless_files_are_others(photos, tmp
 
 def test_steps_and_sizes_follow_the_set(photos, tmp_path, monkeypatch):
     label = load_script("label.py")
-    monkeypatch.setattr(label, "seconds_a_step", lambda train, epochs: 0.5)
+    monkeypatch.setattr(label, "seconds_a_step", lambda train: 0.5)
     parse = label.get_args_parser().parse_args
     base = [str(word) for word in flags(photos, tmp_path)]
     assert label.choose_steps(parse(base), [], 60) == (120, ["--epochs", 17, "--T", 17])  # nothing is erased
@@ -211,7 +211,7 @@ def test_a_budget_is_timed_once(photos, tmp_path, monkeypatch):
     label = load_script("label.py")
     seconds, stages, ran = iter([0.5, 0.7]), Stages(), []
     monkeypatch.setattr(label, "fit_views", lambda paths: ([19, 35], 96))
-    monkeypatch.setattr(label, "seconds_a_step", lambda train, epochs: next(seconds))
+    monkeypatch.setattr(label, "seconds_a_step", lambda train: next(seconds))
     monkeypatch.setattr(stages, "run", lambda stage, script, *flags: ran.append(flags))
     args = label.get_args_parser().parse_args([*map(str, flags(photos, tmp_path, "--minutes", 20))])
     label.run_stages(stages, args, [], ["a"] * 16)

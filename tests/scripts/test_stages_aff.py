@@ -227,7 +227,7 @@ def test_alphas_and_stages_that_do_not_fit(toy, affine, copy):
     for name in read_list(toy / "train.txt")[:5]:
         (copy / "n" / "crf" / "02" / f"{name}.npy").unlink()
     refused("train_aff.py", *flags, "--overwrite", says=["crf/02: nothing for 5 of 12", "infer.py --crf --alphas 2"])
-    refused("infer_aff.py", *aff_flags(toy, copy), "--dup", 9, says=["aff021909", "run train_aff.py"])
+    refused("infer_aff.py", *aff_flags(toy, copy), "--dup", 9, says=["aff021909", "run python train_aff.py"])
     refused("train_aff.py", *flags, "--crop_size", 100, says="multiple of 8")
     (copy / "n" / "dict" / "toy_00000.npy").unlink()
     refused("infer_aff.py", *aff_flags(toy, copy), says=["dict: nothing for 1 of 12", "infer.py --dict"])

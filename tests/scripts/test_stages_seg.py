@@ -421,6 +421,11 @@ def test_labels_kept_to_those_of_the_image(toy, labelled, copy):
     found = labels(copy)
     assert np.mean(found[second] == expected) > 0.999 and not np.array_equal(found[second], plain[second])
     assert not found[none].any()
+    (copy / f"n/dict/{second}.npy").write_bytes(b"cut off")
+    assert run_here("infer_seg.py", *flags[:-1], "--cams", 3, "--overwrite")[0] == 2
+    shutil.rmtree(copy / "n" / "seg")
+    _, errors = run_here("infer_seg.py", *flags[:-1], "--cams", 3, "--on_error", "skip")
+    assert f"left out {second}" in errors and second not in labels(copy) and none in labels(copy)
 
 
 @pytest.mark.parametrize("more", [[], ["--mirror"]])
@@ -555,7 +560,10 @@ def test_check_of_inference_writes_nothing(toy, copy, tmp_path, capsys):
 @pytest.mark.parametrize(
     ("flags", "says"),
     [
-        (["--arch", SMP], ["ckpt_seg/smp-Unet-test_resnet/best.pth: no such checkpoint", f"n --arch {SMP}"]),
+        (
+            ["--arch", SMP],
+            ["ckpt_seg/smp-Unet-test_resnet/best.pth: no such checkpoint", f"--arch {SMP} --labels LABELS"],
+        ),
         (["--weights", "no.pth"], ["no.pth: no such checkpoint"]),
         (["--images", "x"], ["--images PATH and --out DIR go together"]),
         (["--images", "x", "--out", "y"], ["x: no such folder"]),

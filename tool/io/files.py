@@ -17,8 +17,8 @@ class UserError(Exception):
     """What the user can mend: one line that says what is wrong, in which file, and what to do about it."""
 
     def __init__(self, message):
-        # a DataLoader worker hands its exception over as a whole traceback; the last line is ours
-        line = str(message).strip().splitlines()[-1].removeprefix("tool.io.files.UserError: ")
+        # a DataLoader worker hands its exception over as a whole traceback, with ours at its end
+        line = str(message).strip().rpartition("tool.io.files.UserError: ")[2]
         super().__init__(CONTROL.sub(lambda found: repr(found.group())[1:-1], line))  # a file's bytes may be quoted
 
 
