@@ -165,8 +165,11 @@ class Labelling:
     def samples(self, stage, dataset):
         """The samples of a data set, by loading processes; what is Broken goes to the failures."""
         workers, pinned = min(self.args.num_workers, len(dataset)), self.device.type == "cuda"
-        loader = load_samples(dataset, workers, pin_memory=pinned)
-        for sample in self.each(stage, loader):
+        samples = self.each(stage, load_samples(dataset, workers, pin_memory=pinned))
+        # After an error loading processes end before the CRF pool does. Forked from us, they too hold the pipe to the
+        # pool open: were a CRF process killed, the pool would wait for ever for its writing thread.
+        self.stack.callback(samples.close)
+        for sample in samples:
             if isinstance(sample, Broken):
                 self.failures.add(sample.image_id, sample.reason)
             else:

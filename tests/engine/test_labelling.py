@@ -1,6 +1,11 @@
 """A pass over a list of images: what is left, what is done, what failed; with --check nothing is written."""
 
 import json
+import multiprocessing
+import os
+import signal
+import threading
+import time
 from pathlib import Path
 
 import numpy as np
@@ -116,6 +121,33 @@ def test_broken_samples_are_failures_and_do_not_end_a_run(root, capsys):
     assert (root / "e" / "n" / "fast" / "failed.txt").read_text() == "b\tb: cut off\n"
     out, errors = capsys.readouterr()
     assert "1 failed" in out and "1 images could not be used" in errors
+
+
+def killed_meanwhile(image, data, files):
+    """A job whose process is killed while the next image is on its way to it."""
+    time.sleep(0.5)
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
+def test_a_killed_process_ends_a_run_while_photographs_are_loaded(root):
+    """The pipe to the CRF process takes no whole photograph; a loading process, forked later, holds it open too."""
+    left = threading.Event()
+    run = begin(root, "--num_workers", 1)
+    run.jobs = [run.jobs[1]._replace(work=killed_meanwhile)]
+
+    def end_all():
+        left.set()
+        for process in multiprocessing.active_children():
+            process.kill()
+
+    timer = threading.Timer(60, end_all)
+    timer.start()
+    with pytest.raises(UserError, match="a CRF process was killed"), run:
+        loading = run.samples("maps", IDS * 20)
+        for image_id in loading:  # a name holds it beyond the error, as in infer.py
+            run.write(image_id, np.zeros((300, 400, 3), np.uint8), [0], "")
+    timer.cancel()
+    assert not left.is_set(), "waited for a process that loads photographs"
 
 
 def test_a_check_sees_one_image_and_writes_nothing(root, capsys):
