@@ -81,6 +81,12 @@ def find_photographs(images, without=(), say=print_warning):
     return dict.fromkeys(sorted(photos))
 
 
+def check_suffix(path):
+    """UserError where no stage would find this photograph."""
+    if Path(path).suffix.lower() not in SUFFIXES:
+        raise UserError(f"{path}: not the suffix of an image that is read ({', '.join(SUFFIXES)}); convert it")
+
+
 def find_labels(folder):
     """{ID: path} of the label masks (ID.png) in a folder and below it; UserError where there are none."""
     if not Path(folder).is_dir():

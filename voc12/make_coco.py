@@ -17,11 +17,11 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))  # run as a scri
 
 from tool.cli import Parser, run_script
 from tool.io.files import UserError
-from tool.io.images import SUFFIXES, check_size, fit_mask, header_size, label_image, save_image
+from tool.io.images import check_size, fit_mask, header_size, label_image, save_image
 from voc12.coco import instance_mask, read_instances, read_split, stuff_mask
 from voc12.download import fetch_archive, unpack
 from voc12.label_table import image_name
-from voc12.layout import check_out, first_names, fold_names, link_all, new_set, print_set, write_set
+from voc12.layout import check_out, check_suffix, first_names, fold_names, link_all, new_set, print_set, write_set
 from voc12.paths import say_turned
 
 COCO_ADDRESS = "http://images.cocodataset.org"
@@ -95,8 +95,8 @@ def main(args):
         folder, names = coco_root / f"{split}2014", list(found[split].labels)
         if not names:
             raise UserError(f"{annotation_path(coco_root, split)}: no image has an object; fetch it again")
-        if odd := [name for name in names if Path(name).suffix.lower() not in SUFFIXES]:  # no stage would find it
-            raise UserError(f"{folder / odd[0]}: not the suffix of an image that is read ({', '.join(SUFFIXES)})")
+        for name in names:
+            check_suffix(folder / name)
         if missing := [name for name in names if not (folder / name).is_file()]:
             text = f"{folder}: {len(missing)} of {len(names)} photographs are not there ({first_names(missing)})"
             raise UserError(f"{text}; --download fetches them")

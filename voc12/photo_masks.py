@@ -10,7 +10,6 @@ from tool.io.images import (
     BACKGROUND,
     IGNORE,
     PALETTE,
-    SUFFIXES,
     classes_in,
     fit_mask,
     header_size,
@@ -109,8 +108,7 @@ def read_sizes(images, paths, masks, num_classes, colours, failures):
 
     def check(image_id):
         photo = paths[image_id]
-        if photo.suffix.lower() not in SUFFIXES:  # no stage would find it
-            raise UserError(f"{photo}: not the suffix of an image that is read ({', '.join(SUFFIXES)}); convert it")
+        layout.check_suffix(photo)
         size = header_size(photo)
         if image_id in masks:
             shown[image_id] = check_mask(masks[image_id], photo, size, num_classes, colours, notes)
