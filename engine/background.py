@@ -1,5 +1,6 @@
 """Work beside the network: CRF in processes, writing in a thread; at most a few jobs wait, so memory does not grow."""
 
+import sys
 import time
 from concurrent.futures import FIRST_COMPLETED, ProcessPoolExecutor, ThreadPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
@@ -37,7 +38,13 @@ class Background:
             self.pending.add(self.pool.submit(timed, job, *arguments))
             self._drain(2 * self.workers)
         except BrokenProcessPool:
-            raise UserError(KILLED) from None
+            raise self._killed() from None
+
+    def _killed(self):
+        """The error to raise where a worker was killed."""
+        if sys.version_info < (3, 11, 5):  # the pool waits for its writing thread as long as there is who could read
+            self.pool._call_queue._reader.close()
+        return UserError(KILLED)
 
     def _drain(self, limit):
         while len(self.pending) > limit:
@@ -55,7 +62,7 @@ class Background:
             if kind is None:
                 self._drain(0)
         except BrokenProcessPool:
-            raise UserError(KILLED) from None
+            raise self._killed() from None
         finally:
             if self.pool:
                 self.pool.shutdown(wait=True, cancel_futures=True)
