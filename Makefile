@@ -3,6 +3,9 @@ PYTHON ?= python3
 PY = .venv/bin/python
 # The oldest numpy with a wheel for this Python, from before numpy 1.26; there is none for Python 3.12 and newer.
 OLD_NUMPY = "numpy==1.21.2; python_version < '3.11'" "numpy==1.23.2; python_version == '3.11'"
+# What builds pydensecrf2 on Python 3.13, for which the Cython that it asks for is too old.
+NEWER_CYTHON = cython==3.1.6 setuptools wheel
+PYDENSECRF = $(shell sed -n 's/^\(pydensecrf2[^;]*\).*/\1/p' requirements.txt)
 SEED ?= 0
 VENV = .venv/.installed
 
@@ -41,9 +44,11 @@ venv: $(VENV)
 $(VENV): requirements.txt requirements-dev.txt
 	$(PYTHON) -m venv .venv
 	.venv/bin/pip install --quiet -r requirements-dev.txt || { \
-		echo "installing without pydensecrf2, which needs a C++ compiler: everything but CRF works"; \
 		sed -e '/^pydensecrf2/d' -e '/^-r/d' requirements.txt requirements-dev.txt > .venv/no_crf.txt && \
 		.venv/bin/pip install --quiet -r .venv/no_crf.txt; }
+	$(PY) -c "import pydensecrf" 2>/dev/null || { .venv/bin/pip install --quiet $(NEWER_CYTHON) && \
+		.venv/bin/pip install --quiet --no-build-isolation $(PYDENSECRF); } || \
+		echo "installed without pydensecrf2, which needs a C++ compiler: everything but CRF works"
 	.venv/bin/pip install --quiet --upgrade --no-deps --only-binary :all: --target .venv/old-numpy $(OLD_NUMPY) \
 		|| echo "no old numpy: the test that it reads our files is skipped"
 	touch $@

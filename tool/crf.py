@@ -1,5 +1,6 @@
 """Dense CRF (Kraehenbuehl and Koltun, 2011) with real image colours; one lattice serves all alphas."""
 
+import sys
 from typing import NamedTuple
 
 import cv2
@@ -8,6 +9,9 @@ import numpy as np
 from tool.cam import inner_size
 from tool.io.files import UserError, print_warning
 
+INSTALL = "pip install pydensecrf2"
+if sys.version_info >= (3, 13):  # for which the Cython that it asks for is too old
+    INSTALL = "pip install cython setuptools wheel, then pip install --no-build-isolation pydensecrf2"
 ITERATIONS = 10  # of the maps' CRF; that of the walk has its own
 MIN_PROBABILITY = 1e-5  # unary = -log of at least this
 SMALLEST_SHARE = 1e-20  # of a unary in the softmax over several
@@ -42,7 +46,7 @@ def load_crf(otherwise=""):
         from pydensecrf.densecrf import DenseCRF2D
     except (ImportError, ValueError) as error:  # the latter: built for another numpy
         text = f"a CRF needs pydensecrf, which does not load here ({error})"
-        raise UserError(f"{text}; install a C++ compiler, then pip install pydensecrf2{otherwise}") from None
+        raise UserError(f"{text}; install a C++ compiler, then {INSTALL}{otherwise}") from None
     return DenseCRF2D
 
 
