@@ -47,8 +47,8 @@ def evaluate(toy, folder, task, dict_dir, *more):
 
 @pytest.fixture
 def copied(inferred, tmp_path):
-    """A copy of the experiments of `inferred`, to be changed."""
-    shutil.copytree(inferred, tmp_path / "experiments")
+    """A copy of the experiments of `inferred`, to be changed, without what other tests made of its maps."""
+    shutil.copytree(inferred, tmp_path / "experiments", ignore=shutil.ignore_patterns("ckpt_aff", "rw*"))
     return tmp_path / "experiments"
 
 

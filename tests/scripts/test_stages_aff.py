@@ -71,7 +71,7 @@ def test_validation_with_crf_scores_what_infer_aff_writes(toy, copy):
     kept, flags = copy / "n" / "settings.json", aff_flags(toy, copy)
     settings = kept.rename(copy / "settings.json")  # there is none with maps of another method
     width = flags.index("--width")
-    prints("infer_aff.py", *flags[:width], *flags[width + 2 :], "--crf_workers", 1)
+    prints("infer_aff.py", *flags[:width], *flags[width + 2 :], "--crf_workers", 1, "--overwrite")
     assert json.loads((copy / "n/rw/02_1908/run.json").read_text())["settings"]["width"] == flags[width + 1]
     settings.rename(kept)
     place = ["--name", "n", "--experiment", copy, "--list", toy / "train.txt", "--json", copy / "s.json"]
