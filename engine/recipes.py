@@ -63,7 +63,7 @@ LIGHT |= {"batch_size_triplet": AtMost(8), "optimizer": "adamw", "lr": 2e-4, "sc
 LIGHT |= {"crop_size": 288, "W": [1.0, 1.0, 0.03], "M": 0.1}
 LIGHT_AFF = {"epochs": epochs(600, 2, 8), "crop_size": 320, "momentum": 0.9}
 LIGHT_SEG = {"output_stride": LIGHT["output_stride"], "batch_size": AtMost(8), "lr": 3e-3, "crop_size": 288}
-LIGHT_SEG |= {"epochs": epochs(1200, 4, 40), "random_scale": [0.75, 1.5], "msc": False}
+LIGHT_SEG |= {"epochs": epochs(2400, 8, 40), "random_scale": [0.75, 1.5], "msc": False}
 
 # What was best on two sets of photographs (docs/photographs.md): powers 3 and 4 of the CRF on VOC's, 2 to 4 on MSRC's,
 # larger ones grow labels beyond the objects; colours 5 wide. Widths in pixels are for photographs of VOC's size.
