@@ -323,8 +323,8 @@ def bad_scores(marker, shape, key):
     nan[0, 0], inf[-1, -1] = np.nan, -np.inf
     ours = "not a score file of ours"
     return {
-        "code": (saved({key: Runs(marker)}), "io.open, which our files never do"),
-        "code beside a good map": (saved(good | {key + 1: Runs(marker)}), "io.open, which our files never do"),
+        "code": (saved({key: Runs(marker)}), f"it wants to load {open.__module__}.open"),
+        "code beside a good map": (saved(good | {key + 1: Runs(marker)}), f"it wants to load {open.__module__}.open"),
         "code in a bare pickle": (pickle.dumps(Runs(marker)), ours),
         "text keys": (saved({"cat": good[key]}), "'cat' is not a class index"),
         "negative key": (saved({-1: good[key]}), "-1 is not a class index"),
