@@ -142,11 +142,13 @@ def test_a_killed_process_ends_a_run_while_photographs_are_loaded(root):
 
     timer = threading.Timer(60, end_all)
     timer.start()
-    with pytest.raises(UserError, match="a CRF process was killed"), run:
-        loading = run.samples("maps", IDS * 20)
-        for image_id in loading:  # a name holds it beyond the error, as in infer.py
-            run.write(image_id, np.zeros((300, 400, 3), np.uint8), [0], "")
-    timer.cancel()
+    try:
+        with pytest.raises(UserError, match="a CRF process was killed"), run:
+            loading = run.samples("maps", IDS * 20)
+            for image_id in loading:  # a name holds it beyond the error, as in infer.py
+                run.write(image_id, np.zeros((300, 400, 3), np.uint8), [0], "")
+    finally:
+        timer.cancel()  # or it ends processes of the tests that follow
     assert not left.is_set(), "waited for a process that loads photographs"
 
 
